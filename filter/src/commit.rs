@@ -1,0 +1,345 @@
+//! Group commit: requests that wait, calls under way, and what becomes of their members.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate_shared::answer::{self, Field};
+use tollgate_shared::exchange::{Call, Decision, Step};
+use tollgate_shared::local::Local;
+use tollgate_shared::policy::Policy;
+use tollgate_shared::redis::rest::{Outcomes, Progress};
+use tollgate_shared::redis::{Clock, Pipeline};
+use tollgate_shared::store::{Op, StoreError};
+use tollgate_shared::time::Timestamp;
+
+use crate::config::{ClockConfig, Store};
+use crate::host;
+use crate::metrics::Metrics;
+use crate::shards::SharedShards;
+
+/// What one worker thread shares between its root and its requests.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    root: u32,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) local: Local<SharedShards>,
+    pub(crate) metrics: Metrics,
+    store: Option<Store>,
+    queue: VecDeque<Member>,
+    calls: BTreeMap<u32, Sent>,
+    /// Rings the root; `None` without a store.
+    bell: Option<u32>,
+    rung: bool,
+    ticking: bool,
+    fallback: bool,
+}
+
+/// What a request's context and the queue both know of it.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    /// The context is gone: its client has left.
+    pub(crate) gone: Cell<bool>,
+    /// Header fields for the response.
+    pub(crate) fields: RefCell<Vec<Field>>,
+}
+
+/// Somebody whose operations wait for the store.
+#[derive(Debug)]
+enum Member {
+    /// A paused request, waiting since `queued` by the host's clock.
+    Request { context: u32, call: Call, slot: Rc<Slot>, queued: Timestamp },
+    /// Operations that nobody waits for.
+    Settle(Vec<Op>),
+}
+
+impl AsRef<[Op]> for Member {
+    fn as_ref(&self) -> &[Op] {
+        match self {
+            Self::Request { call, .. } => call.batch(),
+            Self::Settle(ops) => ops,
+        }
+    }
+}
+
+/// A call under way.
+#[derive(Debug)]
+struct Sent {
+    pipeline: Pipeline<Member>,
+    at: Timestamp,
+    /// When the member that waited longest has waited enough.
+    deadline: Timestamp,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        root: u32,
+        policy: Policy,
+        store: Option<Store>,
+        denials: usize,
+        metrics: Metrics,
+    ) -> Self {
+        let memory = tollgate_shared::store::Memory::new(SharedShards::create(), crate::shards::COUNT);
+        let local = match &store {
+            Some(store) => Local::with_store(memory, denials, store.replicas),
+            None => Local::without_store(memory, denials),
+        };
+        let bell = store.as_ref().and_then(|_| host::register_bell());
+        Self {
+            root,
+            policy: Arc::new(policy),
+            local,
+            metrics,
+            store,
+            queue: VecDeque::new(),
+            calls: BTreeMap::new(),
+            bell,
+            rung: false,
+            ticking: false,
+            fallback: false,
+        }
+    }
+
+    /// Queues the request of `context`. It is resumed or refused later, by way of the root.
+    ///
+    /// Gives the decision back at once when the request cannot wait: the queue is full, or the root cannot be woken.
+    pub(crate) fn submit(&mut self, context: u32, call: Call, slot: &Rc<Slot>) -> Option<Decision> {
+        let rings = self.rung || self.bell.is_some_and(host::ring);
+        if !rings || self.queue.len() >= MAX_QUEUE {
+            return Some(self.fall_back(call, &StoreError::Busy));
+        }
+        self.rung = true;
+        self.queue.push_back(Member::Request { context, call, slot: Rc::clone(slot), queued: host::now() });
+        None
+    }
+
+    /// Queues what a decision leaves to tell the store.
+    pub(crate) fn settle(&mut self, decision: &mut Decision, now: Timestamp) {
+        let ops = decision.settle(now);
+        if ops.is_empty() {
+            return;
+        }
+        if self.store.is_none() {
+            for op in &ops {
+                let _ = self.local.memory().perform(op, now);
+            }
+        } else if self.queue.len() < MAX_QUEUE && !self.local.store_is_open() {
+            self.queue.push_back(Member::Settle(ops));
+            if !self.rung {
+                self.rung = self.bell.is_some_and(host::ring);
+            }
+        }
+    }
+
+    /// The bell rang: every request of the last turn has queued.
+    pub(crate) fn awake(&mut self, bell: u32, now: Timestamp) {
+        host::silence(bell);
+        self.rung = false;
+        self.send(now);
+    }
+
+    /// Sends what is queued, as far as calls may be under way.
+    fn send(&mut self, now: Timestamp) {
+        while let Some(store) = &self.store {
+            if self.calls.len() >= store.calls_in_flight || self.queue.is_empty() {
+                break;
+            }
+            let (batch, timeout) = (store.batch, millis(store.timeout));
+            let mut members = Vec::with_capacity(self.queue.len().min(batch));
+            let mut operations = 0;
+            while let Some(member) = self.queue.pop_front() {
+                match &member {
+                    Member::Request { slot, .. } if slot.gone.get() => {
+                        self.metrics.abandoned();
+                        continue;
+                    }
+                    _ => {}
+                }
+                operations += member.as_ref().len();
+                members.push(member);
+                if operations >= batch {
+                    break;
+                }
+            }
+            let oldest = members.iter().filter_map(Member::queued).min().unwrap_or(now);
+            if !members.is_empty() {
+                self.post(Pipeline::new(members), oldest.plus(timeout), now);
+            }
+        }
+        self.watch();
+    }
+
+    fn post(&mut self, mut pipeline: Pipeline<Member>, deadline: Timestamp, now: Timestamp) {
+        let Some(store) = &self.store else { return };
+        let left = deadline.since(now);
+        let clock = match store.clock {
+            ClockConfig::Store => Clock::Store,
+            ClockConfig::Host => Clock::Host(resumption_time(&pipeline)),
+        };
+        let endpoint = store.endpoints.choose();
+        let call = if left == 0 {
+            None
+        } else {
+            let (authorization, body) = (&store.authorization, pipeline.body(clock));
+            let timeout = Duration::from_millis(left);
+            host::post(&endpoint.cluster, &endpoint.authority, authorization, &body, timeout)
+        };
+        match call {
+            Some(number) => {
+                self.metrics.called(pipeline.members().iter().map(|member| member.as_ref().len()).sum());
+                self.calls.insert(number, Sent { pipeline, at: now, deadline });
+            }
+            None => {
+                pipeline.fail(if left == 0 { &StoreError::Timeout } else { &StoreError::Unreachable });
+                self.finish(pipeline);
+            }
+        }
+    }
+
+    /// Call number `number` came back; without header fields if it failed.
+    pub(crate) fn answered(&mut self, number: u32, fields: usize, body_size: usize, now: Timestamp) {
+        let Some(Sent { mut pipeline, at, deadline }) = self.calls.remove(&number) else { return };
+        self.metrics.answered(now.since(at));
+        let progress = if fields == 0 {
+            // The host does not say why; a call that ran out its time was not cut off.
+            let in_time = now < deadline;
+            pipeline.fail(if in_time { &StoreError::Unreachable } else { &StoreError::Timeout })
+        } else {
+            let (status, body) = host::response(body_size);
+            pipeline.receive(status, &body)
+        };
+        match progress {
+            Progress::Again => self.post(pipeline, deadline, now),
+            Progress::Done => self.finish(pipeline),
+        }
+        self.send(now);
+        host::enter(self.root);
+    }
+
+    /// Tells every member of a pipeline what became of it.
+    fn finish(&mut self, pipeline: Pipeline<Member>) {
+        let now = resumption_time(&pipeline);
+        match pipeline.failure() {
+            None => self.local.store_answered(),
+            Some(error) => {
+                self.metrics.failed(error);
+                log::warn!("{error}; limits follow on_store_error");
+                self.local.store_failed(now);
+            }
+        }
+        self.note_fallback();
+        for (member, outcomes) in pipeline.finish() {
+            let Member::Request { context, call, slot, .. } = member else { continue };
+            let decision = self.resume(call, outcomes, now);
+            self.release(context, &slot, decision, now);
+        }
+        host::enter(self.root);
+    }
+
+    /// Time passes: who has waited long enough in the queue is decided without the store.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        let Some(timeout) = self.store.as_ref().map(|store| millis(store.timeout)) else { return };
+        let late = |member: &Member| member.queued().is_none_or(|queued| queued.plus(timeout) <= now);
+        while self.queue.front().is_some_and(late) {
+            if let Some(Member::Request { context, call, slot, .. }) = self.queue.pop_front() {
+                let decision = self.fall_back(call, &StoreError::Timeout);
+                self.release(context, &slot, decision, now);
+            }
+        }
+        host::enter(self.root);
+        self.watch();
+    }
+
+    /// Ticks while somebody waits for a call that cannot be sent yet.
+    fn watch(&mut self) {
+        let needed = !self.queue.is_empty();
+        if needed != self.ticking {
+            self.ticking = needed;
+            host::tick(if needed { TICK } else { Duration::ZERO });
+        }
+    }
+
+    fn release(&mut self, context: u32, slot: &Slot, mut decision: Decision, now: Timestamp) {
+        if slot.gone.get() {
+            self.metrics.abandoned();
+            return;
+        }
+        self.metrics.decided(&decision);
+        let there = match &decision {
+            Decision::Allow(report) => {
+                slot.fields.replace(answer::fields(&self.policy, report, now));
+                host::release(context, None)
+            }
+            Decision::Deny(denial) => host::release(context, Some(&answer::denial(&self.policy, denial, now))),
+        };
+        if !there {
+            self.metrics.abandoned();
+        }
+        self.settle(&mut decision, now);
+    }
+
+    fn fall_back(&mut self, call: Call, error: &StoreError) -> Decision {
+        let now = host::resumption_time(call.began());
+        let outcomes = call.batch().iter().map(|_| Err(error.clone())).collect();
+        self.resume(call, outcomes, now)
+    }
+
+    fn resume(&mut self, call: Call, outcomes: Outcomes, now: Timestamp) -> Decision {
+        let mut step = call.resume(&mut self.local, outcomes, now);
+        loop {
+            match step {
+                Step::Decide(decision) => return decision,
+                // Limits need one call; a second stage would queue again here.
+                Step::Call(call) => {
+                    let outcomes = call.batch().iter().map(|_| Err(StoreError::Busy)).collect();
+                    step = call.resume(&mut self.local, outcomes, now);
+                }
+            }
+        }
+    }
+
+    fn note_fallback(&mut self) {
+        let active = self.local.store_is_open();
+        if active != self.fallback {
+            self.fallback = active;
+            self.metrics.fallback(active);
+            if active {
+                log::error!("the store failed repeatedly and is left alone for now; limits follow on_store_error");
+            } else {
+                log::info!("the store answers again");
+            }
+        }
+    }
+}
+
+impl Member {
+    fn queued(&self) -> Option<Timestamp> {
+        match self {
+            Self::Request { queued, .. } => Some(*queued),
+            Self::Settle(_) => None,
+        }
+    }
+
+    fn began(&self) -> Option<Timestamp> {
+        match self {
+            Self::Request { call, .. } => Some(call.began()),
+            Self::Settle(_) => None,
+        }
+    }
+}
+
+fn resumption_time(pipeline: &Pipeline<Member>) -> Timestamp {
+    let began = pipeline.members().iter().filter_map(Member::began).max();
+    host::resumption_time(began.unwrap_or_default())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Most requests that wait on one worker thread; more are decided as if the store had failed.
+const MAX_QUEUE: usize = 8192;
+/// How exactly the waiting time in the queue is kept.
+const TICK: Duration = Duration::from_millis(5);

@@ -1,0 +1,204 @@
+//! The plugin configuration: the policy, and where the store is.
+//!
+//! ```json
+//! { "policy": { … }, "store": { "cluster": "tollgate_store", "token_env": "TOLLGATE_TOKEN" } }
+//! ```
+
+use serde::Deserialize;
+use std::time::Duration;
+
+use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig};
+use tollgate_shared::policy::Policy;
+use tollgate_shared::time::Span;
+
+/// What the plugin is configured with.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PluginConfig {
+    policy: PolicyConfig,
+    #[serde(default)]
+    store: Option<StoreConfig>,
+    #[serde(default)]
+    denial_cache: DenialCacheConfig,
+}
+
+/// Where the store is and how it is called. See the README for the meaning of each field.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreConfig {
+    cluster: String,
+    #[serde(default = "default_authority")]
+    authority: String,
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    token_env: Option<String>,
+    #[serde(default)]
+    timeout: Option<Span>,
+    #[serde(default)]
+    batch: Option<u16>,
+    #[serde(default)]
+    calls_in_flight: Option<u8>,
+    #[serde(default)]
+    clock: ClockConfig,
+    #[serde(default)]
+    key_prefix: Option<Name>,
+    #[serde(default)]
+    replicas: Option<u32>,
+}
+
+/// Whose clock counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ClockConfig {
+    /// The store's: instances need no common clock.
+    #[default]
+    Store,
+    /// Envoy's: for stores whose scripts may not ask for the time.
+    Host,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DenialCacheConfig {
+    keys: u32,
+}
+
+impl Default for DenialCacheConfig {
+    fn default() -> Self {
+        Self { keys: 4096 }
+    }
+}
+
+/// The configuration, checked.
+#[derive(Debug)]
+pub(crate) struct Plugin {
+    pub(crate) policy: Policy,
+    pub(crate) store: Option<Store>,
+    /// Denials remembered at most, for each worker thread.
+    pub(crate) denials: usize,
+}
+
+/// How the store is called.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) endpoints: Endpoints,
+    /// The value of `authorization`.
+    pub(crate) authorization: String,
+    /// How long a request may wait, from the moment it queues.
+    pub(crate) timeout: Duration,
+    /// Most operations in one call.
+    pub(crate) batch: usize,
+    /// Most calls under way at once, for each worker thread.
+    pub(crate) calls_in_flight: usize,
+    pub(crate) clock: ClockConfig,
+    /// Over how many instances a quota is split while the store fails.
+    pub(crate) replicas: u32,
+}
+
+/// The REST endpoints of the store: one, for now.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    only: Endpoint,
+}
+
+/// A REST endpoint.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// An Envoy cluster.
+    pub(crate) cluster: String,
+    /// The value of `:authority`.
+    pub(crate) authority: String,
+}
+
+impl Endpoints {
+    /// The endpoint of the next call.
+    pub(crate) fn choose(&self) -> &Endpoint {
+        &self.only
+    }
+}
+
+impl Plugin {
+    /// Reads a plugin configuration; `variable` looks up an environment variable.
+    pub(crate) fn from_json(
+        json: &[u8],
+        variable: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let config: PluginConfig = config::parse(json).map_err(|error| vec![error])?;
+        let mut policy = Policy::compile(config.policy, "policy.")?;
+        let store = match config.store {
+            None => None,
+            Some(store) => {
+                if let Some(prefix) = store.key_prefix.clone() {
+                    policy = policy.with_key_prefix(prefix);
+                }
+                Some(Store::new(store, variable).map_err(|error| vec![error])?)
+            }
+        };
+        let denials = usize::try_from(config.denial_cache.keys).unwrap_or(usize::MAX).min(MAX_DENIALS);
+        Ok(Self { policy, store, denials })
+    }
+}
+
+impl Store {
+    fn new(config: StoreConfig, variable: impl FnOnce(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        if config.cluster.is_empty() {
+            return Err(ConfigError::new("store.cluster", "an empty text", "the name of an Envoy cluster"));
+        }
+        let token = match (config.token, config.token_env) {
+            (Some(token), None) => token,
+            (None, Some(name)) => variable(&name).ok_or_else(|| {
+                let expected = "a variable that vm_config.environment_variables passes to the filter";
+                ConfigError::new("store.token_env", format!("`{name}`, which is not set"), expected)
+            })?,
+            (found, _) => {
+                let found = if found.is_some() { "both `token` and `token_env`" } else { "no token" };
+                return Err(ConfigError::new("store", found, "either `token` or `token_env`"));
+            }
+        };
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            let expected = "a token of visible ASCII characters";
+            return Err(ConfigError::new("store.token", "an unusable token (not shown)", expected));
+        }
+        let timeout = config.timeout.map_or(DEFAULT_TIMEOUT, |span| Duration::from_millis(span.as_millis()));
+        if timeout > MAX_TIMEOUT {
+            return Err(ConfigError::new("store.timeout", format!("{timeout:?}"), "at most 10s"));
+        }
+        let batch = in_range("store.batch", config.batch.map(u32::from), 64, 1..=1000)?;
+        let calls = in_range("store.calls_in_flight", config.calls_in_flight.map(u32::from), 4, 1..=64)?;
+        let replicas = in_range("store.replicas", config.replicas, 1, 1..=100_000)?;
+        Ok(Self {
+            endpoints: Endpoints { only: Endpoint { cluster: config.cluster, authority: config.authority } },
+            authorization: format!("Bearer {token}"),
+            timeout,
+            batch: usize::try_from(batch).unwrap_or(1),
+            calls_in_flight: usize::try_from(calls).unwrap_or(1),
+            clock: config.clock,
+            replicas,
+        })
+    }
+}
+
+fn in_range(
+    path: &str,
+    found: Option<u32>,
+    default: u32,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<u32, ConfigError> {
+    match found {
+        None => Ok(default),
+        Some(number) if range.contains(&number) => Ok(number),
+        Some(number) => {
+            let expected = format!("{} to {}", range.start(), range.end());
+            Err(ConfigError::new(path, format!("`{number}`"), expected))
+        }
+    }
+}
+
+fn default_authority() -> String {
+    "tollgate".to_owned()
+}
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_DENIALS: usize = 1 << 20;

@@ -1,0 +1,185 @@
+//! Everything that is asked of the host.
+//!
+//! The SDK's calls that return text panic on bytes that are not UTF-8, and a panic takes down every request of the
+//! VM. So header fields are read as bytes, and what the host may refuse is a value here.
+
+use std::cell::{Cell, OnceCell};
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, Bytes, MapType};
+
+use tollgate_shared::answer::{Answer, Field};
+use tollgate_shared::client_ip;
+use tollgate_shared::request::Request;
+use tollgate_shared::time::Timestamp;
+
+/// The host's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Timestamp::from_millis(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+}
+
+/// The time of the request at hand; of tests' choosing if the filter was built for that.
+pub(crate) fn request_time() -> Timestamp {
+    #[cfg(feature = "test-clock")]
+    {
+        let header = hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, "x-tollgate-test-now").ok().flatten();
+        let millis = header.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+        if let Some(millis) = millis {
+            return Timestamp::from_millis(millis);
+        }
+    }
+    now()
+}
+
+/// The time at which a decision that began at `began` goes on.
+pub(crate) fn resumption_time(began: Timestamp) -> Timestamp {
+    if cfg!(feature = "test-clock") { began } else { now() }
+}
+
+/// The head of the request whose context is current.
+#[derive(Default)]
+pub(crate) struct RequestHead {
+    /// All fields, fetched when one is asked for that may have several lines.
+    fields: OnceCell<Vec<(String, Bytes)>>,
+    peer: Cell<Option<Option<IpAddr>>>,
+}
+
+impl Request for RequestHead {
+    fn method(&self, read: &mut dyn FnMut(&[u8])) {
+        first_value(":method", read);
+    }
+
+    fn target(&self, read: &mut dyn FnMut(&[u8])) {
+        first_value(":path", read);
+    }
+
+    fn authority(&self, read: &mut dyn FnMut(&[u8])) {
+        if !first_value(":authority", read) {
+            read(b"");
+        }
+    }
+
+    fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
+        // Envoy keeps this one field as a single line whatever was received.
+        if name == "x-forwarded-for" {
+            first_value(name, read);
+            return;
+        }
+        let fetch = || hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
+        let fields = self.fields.get_or_init(fetch);
+        fields.iter().filter(|(field, _)| field == name).for_each(|(_, value)| read(value));
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        if let Some(known) = self.peer.get() {
+            return known;
+        }
+        let address = hostcalls::get_property(vec!["source", "address"]).ok().flatten();
+        let peer = address.and_then(|text| client_ip::parse_entry(&text));
+        self.peer.set(Some(peer));
+        peer
+    }
+}
+
+/// Whether there is such a field.
+fn first_value(name: &str, read: &mut dyn FnMut(&[u8])) -> bool {
+    match hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name) {
+        Ok(Some(value)) => {
+            read(&value);
+            true
+        }
+        Ok(None) | Err(_) => false,
+    }
+}
+
+/// Answers the current request here.
+pub(crate) fn refuse(answer: &Answer) {
+    let headers = answer.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let _ = hostcalls::send_http_response(u32::from(answer.status), headers, Some(answer.body.as_bytes()));
+}
+
+/// Sets header fields of the current response.
+pub(crate) fn set_response_fields(fields: &[Field]) {
+    for (name, value) in fields {
+        let _ = hostcalls::set_map_value_bytes(MapType::HttpResponseHeaders, name, Some(value.as_bytes()));
+    }
+}
+
+/// Lets the request of `context` go on, or answers it. `false` when it is gone.
+pub(crate) fn release(context: u32, answer: Option<&Answer>) -> bool {
+    if hostcalls::set_effective_context(context).is_err() {
+        return false;
+    }
+    match answer {
+        Some(answer) => refuse(answer),
+        None => {
+            let _ = hostcalls::resume_http_request();
+        }
+    }
+    true
+}
+
+/// Makes `context` the one that calls belong to.
+pub(crate) fn enter(context: u32) {
+    let _ = hostcalls::set_effective_context(context);
+}
+
+/// Posts `body` to `/pipeline` of a cluster; the number of the call, or `None` when it could not leave.
+pub(crate) fn post(cluster: &str, authority: &str, authorization: &str, body: &str, timeout: Duration) -> Option<u32> {
+    let headers = vec![
+        (":method", "POST"),
+        (":path", "/pipeline"),
+        (":authority", authority),
+        ("authorization", authorization),
+        ("content-type", "application/json"),
+    ];
+    hostcalls::dispatch_http_call(cluster, headers, Some(body.as_bytes()), vec![], timeout).ok()
+}
+
+/// The status and body of the call that was just answered.
+pub(crate) fn response(body_size: usize) -> (u16, Bytes) {
+    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
+    let status = status.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()).unwrap_or(0);
+    let body = if body_size == 0 {
+        None
+    } else {
+        hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size.min(MAX_RESPONSE)).ok().flatten()
+    };
+    (status, body.unwrap_or_default())
+}
+
+/// The plugin configuration.
+pub(crate) fn configuration(size: usize) -> Bytes {
+    if size == 0 {
+        return Bytes::new();
+    }
+    hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten().unwrap_or_default()
+}
+
+/// A queue that only this context reads: pushing to it calls `on_queue_ready` at the next turn of the event loop.
+pub(crate) fn register_bell() -> Option<u32> {
+    let mut unique = [0; 16];
+    getrandom::fill(&mut unique).ok()?;
+    hostcalls::register_shared_queue(&format!("tollgate.{:032x}", u128::from_le_bytes(unique))).ok()
+}
+
+/// Wakes the root that registered `bell`.
+pub(crate) fn ring(bell: u32) -> bool {
+    hostcalls::enqueue_shared_queue(bell, Some(b"!")).is_ok()
+}
+
+/// Takes one ring from the queue.
+pub(crate) fn silence(bell: u32) {
+    let _ = hostcalls::dequeue_shared_queue(bell);
+}
+
+/// Calls `on_tick` every `period` from now on; zero for never.
+pub(crate) fn tick(period: Duration) {
+    let _ = hostcalls::set_tick_period(period);
+}
+
+/// Most bytes of the store's answer that are read: over a hundred times the largest answer to a full pipeline.
+const MAX_RESPONSE: usize = 16 << 20;

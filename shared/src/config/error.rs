@@ -1,0 +1,138 @@
+//! Configuration errors: the path, what was found, what was expected.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+
+use serde::de::DeserializeOwned;
+
+/// Why a configuration was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where, such as `routes[0].rate_limits[1].window`; empty for the whole file.
+    pub path: String,
+    /// What stands there.
+    pub found: String,
+    /// What must stand there, with the fix where it is known.
+    pub expected: String,
+}
+
+impl ConfigError {
+    /// An error at `path`. `path` and `found` may quote the configuration: what would not print in one line is escaped, and
+    /// what would fill a page is cut.
+    pub fn new(path: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self { path: in_one_line(&path.into()), found: in_one_line(&found.into()), expected: expected.into() }
+    }
+
+    fn from_serde(path: &str, error: &serde_json::Error) -> Self {
+        let text = error.to_string();
+        // `.` is the whole file, `?` a field whose name was not read.
+        let path = path.trim_end_matches(['.', '?']);
+        if error.classify() != serde_json::error::Category::Data {
+            return Self::new(path, format!("what cannot be read ({text})"), "valid JSON");
+        }
+        let message = text.rfind(" at line ").and_then(|at| text.get(..at)).unwrap_or(&text);
+        // serde words its messages alike: `invalid type: FOUND, expected EXPECTED` and the like.
+        if let Some(field) = message.strip_prefix("missing field ") {
+            return Self::new(path, format!("no {field}"), "one, it is required");
+        }
+        if message.starts_with("duplicate field ") {
+            return Self::new(path, message, "it only once");
+        }
+        let kinds = ["invalid type: ", "invalid value: "];
+        let message = kinds.iter().find_map(|kind| message.strip_prefix(kind)).unwrap_or(message);
+        match message.split_once(", expected ") {
+            Some((found, expected)) => Self::new(path, in_json_words(found), in_json_words(expected)),
+            None => Self::new(path, message, "something else here"),
+        }
+    }
+}
+
+fn in_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(4 * MAX_QUOTED));
+    for character in text.chars().take(MAX_QUOTED) {
+        match character {
+            '"' | '\'' | '\\' => line.push(character),
+            _ => line.extend(character.escape_debug()),
+        }
+    }
+    if text.chars().nth(MAX_QUOTED).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// serde speaks to programmers; who writes a policy knows the words of JSON.
+fn in_json_words(phrase: &str) -> &str {
+    match phrase {
+        "map" | "a map" => "an object",
+        "sequence" | "a sequence" => "a list",
+        "a string" => "a text",
+        "a boolean" => "true or false",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "a nonzero u8" => "a whole number from 1 to 255",
+        "a nonzero u16" => "a whole number from 1 to 65535",
+        "a nonzero u32" | "a nonzero u64" => "a whole number from 1",
+        _ => {
+            let kinds = ["integer ", "floating point ", "boolean ", "string ", "unknown variant "];
+            kinds.iter().find_map(|kind| phrase.strip_prefix(kind)).unwrap_or(phrase)
+        }
+    }
+}
+
+/// Reads a type from a JSON object and from nothing else. serde's derived readers take a list too, field by field, so
+/// that a policy of `[]` would be one that limits nothing.
+///
+/// The type derives `Deserialize` with `#[serde(remote = "Self")]`, and this implements the trait on top of it.
+#[macro_export]
+macro_rules! from_object {
+    ($($type:ty),+ $(,)?) => {$(
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Object;
+                impl<'de> serde::de::Visitor<'de> for Object {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<$type, A::Error> {
+                        <$type>::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+                    }
+                }
+                deserializer.deserialize_map(Object)
+            }
+        }
+    )+};
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "found {}, expected {}", self.found, self.expected)
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+/// Reads a configuration from JSON.
+///
+/// # Errors
+/// The first field that is unknown, missing, or not what its type asks for.
+pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
+    if json.len() > super::MAX_POLICY_BYTES {
+        let found = format!("{} bytes", json.len());
+        return Err(ConfigError::new("", found, "at most 1 MiB of JSON"));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|error| ConfigError::from_serde(&error.path().to_string(), error.inner()))?;
+    deserializer.end().map_err(|error| ConfigError::from_serde("", &error))?;
+    Ok(value)
+}
+
+/// Most characters of a path or a finding.
+const MAX_QUOTED: usize = 400;

@@ -1,0 +1,273 @@
+//! The policy as written: JSON types that cannot hold nonsense, and errors that name the field.
+//!
+//! | bound | value |
+//! | --- | --- |
+//! | policy | 1 MiB of JSON, 1,000 routes, 4,096 limits |
+//! | route | 16 limits, 16 methods, 16 hosts, 16 header conditions |
+//! | path pattern | 512 bytes, 32 segments |
+//! | name of a route or limit | 64 of `A-Z a-z 0-9 . _ -` |
+//! | key | 8 parts; a header, cookie or query name 64 bytes; a constant 256 bytes |
+//! | quota, burst, cost | 1 to 1,000,000,000; see [`Quota`](crate::rate_limit::Quota) for the bounds of each algorithm |
+//! | spans | 1 ms to 366 days |
+
+mod error;
+mod matching;
+mod names;
+#[cfg(feature = "schema")]
+mod schema;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::num::{NonZeroU8, NonZeroU16, NonZeroU64};
+
+use serde::Deserialize;
+
+use crate::path::PathCase;
+use crate::rate_limit::Algorithm;
+use crate::time::Span;
+
+pub use error::{ConfigError, parse};
+pub use matching::{HeaderCondition, HostPattern, Method, PathPattern, PatternSegment};
+pub(crate) use names::Text;
+pub use names::{HeaderName, KeyPart, Name};
+#[cfg(feature = "schema")]
+pub use schema::schema;
+
+/// Most bytes of JSON that are read as a policy.
+pub const MAX_POLICY_BYTES: usize = 1 << 20;
+/// Most routes of a policy.
+pub const MAX_ROUTES: usize = 1000;
+/// Most limits of a policy, over all routes.
+pub const MAX_LIMITS: usize = 4096;
+/// Most limits, methods, hosts and header conditions of one route.
+pub const MAX_PER_ROUTE: usize = 16;
+/// Most parts of one key.
+pub const MAX_KEY_PARTS: usize = 8;
+/// The largest quota, burst and cost.
+pub const MAX_QUOTA: u64 = 1_000_000_000;
+
+/// A policy file.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct PolicyConfig {
+    /// Where editors find this schema; ignored.
+    #[serde(rename = "$schema", default)]
+    pub schema: Option<String>,
+    /// Where a client's address comes from.
+    #[serde(default)]
+    pub client_ip: ClientIpConfig,
+    /// Whether paths are compared with regard to case.
+    #[serde(default)]
+    pub path_case: PathCase,
+    /// Which header fields answers carry.
+    #[serde(default)]
+    pub headers: HeadersConfig,
+    /// Decide, count and log everything, enforce nothing.
+    #[serde(default)]
+    pub shadow: bool,
+    /// Tried in this order; the first that matches a request is its route.
+    #[serde(default)]
+    pub routes: Vec<RouteConfig>,
+    /// The route of requests that match none of `routes`; without it they pass.
+    #[serde(default)]
+    pub default: Option<DefaultRouteConfig>,
+}
+
+/// Where a client's address comes from.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+pub struct ClientIpConfig {
+    /// `"connection"`, or the name of a header field that lists addresses, such as `"x-forwarded-for"`.
+    pub from: ClientIpSource,
+    /// How many trusted proxies appended an entry to the header field; the client is that many entries from the right.
+    pub trusted_hops: NonZeroU16,
+    /// How many bits of an IPv6 address tell clients apart: 1 to 128.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 128)))]
+    pub ipv6_prefix: NonZeroU8,
+}
+
+impl Default for ClientIpConfig {
+    fn default() -> Self {
+        Self {
+            from: ClientIpSource::Connection,
+            trusted_hops: NonZeroU16::MIN,
+            ipv6_prefix: const { NonZeroU8::MIN.saturating_add(63) },
+        }
+    }
+}
+
+/// The part of a request that names the client's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientIpSource {
+    /// The other end of the connection.
+    Connection,
+    /// A header field with one or several addresses.
+    Header(HeaderName),
+}
+
+/// Which header fields answers carry.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+pub struct HeadersConfig {
+    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10), one item for each limit.
+    pub ietf: bool,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` (Unix seconds), of the tightest limit.
+    pub x_ratelimit: bool,
+}
+
+impl Default for HeadersConfig {
+    fn default() -> Self {
+        Self { ietf: true, x_ratelimit: true }
+    }
+}
+
+/// A route: which requests it is for and what guards them.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct RouteConfig {
+    /// Unique within the policy.
+    pub name: Name,
+    /// Which requests take this route; every condition given must hold.
+    #[serde(rename = "match", default)]
+    pub matches: MatchConfig,
+    /// All of them hold at once; none means that the route is not limited.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimitConfig>,
+}
+
+/// The route of requests that match no other. Its name is `default`.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct DefaultRouteConfig {
+    /// As on any route.
+    #[serde(default)]
+    pub rate_limits: Vec<RateLimitConfig>,
+}
+
+/// Conditions on a request; what is left out holds for every request.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+pub struct MatchConfig {
+    /// Methods, in capitals; `GET` includes `HEAD`.
+    pub methods: Vec<Method>,
+    /// `/exact`, `/prefix/*` (the prefix itself and all below it), `*` for one segment elsewhere.
+    pub path: Option<PathPattern>,
+    /// `api.example.com`, or `*.example.com` for every name below it; without port.
+    pub hosts: Vec<HostPattern>,
+    /// By field name: a text the value must equal, `true` (present) or `false` (absent).
+    #[serde(deserialize_with = "matching::header_conditions")]
+    pub headers: BTreeMap<HeaderName, HeaderCondition>,
+}
+
+/// A rate limit.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct RateLimitConfig {
+    /// Names the counter: limits of one name are one counter and must be alike.
+    pub name: Name,
+    /// How requests are counted.
+    pub algorithm: Algorithm,
+    /// How much may pass within `window`.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000_000)))]
+    pub quota: NonZeroU64,
+    /// The time that `quota` is for.
+    pub window: Span,
+    /// `gcra` only: how much may pass at one instant; the quota if left out.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000_000)))]
+    pub burst: Option<NonZeroU64>,
+    /// Whose requests are counted together.
+    pub key: Vec<KeyPart>,
+    /// What one request consumes.
+    #[serde(default)]
+    pub cost: CostConfig,
+    /// Limits of one request that share a tag are all-or-nothing; without a tag, those with equal `key` are.
+    /// All counters of a tag live in one slot of a Redis Cluster.
+    #[serde(default)]
+    pub tag: Option<Name>,
+    /// What happens when the store cannot be asked.
+    #[serde(default)]
+    pub on_store_error: FailureMode,
+    /// Decide, count and log, but do not enforce.
+    #[serde(default)]
+    pub shadow: bool,
+}
+
+/// What one request consumes of a quota.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CostConfig {
+    /// The same for every request.
+    Fixed(NonZeroU64),
+    /// What a header field says, set by a trusted proxy in front.
+    Header(HeaderCost),
+}
+
+/// A cost that a header field names, as decimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct HeaderCost {
+    /// The field. Remove it from requests at the edge: who can set it chooses the price.
+    pub header: HeaderName,
+    /// The cost when the field is absent, repeated or not a number.
+    #[serde(default = "one")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000_000)))]
+    pub default: NonZeroU64,
+    /// The most a request may cost; a larger number counts as this. At most the quota (or burst).
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000_000)))]
+    pub max: NonZeroU64,
+}
+
+crate::from_object!(
+    PolicyConfig,
+    ClientIpConfig,
+    HeadersConfig,
+    RouteConfig,
+    DefaultRouteConfig,
+    MatchConfig,
+    RateLimitConfig,
+    HeaderCost,
+);
+
+impl Default for CostConfig {
+    fn default() -> Self {
+        Self::Fixed(one())
+    }
+}
+
+/// What happens to a request when the store cannot be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FailureMode {
+    /// It passes, uncounted.
+    Allow,
+    /// It is refused with 503.
+    Deny,
+    /// It is counted in the memory of this instance, which knows nothing of the others.
+    #[default]
+    Local,
+}
+
+impl FailureMode {
+    /// As written in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Local => "local",
+        }
+    }
+}
+
+const fn one() -> NonZeroU64 {
+    NonZeroU64::MIN
+}

@@ -1,0 +1,346 @@
+//! A decision from beginning to end: [`begin`], [`Call::resume`], [`Decision::settle`].
+//!
+//! ```text
+//! begin ─┬─ no limit, a denial remembered, memory only, store open ─▶ Step::Decide
+//!        └─▶ Step::Call ── resume ─▶ Step::Decide
+//! ```
+//!
+//! Each state owns the only value that goes on; a call that is dropped leaves nothing held.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::config::FailureMode;
+use crate::key::Digest;
+use crate::local::Local;
+use crate::policy::Policy;
+use crate::rate_limit::{Check, Retry, Standing};
+use crate::request::Request;
+use crate::store::memory::Shards;
+use crate::store::{Op, Outcome, StoreError};
+use crate::time::Timestamp;
+
+/// What the host does next.
+#[derive(Debug)]
+pub enum Step {
+    /// Perform [`Call::batch`] in one call to the store, then [`Call::resume`].
+    Call(Call),
+    /// The decision is made.
+    Decide(Decision),
+}
+
+/// Begins a decision.
+pub fn begin<S: Shards>(
+    policy: &Arc<Policy>,
+    local: &mut Local<S>,
+    request: &dyn Request,
+    now: Timestamp,
+) -> Step {
+    let path = policy.path(request);
+    let mut report = Report { route: policy.find_route(&path, request), verdicts: Vec::new() };
+    let Some(route) = report.route.and_then(|route| policy.routes().get(route)) else {
+        return Step::Decide(Decision::Allow(report));
+    };
+    let digests: Vec<Digest> = route
+        .subjects()
+        .iter()
+        .map(|parts| Digest::of(parts, policy.client_ip(), route.name(), &path, request))
+        .collect();
+    let mut ops = Vec::with_capacity(route.groups().len());
+    let mut limits = Vec::with_capacity(route.limits().len());
+    for group in route.groups() {
+        let mut checks = Vec::with_capacity(group.len());
+        for place in group.iter().filter_map(|index| route.limits().get(*index)) {
+            let (Some(limit), Some(digest)) = (policy.limits().get(place.limit), digests.get(place.subject))
+            else {
+                continue;
+            };
+            let key = limit.keys().key(*digest);
+            let cost = limit.cost_of(request);
+            if limit.is_enforced()
+                && let Some(standing) = local.denials.find(&key, cost, now)
+            {
+                report.verdicts = Vec::from([Verdict {
+                    limit: place.limit,
+                    ruling: Ruling::Refused,
+                    standing: Some(standing),
+                    source: Source::Denials,
+                }]);
+                return Step::Decide(Decision::Deny(Denial { report, refunds: Vec::new(), began: now }));
+            }
+            checks.push(Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() });
+            limits.push(place.limit);
+        }
+        ops.push(Op::RateLimit(checks));
+    }
+    if ops.is_empty() {
+        return Step::Decide(Decision::Allow(report));
+    }
+    let call = Call { policy: Arc::clone(policy), ops, limits, report, began: now };
+    let outcomes = match local.store.as_mut().map(|health| health.admits(now)) {
+        Some(true) => return Step::Call(call),
+        Some(false) => call.ops.iter().map(|_| Err(StoreError::Open)).collect(),
+        None => call.ops.iter().map(|op| local.memory.perform(op, now)).collect(),
+    };
+    call.resume(local, outcomes, now)
+}
+
+/// A decision that waits for the store.
+#[derive(Debug)]
+pub struct Call {
+    policy: Arc<Policy>,
+    ops: Vec<Op>,
+    /// The limit of each check, all ops in order.
+    limits: Vec<usize>,
+    report: Report,
+    began: Timestamp,
+}
+
+impl AsRef<[Op]> for Call {
+    fn as_ref(&self) -> &[Op] {
+        self.batch()
+    }
+}
+
+impl Call {
+    /// The operations to perform, each atomic for itself.
+    pub fn batch(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// When the decision began.
+    pub fn began(&self) -> Timestamp {
+        self.began
+    }
+
+    /// Goes on with what the store answered, operation by operation; a missing outcome counts as a failed one.
+    pub fn resume<S: Shards>(
+        self,
+        local: &mut Local<S>,
+        outcomes: Vec<Result<Outcome, StoreError>>,
+        now: Timestamp,
+    ) -> Step {
+        let Self { policy, ops, limits, mut report, began } = self;
+        let mut limits = limits.into_iter();
+        let mut outcomes = outcomes.into_iter();
+        let (mut denied, mut charged) = (false, Vec::new());
+        for op in ops {
+            let numbers: Vec<usize> = limits.by_ref().take(op.checks().len()).collect();
+            let verdicts = match outcomes.next().unwrap_or(Err(StoreError::Garbage)) {
+                Ok(outcome) => {
+                    let verdicts = decided(&op, &outcome, &numbers, local, began);
+                    charged.extend(charges(op, &outcome));
+                    verdicts
+                }
+                Err(error) => degraded(&policy, op.checks(), &error, &numbers, local, now),
+            };
+            denied |= verdicts.iter().any(Verdict::refuses);
+            report.verdicts.extend(verdicts);
+        }
+        Step::Decide(if denied {
+            Decision::Deny(Denial { report, refunds: charged, began })
+        } else {
+            Decision::Allow(report)
+        })
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// Forward it.
+    Allow(Report),
+    /// Refuse it, with [`answer::denial`](crate::answer::denial).
+    Deny(Denial),
+}
+
+impl Decision {
+    /// How the decision came about.
+    pub fn report(&self) -> &Report {
+        match self {
+            Self::Allow(report) | Self::Deny(Denial { report, .. }) => report,
+        }
+    }
+
+    /// What is left to tell the store, without anybody waiting for it: counters of other hash tags that charged
+    /// a request which was refused after all give it back.
+    pub fn settle(&mut self, now: Timestamp) -> Vec<Op> {
+        let Self::Deny(denial) = self else { return Vec::new() };
+        let age = now.since(denial.began).saturating_add(1);
+        let refund = |op| match op {
+            Op::RateLimit(checks) | Op::Refund { checks, .. } => Op::Refund { checks, age },
+        };
+        denial.refunds.drain(..).map(refund).collect()
+    }
+}
+
+/// A refusal.
+#[derive(Debug)]
+pub struct Denial {
+    report: Report,
+    /// What the store charged although the request was refused.
+    refunds: Vec<Op>,
+    began: Timestamp,
+}
+
+impl Denial {
+    /// How the decision came about.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+}
+
+/// How a decision came about.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The number of the route taken, of [`Policy::routes`].
+    pub route: Option<usize>,
+    /// What each limit said; only the one that refused if it was remembered.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Report {
+    /// The modes in which limits were decided without the store, without repetition.
+    pub fn degraded(&self) -> impl Iterator<Item = FailureMode> {
+        let modes = [FailureMode::Deny, FailureMode::Local, FailureMode::Allow];
+        modes.into_iter().filter(|mode| {
+            self.verdicts.iter().any(|verdict| matches!(verdict.source, Source::Degraded(of) if of == *mode))
+        })
+    }
+}
+
+/// What one limit said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The limit's number, of [`Policy::limits`].
+    pub limit: usize,
+    /// What it said.
+    pub ruling: Ruling,
+    /// How its counter stands, where a counter was asked.
+    pub standing: Option<Standing>,
+    /// Who decided.
+    pub source: Source,
+}
+
+impl Verdict {
+    /// Whether the request is refused because of it.
+    pub fn refuses(&self) -> bool {
+        matches!(self.ruling, Ruling::Refused | Ruling::Unavailable)
+    }
+}
+
+/// What a limit said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// There was room.
+    Admitted,
+    /// There was none.
+    Refused,
+    /// There was none, but the limit is in shadow mode.
+    ShadowRefused,
+    /// The store could not be asked, and the policy refuses then.
+    Unavailable,
+}
+
+/// Who decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The store, or the embedded memory where there is none.
+    Store,
+    /// A denial remembered here.
+    Denials,
+    /// The store could not be asked; this is what the policy says then.
+    Degraded(FailureMode),
+}
+
+/// What `op` charged; checks in shadow mode without room were not, and have nothing to be given back.
+fn charges(op: Op, outcome: &Outcome) -> Option<Op> {
+    let admitted = outcome.admitted(op.checks());
+    let (true, Op::RateLimit(mut checks), Outcome::RateLimit(standings)) = (admitted, op, outcome) else {
+        return None;
+    };
+    let mut standings = standings.iter();
+    checks.retain(|check| standings.next().is_some_and(|standing| check.is_charged(standing)));
+    (!checks.is_empty()).then_some(Op::RateLimit(checks))
+}
+
+/// Verdicts on an operation that was performed.
+fn decided<S: Shards>(
+    op: &Op,
+    outcome: &Outcome,
+    limits: &[usize],
+    local: &mut Local<S>,
+    began: Timestamp,
+) -> Vec<Verdict> {
+    let Outcome::RateLimit(standings) = outcome else { return Vec::new() };
+    let mut verdicts = Vec::with_capacity(limits.len());
+    for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
+        if check.enforced {
+            local.denials.remember(&check.key, check.cost, standing, began);
+        }
+        verdicts.push(verdict(*limit, check, standing, Source::Store));
+    }
+    verdicts
+}
+
+/// Verdicts on an operation that the store did not perform, as `on_store_error` of each limit says.
+fn degraded<S: Shards>(
+    policy: &Policy,
+    checks: &[Check],
+    error: &StoreError,
+    limits: &[usize],
+    local: &mut Local<S>,
+    now: Timestamp,
+) -> Vec<Verdict> {
+    let mode = |limit: &usize| match policy.limits().get(*limit).map(|limit| limit.on_store_error()) {
+        // The memory itself was the store: there is nothing left to fall back on.
+        Some(FailureMode::Local) if *error == StoreError::Contention => FailureMode::Deny,
+        mode => mode.unwrap_or_default(),
+    };
+    let shares: Vec<Check> = checks
+        .iter()
+        .zip(limits)
+        .filter(|(_, limit)| mode(limit) == FailureMode::Local)
+        .map(|(check, _)| share(check, local.instances))
+        .collect();
+    let performed =
+        if shares.is_empty() { None } else { local.memory.perform(&Op::RateLimit(shares), now).ok() };
+    let mut standings = match &performed {
+        Some(Outcome::RateLimit(standings)) => standings.iter(),
+        _ => [].iter(),
+    };
+    checks
+        .iter()
+        .zip(limits)
+        .map(|(check, limit)| {
+            let mode = mode(limit);
+            let source = Source::Degraded(mode);
+            let standing = if mode == FailureMode::Local { standings.next() } else { None };
+            match (mode, standing) {
+                (FailureMode::Local, Some(standing)) => verdict(*limit, check, standing, source),
+                (FailureMode::Allow, _) => {
+                    Verdict { limit: *limit, ruling: Ruling::Admitted, standing: None, source }
+                }
+                (FailureMode::Deny | FailureMode::Local, _) => {
+                    let ruling = if check.enforced { Ruling::Unavailable } else { Ruling::ShadowRefused };
+                    Verdict { limit: *limit, ruling, standing: None, source }
+                }
+            }
+        })
+        .collect()
+}
+
+/// The same check against this instance's share of the quota, at a cost that fits into it.
+fn share(check: &Check, instances: u32) -> Check {
+    let quota = check.quota.share(instances);
+    Check { key: check.key.clone(), quota, cost: check.cost.min(quota.capacity()), enforced: check.enforced }
+}
+
+fn verdict(limit: usize, check: &Check, standing: &Standing, source: Source) -> Verdict {
+    let ruling = match (standing.retry, check.enforced) {
+        (Retry::Now, _) => Ruling::Admitted,
+        (_, true) => Ruling::Refused,
+        (_, false) => Ruling::ShadowRefused,
+    };
+    Verdict { limit, ruling, standing: Some(*standing), source }
+}

@@ -1,0 +1,218 @@
+//! Keys: whose counter it is, without saying who that is.
+//!
+//! A subject (an address, an API key, a session) becomes a digest before it leaves the core, so that neither the store
+//! nor a log holds personal data. The digest covers each part with its kind and length, so that no two different
+//! lists of parts meet, and it has a value of its own for a part that a request lacks or repeats: leaving a
+//! header out, or sending it twice, leads to a counter that all such requests share, never around the limit.
+//!
+//! A key reads `tg:{TAG}:g60000:NAME`, the algorithm's letter and the window in milliseconds in the middle: changing a
+//! quota goes on counting, changing the way of counting starts afresh. `TAG` is the digest, and what stands in
+//! braces decides the slot of a Redis Cluster. Where a policy names the tag, the digest follows the name.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::client_ip::ClientIp;
+use crate::config::{ClientIpConfig, KeyPart};
+use crate::path::{Path, percent_decode, query};
+use crate::rate_limit::Quota;
+use crate::request::Request;
+
+/// The first 128 bits of the SHA-256 of a subject.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Digest([u8; 16]);
+
+impl Digest {
+    /// Digests what `parts` say of a request.
+    pub fn of(
+        parts: &[KeyPart],
+        client_ip: &ClientIpConfig,
+        route: &str,
+        path: &Path,
+        request: &dyn Request,
+    ) -> Self {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            let mut field = Field { lines: 0, value: Vec::new() };
+            match part {
+                KeyPart::ClientIp => {
+                    if let Some(address) = ClientIp::find(client_ip, request) {
+                        address.bytes(&mut |bytes| field.line(bytes));
+                    }
+                    field.close(&mut hasher, b'a', "");
+                }
+                KeyPart::Method => {
+                    request.method(&mut |method| field.line(method));
+                    field.close(&mut hasher, b'm', "");
+                }
+                KeyPart::Path => {
+                    field.line(path.as_bytes());
+                    field.close(&mut hasher, b'p', "");
+                }
+                KeyPart::Route => {
+                    field.line(route.as_bytes());
+                    field.close(&mut hasher, b'r', "");
+                }
+                KeyPart::Header(name) => {
+                    request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
+                    field.close(&mut hasher, b'h', name.as_str());
+                }
+                KeyPart::Cookie(name) => {
+                    request.header("cookie", &mut |line| {
+                        for pair in line.split(|b| *b == b';') {
+                            let pair = pair.trim_ascii();
+                            if let Some(value) = value_of(pair, name.as_bytes()) {
+                                field.line(value);
+                            }
+                        }
+                    });
+                    field.close(&mut hasher, b'c', name);
+                }
+                KeyPart::Query(name) => {
+                    request.target(&mut |target| {
+                        for pair in query(target).split(|b| *b == b'&') {
+                            let split = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
+                            let (key, value) = pair.split_at_checked(split).unwrap_or((pair, &[]));
+                            if form_decode(key).eq(name.bytes()) {
+                                let value: Vec<u8> =
+                                    form_decode(value.get(1..).unwrap_or_default()).collect();
+                                field.line(&value);
+                            }
+                        }
+                    });
+                    field.close(&mut hasher, b'q', name);
+                }
+                KeyPart::Const(text) => {
+                    field.line(text.as_bytes());
+                    field.close(&mut hasher, b'k', "");
+                }
+            }
+        }
+        let full = hasher.finalize();
+        let mut short = [0; 16];
+        short.iter_mut().zip(full.iter()).for_each(|(to, from)| *to = *from);
+        Self(short)
+    }
+}
+
+impl Digest {
+    fn hex(self) -> [u8; 32] {
+        let mut hex = [0; 32];
+        for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
+        }
+        hex
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(core::str::from_utf8(&self.hex()).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The keys of one limit: all but the digest, which comes between or at the end.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyForm {
+    before: String,
+    after: String,
+}
+
+impl KeyForm {
+    pub(crate) fn new(prefix: &str, tag: Option<&str>, quota: &Quota, name: &str) -> Self {
+        let limit = format!("{}{}:{name}", quota.algorithm().letter(), quota.window());
+        match tag {
+            None => Self { before: format!("{prefix}:{{"), after: format!("}}:{limit}") },
+            Some(tag) => Self { before: format!("{prefix}:{{{tag}}}:{limit}:"), after: String::new() },
+        }
+    }
+
+    /// The key of the counter for the subject that `digest` stands for.
+    pub(crate) fn key(&self, digest: Digest) -> Key {
+        let mut key = String::with_capacity(self.before.len() + 32 + self.after.len());
+        key.push_str(&self.before);
+        digest.hex().into_iter().for_each(|digit| key.push(char::from(digit)));
+        key.push_str(&self.after);
+        Key(key)
+    }
+}
+
+/// The key of one counter in the store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(String);
+
+impl Key {
+    /// A key as it stands in a store, for tools and tests that speak of stored keys.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The key as the store has it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands between the first brace and the next closing one, which decides the slot; all of it otherwise.
+    pub fn hash_tag(&self) -> &str {
+        let tag = self.0.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+        match tag {
+            Some((tag, _)) if !tag.is_empty() => tag,
+            _ => &self.0,
+        }
+    }
+}
+
+/// Collects the values of one part: none, one, or several, which are not told apart from each other.
+struct Field {
+    lines: u32,
+    value: Vec<u8>,
+}
+
+impl Field {
+    fn line(&mut self, bytes: &[u8]) {
+        self.lines = self.lines.saturating_add(1);
+        if self.lines == 1 {
+            self.value.extend_from_slice(bytes);
+        }
+    }
+
+    fn close(self, hasher: &mut Sha256, kind: u8, name: &str) {
+        hasher.update([kind, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
+        hasher.update(name.as_bytes());
+        match self.lines {
+            0 => hasher.update([0]),
+            1 => {
+                hasher.update([1]);
+                hasher.update((self.value.len() as u64).to_le_bytes());
+                hasher.update(&self.value);
+            }
+            _ => hasher.update([2]),
+        }
+    }
+}
+
+fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    pair.strip_prefix(name)?.strip_prefix(b"=")
+}
+
+/// Undoes the encoding of form fields: `+` for a space, and percent-encoding.
+fn form_decode(text: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    // An encoded plus is decoded to a plus; only one that is written is a space.
+    let mut parts = text.split(|b| *b == b'+').map(percent_decode);
+    let first = parts.next().into_iter().flatten();
+    first.chain(parts.flat_map(|part| core::iter::once(b' ').chain(part)))
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + (nibble - 10) }
+}

@@ -1,0 +1,52 @@
+//! Tollgate's decision core.
+//!
+//! This crate performs no I/O, reads no clock, draws no randomness, starts no thread and keeps no global. It is
+//! `no_std` without a switch, and it cannot panic on input. What it does: it compiles a [policy](policy::Policy) once,
+//! and turns every request into a decision in at most two calls per stage.
+//!
+//! ```text
+//! Request ─▶ begin(policy, local, request, now) ─▶ Step::Call(call)  ── the host performs call.batch() ──┐
+//!                                                   ▲                                                     │
+//!                                                   └── call.resume(local, Result<Vec<Outcome>>, now) ◀───┘
+//!                                                 ─▶ Step::Decide(decision)   answer, or forward the request
+//! decision.settle(now) ─▶ Vec<Op>                     to the store, without waiting
+//! ```
+//!
+//! **An exchange has at most one call outstanding.** Store operations are data ([`store::Op`]) with two interpreters:
+//! [`store::Memory`] and Redis over REST ([`redis`]). Only the store can fail; `on_store_error` of each limit
+//! turns that into a decision, so after a policy compiles, deciding cannot fail.
+//!
+//! | module | what lives there |
+//! | --- | --- |
+//! | [`config`] | the policy as written: JSON types, bounds, errors that name the field |
+//! | [`policy`] | the policy as compiled: routes, limits, answers |
+//! | [`path`], [`router`] | normalised paths and the route they lead to |
+//! | [`request`], [`client_ip`], [`key`] | what is read of a request, and the digest that becomes a key |
+//! | [`rate_limit`] | quotas and the four algorithms |
+//! | [`store`] | operations, outcomes, the embedded memory |
+//! | [`redis`] | commands, scripts, and the Upstash REST dialect, both directions |
+//! | [`exchange`] | `begin`, `resume`, `settle` |
+//! | [`local`] | what a host remembers between requests: denials, the store's health, the memory to fall back on |
+//! | [`answer`] | statuses, header fields and bodies that clients see |
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod answer;
+pub mod client_ip;
+pub mod config;
+pub mod exchange;
+pub mod key;
+pub mod local;
+pub mod path;
+pub mod policy;
+pub mod rate_limit;
+pub mod redis;
+pub mod request;
+pub mod router;
+pub mod store;
+pub mod time;

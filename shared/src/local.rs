@@ -1,0 +1,252 @@
+//! What a host remembers between requests. Everything here has a bound that its constructor states.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use crate::key::Key;
+use crate::rate_limit::{Retry, Standing};
+use crate::store::Memory;
+use crate::store::memory::Shards;
+use crate::time::Timestamp;
+
+/// What a host remembers between requests: denials, the store's health, the memory to fall back on.
+#[derive(Debug)]
+pub struct Local<S> {
+    pub(crate) denials: Denials,
+    /// `None` without a store: then the memory is the store.
+    pub(crate) store: Option<StoreHealth>,
+    pub(crate) memory: Memory<S>,
+    pub(crate) instances: u32,
+}
+
+impl<S: Shards> Local<S> {
+    /// Without a store: the memory decides, for this instance alone.
+    pub fn without_store(memory: Memory<S>, denials: usize) -> Self {
+        Self { denials: Denials::new(denials), store: None, memory, instances: 1 }
+    }
+
+    /// With a store: the memory stands in while it fails, with a share of each quota that is one of `instances`.
+    ///
+    /// `denials` is how many denials are remembered at most; zero remembers none.
+    pub fn with_store(memory: Memory<S>, denials: usize, instances: u32) -> Self {
+        Self { denials: Denials::new(denials), store: Some(StoreHealth::default()), memory, instances }
+    }
+
+    /// The embedded memory, for what a decision leaves to settle where there is no store.
+    pub fn memory(&mut self) -> &mut Memory<S> {
+        &mut self.memory
+    }
+
+    /// Tells that a call to the store was answered.
+    pub fn store_answered(&mut self) {
+        if let Some(health) = &mut self.store {
+            health.answered();
+        }
+    }
+
+    /// Tells that a call to the store failed as a whole.
+    pub fn store_failed(&mut self, now: Timestamp) {
+        if let Some(health) = &mut self.store {
+            health.failed(now);
+        }
+    }
+
+    /// Whether the store is being left alone because it failed too often.
+    pub fn store_is_open(&self) -> bool {
+        self.store.as_ref().is_some_and(|health| health.state != Health::Closed)
+    }
+}
+
+/// A circuit breaker around the store, so that a dead store costs nothing per request.
+///
+/// ```text
+///            3 failures in a row                pause over: one request probes
+///  Closed ──────────────────────▶ Open(until) ─────────────────────────────▶ Probing(until)
+///    ▲                              ▲   ▲                                       │  │
+///    │ answered                     │   └──── failed: pause doubles, 10 s at most ┘  │
+///    └──────────────────────────────┴── (from any state)          answered ◀────────┘
+/// ```
+///
+/// A probe that nobody reports back on is given up after 5 s.
+#[derive(Debug)]
+pub(crate) struct StoreHealth {
+    state: Health,
+    failures: u32,
+    pause: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Closed,
+    Open(Timestamp),
+    Probing(Timestamp),
+}
+
+impl Default for StoreHealth {
+    fn default() -> Self {
+        Self { state: Health::Closed, failures: 0, pause: FIRST_PAUSE }
+    }
+}
+
+impl StoreHealth {
+    /// Whether a request may ask the store; the one that may after a pause is the probe.
+    pub(crate) fn admits(&mut self, now: Timestamp) -> bool {
+        match self.state {
+            Health::Closed => true,
+            Health::Open(until) | Health::Probing(until) if now < until => false,
+            Health::Open(_) | Health::Probing(_) => {
+                self.state = Health::Probing(now.plus(PROBE_EXPIRES));
+                true
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        *self = Self::default();
+    }
+
+    fn failed(&mut self, now: Timestamp) {
+        self.failures = self.failures.saturating_add(1);
+        match self.state {
+            Health::Closed if self.failures < FAILURES => {}
+            Health::Closed => self.state = Health::Open(now.plus(self.pause)),
+            Health::Probing(_) => {
+                self.pause = self.pause.saturating_mul(2).min(LAST_PAUSE);
+                self.state = Health::Open(now.plus(self.pause));
+            }
+            // A call sent before the breaker opened.
+            Health::Open(_) => {}
+        }
+    }
+}
+
+/// Denials that the store has spoken and that hold until a time it named. At most as many as the constructor says;
+/// the one that ends first makes room for another.
+///
+/// A wrong hit would refuse a request that the store admits. It cannot happen by time: a denial counts from
+/// before its call left. It can when a counter is reset by hand or its quota raised, for at most the rest of the denial.
+#[derive(Debug)]
+pub(crate) struct Denials {
+    at_most: usize,
+    by_key: BTreeMap<Key, Entry>,
+    by_end: BTreeSet<(Timestamp, Key)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    until: Timestamp,
+    /// A smaller cost might be admitted now, and a larger one not yet at `until`.
+    cost: u64,
+    remaining: u64,
+    reset: Timestamp,
+}
+
+impl Denials {
+    fn new(at_most: usize) -> Self {
+        Self { at_most, by_key: BTreeMap::new(), by_end: BTreeSet::new() }
+    }
+
+    /// How the counter stands if it is known to refuse `cost` now.
+    pub(crate) fn find(&mut self, key: &Key, cost: u64, now: Timestamp) -> Option<Standing> {
+        let entry = self.by_key.get(key)?;
+        if entry.until <= now {
+            self.by_end.remove(&(entry.until, key.clone()));
+            self.by_key.remove(key);
+            return None;
+        }
+        (cost == entry.cost).then(|| Standing {
+            remaining: entry.remaining,
+            reset: entry.reset.since(now),
+            retry: Retry::After(entry.until.since(now)),
+        })
+    }
+
+    /// Remembers that `cost` was refused as of `asked`, when the call had not left yet.
+    pub(crate) fn remember(&mut self, key: &Key, cost: u64, standing: &Standing, asked: Timestamp) {
+        let Retry::After(millis) = standing.retry else { return };
+        if self.at_most == 0 {
+            return;
+        }
+        let entry = Entry {
+            until: asked.plus(millis),
+            cost,
+            remaining: standing.remaining,
+            reset: asked.plus(standing.reset),
+        };
+        if let Some(old) = self.by_key.insert(key.clone(), entry) {
+            self.by_end.remove(&(old.until, key.clone()));
+        } else if self.by_key.len() > self.at_most
+            && let Some((_, first)) = self.by_end.pop_first()
+        {
+            self.by_key.remove(&first);
+        }
+        self.by_end.insert((entry.until, key.clone()));
+    }
+}
+
+/// Failures in a row that open the breaker.
+const FAILURES: u32 = 3;
+/// Milliseconds until the first probe.
+const FIRST_PAUSE: u64 = 500;
+/// The longest pause between probes, in milliseconds.
+const LAST_PAUSE: u64 = 10_000;
+/// Milliseconds after which a probe that nobody reported back on is given up.
+const PROBE_EXPIRES: u64 = 5_000;
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+
+    const fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn refused(retry: u64) -> Standing {
+        Standing { remaining: 1, reset: retry, retry: Retry::After(retry) }
+    }
+
+    fn key(n: usize) -> Key {
+        Key::from_stored(&format!("{n}"))
+    }
+
+    #[test]
+    fn a_denial_holds_until_its_time_for_the_same_cost() {
+        let mut denials = Denials::new(10);
+        denials.remember(&key(1), 2, &refused(100), at(1000));
+        assert_eq!(denials.find(&key(1), 2, at(1099)).map(|s| s.retry), Some(Retry::After(1)));
+        assert_eq!(denials.find(&key(1), 3, at(1000)), None, "it would be told too early a time");
+        assert_eq!(denials.find(&key(1), 1, at(1000)), None);
+        assert_eq!(denials.find(&key(1), 2, at(1100)), None);
+        assert!(denials.by_key.is_empty() && denials.by_end.is_empty());
+    }
+
+    #[test]
+    fn a_full_cache_forgets_what_ends_first() {
+        let mut denials = Denials::new(2);
+        for (n, retry) in [(1, 300), (2, 100), (3, 200), (3, 250)] {
+            denials.remember(&key(n), 1, &refused(retry), at(0));
+        }
+        assert_eq!((denials.by_key.len(), denials.by_end.len()), (2, 2));
+        assert_eq!(denials.find(&key(2), 1, at(1)), None);
+        assert!(denials.find(&key(1), 1, at(1)).is_some() && denials.find(&key(3), 1, at(1)).is_some());
+    }
+
+    #[test]
+    fn the_breaker_opens_probes_and_closes() {
+        let mut health = StoreHealth::default();
+        for _ in 0..FAILURES {
+            assert!(health.admits(at(0)));
+            health.failed(at(0));
+        }
+        assert!(!health.admits(at(499)));
+        assert!(health.admits(at(500)), "one probe");
+        assert!(!health.admits(at(500)), "and no second");
+        health.failed(at(550));
+        assert!(!health.admits(at(1549)), "the pause doubled");
+        assert!(health.admits(at(1550)));
+        assert!(health.admits(at(1550 + PROBE_EXPIRES)), "a probe without report is given up");
+        health.answered();
+        assert!(health.admits(at(7000)) && health.admits(at(7000)));
+    }
+}

@@ -1,0 +1,81 @@
+//! Operations as Redis commands, and their replies.
+//!
+//! Every operation is one Lua script, atomic in one slot, called by its digest and, where Redis does not know it yet,
+//! once more by its text. [`rest`] wraps commands and replies in the Upstash REST dialect.
+
+pub mod rest;
+pub mod script;
+
+use alloc::vec::Vec;
+
+use crate::rate_limit::{Retry, Standing};
+use crate::store::{Op, Outcome, StoreError};
+
+pub use rest::Pipeline;
+pub use script::Script;
+
+/// Which clock decides what time it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The store's own, so that instances need no common clock.
+    Store,
+    /// The host's, in milliseconds since the Unix epoch: for stores whose scripts may not ask for the time.
+    Host(crate::time::Timestamp),
+}
+
+/// One command's arguments, in order.
+trait Arguments {
+    fn text(&mut self, text: &str);
+    fn number(&mut self, number: u64);
+}
+
+/// Writes the arguments of the script that performs `op`: number of keys, keys, arguments.
+fn write_arguments(op: &Op, clock: Clock, to: &mut impl Arguments) {
+    let checks = op.checks();
+    to.number(checks.len() as u64);
+    for check in checks {
+        to.text(check.key.as_str());
+    }
+    match clock {
+        Clock::Store => to.text(""),
+        Clock::Host(now) => to.number(now.as_millis()),
+    }
+    if let Op::Refund { age, .. } = op {
+        to.number(*age);
+    }
+    for check in checks {
+        let letter = check.quota.algorithm().letter();
+        if check.enforced {
+            to.text(letter);
+        } else {
+            to.text(&letter.to_ascii_uppercase());
+        }
+        to.number(check.quota.limit());
+        to.number(check.quota.window());
+        to.number(check.quota.capacity());
+        to.number(check.cost);
+    }
+}
+
+/// Reads the reply of the script that performed `op`.
+fn read_reply(op: &Op, reply: &[i64]) -> Result<Outcome, StoreError> {
+    let Op::RateLimit(checks) = op else { return Ok(Outcome::Refunded) };
+    let (standings, []) = reply.as_chunks::<3>() else { return Err(StoreError::Garbage) };
+    if standings.len() != checks.len() {
+        return Err(StoreError::Garbage);
+    }
+    let standings: Option<Vec<Standing>> = standings.iter().map(read_standing).collect();
+    standings.map(Outcome::RateLimit).ok_or(StoreError::Garbage)
+}
+
+fn read_standing([remaining, reset, retry]: &[i64; 3]) -> Option<Standing> {
+    Some(Standing {
+        remaining: u64::try_from(*remaining).ok()?,
+        reset: u64::try_from(*reset).ok()?,
+        retry: match *retry {
+            0 => Retry::Now,
+            -1 => Retry::Never,
+            millis => Retry::After(u64::try_from(millis).ok()?),
+        },
+    })
+}

@@ -1,0 +1,195 @@
+//! The Upstash REST dialect, as far as operations need it: a pipeline of commands as JSON, and its answer.
+//!
+//! [`Pipeline`] carries the operations of several exchanges in one HTTP call, and splits the answer among them.
+
+use alloc::borrow::Cow;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use serde::Deserialize;
+
+use super::{Arguments, Clock, Script, read_reply, write_arguments};
+use crate::store::{ErrorCode, Op, Outcome, StoreError};
+
+/// What a store answered, operation by operation.
+pub type Outcomes = Vec<Result<Outcome, StoreError>>;
+
+/// The operations of several members as one call: a body to `POST` to `/pipeline`, and the answer split again.
+///
+/// ```text
+/// new ─▶ body ─▶ (the host calls) ─▶ receive ─▶ Progress::Done ─▶ finish
+///          ▲                            │
+///          └──── Progress::Again ◀──────┘   once, with the text of scripts that the store did not know
+/// ```
+///
+/// A script that the store does not know was not run, so sending it again charges nothing twice.
+#[derive(Debug)]
+pub struct Pipeline<M> {
+    members: Vec<M>,
+    /// What is known of each operation, members in order; `None` is still to be asked.
+    outcomes: Vec<Option<Result<Outcome, StoreError>>>,
+    by_text: bool,
+}
+
+/// Whether a [`Pipeline`] is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Every operation has its outcome.
+    Done,
+    /// Send [`Pipeline::body`] once more.
+    Again,
+}
+
+impl<M: AsRef<[Op]>> Pipeline<M> {
+    /// A pipeline of all operations of `members`.
+    pub fn new(members: Vec<M>) -> Self {
+        let operations = members.iter().map(|member| member.as_ref().len()).sum();
+        let mut outcomes = Vec::new();
+        outcomes.resize_with(operations, || None);
+        Self { members, outcomes, by_text: false }
+    }
+
+    /// Who shares the call.
+    pub fn members(&self) -> &[M] {
+        &self.members
+    }
+
+    /// The JSON to send: one command for each operation that has no outcome yet.
+    pub fn body(&self, clock: Clock) -> String {
+        let mut body = String::with_capacity(2 + 192 * self.outcomes.len());
+        body.push('[');
+        for (op, _) in self.operations().zip(&self.outcomes).filter(|(_, outcome)| outcome.is_none()) {
+            if body.len() > 1 {
+                body.push(',');
+            }
+            let script = Script::of(op);
+            let mut command = JsonArray { to: &mut body, empty: true };
+            command.open();
+            command.text(if self.by_text { "EVAL" } else { "EVALSHA" });
+            command.text(if self.by_text { script.text } else { script.sha1 });
+            write_arguments(op, clock, &mut command);
+            command.close();
+        }
+        body.push(']');
+        body
+    }
+
+    /// Takes the answer in: its status, and its body.
+    pub fn receive(&mut self, status: u16, body: &[u8]) -> Progress {
+        match status {
+            200 => {}
+            // Proxies on the way, Envoy's own cluster among them, say it like this, and so does the gateway of its Redis.
+            502 | 503 => return self.fail(&StoreError::Unreachable),
+            408 | 504 => return self.fail(&StoreError::Timeout),
+            status => return self.fail(&StoreError::Status(status)),
+        }
+        let asked = self.outcomes.iter().filter(|outcome| outcome.is_none()).count();
+        // An answer of another length cannot be matched with what was asked.
+        let replies = match serde_json::from_slice::<Vec<Reply<'_>>>(body) {
+            Ok(replies) if replies.len() == asked => replies,
+            Ok(_) | Err(_) => return self.fail(&StoreError::Garbage),
+        };
+        let operations = self.members.iter().flat_map(|member| member.as_ref());
+        let open = operations.zip(&mut self.outcomes).filter(|(_, outcome)| outcome.is_none());
+        let mut progress = Progress::Done;
+        for ((op, outcome), reply) in open.zip(replies) {
+            *outcome = match (reply.result, reply.error) {
+                (Some(integers), None) => Some(read_reply(op, &integers)),
+                (None, Some(text)) if text.starts_with("NOSCRIPT") && !self.by_text => {
+                    progress = Progress::Again;
+                    None
+                }
+                (None, Some(text)) => Some(Err(StoreError::Refused(ErrorCode::of(&text)))),
+                _ => Some(Err(StoreError::Garbage)),
+            };
+        }
+        self.by_text = true;
+        progress
+    }
+
+    /// Gives every operation without an outcome `error`.
+    pub fn fail(&mut self, error: &StoreError) -> Progress {
+        for outcome in self.outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+            *outcome = Some(Err(error.clone()));
+        }
+        Progress::Done
+    }
+
+    /// Whether the call as a whole failed: nothing was answered, and this is why.
+    pub fn failure(&self) -> Option<&StoreError> {
+        let mut errors = self.outcomes.iter().map(|outcome| outcome.as_ref().and_then(|o| o.as_ref().err()));
+        let first = errors.next().flatten()?;
+        errors.all(|error| error.is_some()).then_some(first)
+    }
+
+    /// Every member with the outcomes of its operations.
+    pub fn finish(self) -> impl Iterator<Item = (M, Outcomes)> {
+        let mut outcomes = self.outcomes.into_iter().map(|known| known.unwrap_or(Err(StoreError::Garbage)));
+        self.members.into_iter().map(move |member| {
+            let own = outcomes.by_ref().take(member.as_ref().len()).collect();
+            (member, own)
+        })
+    }
+
+    fn operations(&self) -> impl Iterator<Item = &Op> {
+        self.members.iter().flat_map(|member| member.as_ref())
+    }
+}
+
+/// One element of a pipeline's answer. Scripts answer with integers; anything else is garbage.
+#[derive(Deserialize)]
+struct Reply<'a> {
+    result: Option<Vec<i64>>,
+    #[serde(borrow)]
+    error: Option<Cow<'a, str>>,
+}
+
+struct JsonArray<'a> {
+    to: &'a mut String,
+    empty: bool,
+}
+
+impl JsonArray<'_> {
+    fn open(&mut self) {
+        self.to.push('[');
+    }
+
+    fn close(&mut self) {
+        self.to.push(']');
+    }
+
+    fn separate(&mut self) {
+        if !self.empty {
+            self.to.push(',');
+        }
+        self.empty = false;
+    }
+}
+
+impl Arguments for JsonArray<'_> {
+    fn text(&mut self, text: &str) {
+        self.separate();
+        self.to.push('"');
+        let plain = |b: u8| b >= b' ' && b != b'"' && b != b'\\';
+        if text.bytes().all(plain) {
+            self.to.push_str(text);
+        } else {
+            for character in text.chars() {
+                // Writing to a String does not fail.
+                let _ = match character {
+                    '"' | '\\' => write!(self.to, "\\{character}"),
+                    '\n' => write!(self.to, "\\n"),
+                    c if c < ' ' => write!(self.to, "\\u{:04x}", u32::from(c)),
+                    c => write!(self.to, "{c}"),
+                };
+            }
+        }
+        self.to.push('"');
+    }
+
+    fn number(&mut self, number: u64) {
+        self.separate();
+        let _ = write!(self.to, "{number}");
+    }
+}

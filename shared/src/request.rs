@@ -1,0 +1,26 @@
+//! What the core reads of a request.
+//!
+//! The host lends its request through [`Request`]; nothing is copied that no route or key asks for. All values
+//! are bytes: header fields need not be UTF-8, and a core that assumed so would fail on a client's whim.
+
+use core::net::IpAddr;
+
+/// A request head, as the host has it.
+pub trait Request {
+    /// The method, as sent (methods are case-sensitive, RFC 9110 §9.1).
+    fn method(&self, read: &mut dyn FnMut(&[u8]));
+
+    /// The request target in origin form, query included; absolute form is understood too.
+    fn target(&self, read: &mut dyn FnMut(&[u8]));
+
+    /// The host the request names (`:authority` or `Host`), port included if sent.
+    fn authority(&self, read: &mut dyn FnMut(&[u8]));
+
+    /// Calls `read` with the value of each field line called `name` (lower case), in the order received.
+    ///
+    /// Lines must not be joined: a client that repeats a field must not look like one that did not.
+    fn header(&self, name: &str, read: &mut dyn FnMut(&[u8]));
+
+    /// The address at the other end of the connection, as far as the host knows it.
+    fn peer(&self) -> Option<IpAddr>;
+}

@@ -1,0 +1,107 @@
+//! The embedded memory: what interprets operations without a store.
+//!
+//! It serves where no store is configured, and where a limit says `"on_store_error": "local"`. It is exact for all who share
+//! its shards, and knows nothing of other instances.
+
+use alloc::vec::Vec;
+
+use super::shard::Shard;
+use super::{Op, Outcome, StoreError};
+use crate::rate_limit::{Check, State, decide};
+use crate::time::Timestamp;
+
+/// Where shards are kept.
+pub trait Shards {
+    /// Changes shard number `index`, whole or not at all.
+    ///
+    /// `change` may be called again, on a newer state of the shard, if somebody else changed it meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::Contention`] when that happened too often.
+    fn update(&mut self, index: u32, change: &mut dyn FnMut(&mut Shard)) -> Result<(), StoreError>;
+}
+
+/// An interpreter of operations over some shards.
+#[derive(Debug)]
+pub struct Memory<S> {
+    shards: S,
+    count: u32,
+}
+
+impl<S: Shards> Memory<S> {
+    /// A memory over shards number 0 to `count` − 1. It holds at most
+    /// [`MAX_KEYS`](super::shard::MAX_KEYS) counters in each.
+    pub fn new(shards: S, count: u32) -> Self {
+        Self { shards, count: count.max(1) }
+    }
+
+    /// Performs `op`.
+    ///
+    /// # Errors
+    /// [`StoreError::Contention`], from the shards.
+    pub fn perform(&mut self, op: &Op, now: Timestamp) -> Result<Outcome, StoreError> {
+        let tag = op.checks().first().map_or("", |check| check.key.hash_tag());
+        let index = u32::try_from(fnv1a(tag) % u64::from(self.count)).unwrap_or(0);
+        let mut outcome = Outcome::Refunded;
+        self.shards.update(index, &mut |shard| outcome = perform(op, shard, now.as_millis()))?;
+        Ok(outcome)
+    }
+}
+
+/// Shards of this process's heap, for a host with one thread.
+#[derive(Debug, Default)]
+pub struct HeapShards(Vec<Shard>);
+
+impl HeapShards {
+    /// How many shards [`Memory::new`] is to be given over these: room for 262,144 counters.
+    pub const COUNT: u32 = 1024;
+}
+
+impl Shards for HeapShards {
+    fn update(&mut self, index: u32, change: &mut dyn FnMut(&mut Shard)) -> Result<(), StoreError> {
+        let index = usize::try_from(index).unwrap_or(0);
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, Shard::default);
+        }
+        self.0.get_mut(index).map(change).ok_or(StoreError::Contention)
+    }
+}
+
+fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
+    let load = |shard: &Shard, check: &Check| State::load(&check.quota, &shard.get(&check.key), now);
+    match op {
+        Op::RateLimit(checks) => {
+            let mut states: Vec<State> = checks.iter().map(|check| load(shard, check)).collect();
+            let (admitted, standings) = decide(&mut states, checks, now);
+            if admitted {
+                let counters = checks.iter().zip(&states).zip(&standings);
+                for ((check, state), _) in
+                    counters.filter(|((check, _), standing)| check.is_charged(standing))
+                {
+                    keep(shard, check, state, now);
+                }
+            }
+            Outcome::RateLimit(standings)
+        }
+        Op::Refund { checks, age } => {
+            for check in checks {
+                let mut state = load(shard, check);
+                if state.refund(&check.quota, check.cost, *age, now) {
+                    keep(shard, check, &state, now);
+                }
+            }
+            Outcome::Refunded
+        }
+    }
+}
+
+fn keep(shard: &mut Shard, check: &Check, state: &State, now: u64) {
+    let expires = now.saturating_add(state.lapses(&check.quota, now));
+    shard.put(&check.key, |write| state.words(write), expires, now);
+}
+
+/// FNV-1a, 64 bits: spreads tags over shards. Tags are digests or names from the policy, so no client can aim it.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

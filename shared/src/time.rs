@@ -1,0 +1,124 @@
+//! Moments and spans.
+//!
+//! A moment is a [`Timestamp`]: whole milliseconds since the Unix epoch, given by the host. A span is written
+//! `"250ms"`, `"60s"`, `"15m"`, `"1h"` or `"1d"` in a policy and is a [`Span`], whole milliseconds too, because the
+//! store counts in milliseconds and nothing in a decision may round twice.
+
+use core::fmt;
+
+use crate::config::Text;
+
+/// Milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The moment `millis` milliseconds after the Unix epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Milliseconds from `earlier` to this moment; zero when `earlier` is not earlier.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The moment `millis` milliseconds later, or the last representable one.
+    #[must_use]
+    pub const fn plus(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+/// A length of time in whole milliseconds, at least one and at most 366 days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(u64);
+
+impl Span {
+    /// The longest span a policy may name.
+    pub const MAX: Self = Self(366 * 24 * 60 * 60 * 1000);
+
+    /// A span of `millis` milliseconds; `None` outside 1 ms ..= 366 days.
+    pub const fn from_millis(millis: u64) -> Option<Self> {
+        if millis == 0 || millis > Self::MAX.0 { None } else { Some(Self(millis)) }
+    }
+
+    /// Whole milliseconds.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Reads `"250ms"`, `"60s"`, `"15m"`, `"1h"`, `"1d"`: digits and one unit, nothing else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at_checked(digits)?;
+        let unit: u64 = UNITS.iter().find(|(name, _)| *name == unit)?.1;
+        Self::from_millis(number.parse::<u64>().ok()?.checked_mul(unit)?)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = UNITS.iter().rev().find(|(_, unit)| self.0.is_multiple_of(*unit));
+        let (name, unit) = fits.copied().unwrap_or(("ms", 1));
+        write!(f, "{}{name}", self.0 / unit)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text {
+            expected: "a duration from 1ms to 366d such as \"250ms\", \"60s\", \"15m\", \"1h\" or \"1d\"",
+            parse: Self::parse,
+        })
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Span {
+    fn schema_name() -> alloc::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^[0-9]+(ms|s|m|h|d)$",
+            "description": "A duration from 1ms to 366d such as \"250ms\", \"60s\", \"15m\", \"1h\" or \"1d\"."
+        })
+    }
+}
+
+const UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1000), ("m", 60 * 1000), ("h", 60 * 60 * 1000), ("d", 24 * 60 * 60 * 1000)];
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn spans_read_and_print() {
+        for (text, millis) in [("250ms", 250), ("60s", 60_000), ("15m", 900_000), ("1h", 3_600_000)] {
+            assert_eq!(Span::parse(text).map(Span::as_millis), Some(millis));
+        }
+        assert_eq!(Span::parse("1d").unwrap().to_string(), "1d");
+        assert_eq!(Span::parse("60s").unwrap().to_string(), "1m");
+        assert_eq!(Span::parse("1500ms").unwrap().to_string(), "1500ms");
+    }
+
+    #[test]
+    fn spans_refuse_what_is_not_one() {
+        for text in
+            ["", "0s", "60", "s", "60 s", "-1s", "+1s", "1.5s", "1w", "367d", "99999999999999999999s", "1ſ"]
+        {
+            assert_eq!(Span::parse(text), None, "{text}");
+        }
+    }
+}
