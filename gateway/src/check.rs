@@ -1,0 +1,87 @@
+//! `tollgate check policy.json`: says whether a policy compiles and what each route does, before a mesh has to find out.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use tollgate_shared::config::{CostConfig, HeaderCondition, HostPattern, MatchConfig};
+use tollgate_shared::policy::{Limit, Policy};
+
+/// Reads the policy at `path` and prints what each route does.
+///
+/// # Errors
+/// The file cannot be read, or the policy does not compile; then every field at fault is named.
+pub fn run(path: &Path) -> anyhow::Result<()> {
+    let json = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let policy = Policy::from_json(&json).map_err(|errors| {
+        let lines = errors.iter().fold(String::new(), |lines, error| format!("{lines}\n  {error}"));
+        anyhow::anyhow!("`{}` is not a valid policy:{lines}", path.display())
+    })?;
+    print!("{}", describe(&policy));
+    Ok(())
+}
+
+/// What each route does, in the order in which routes are tried.
+pub fn describe(policy: &Policy) -> String {
+    let mut text = String::new();
+    for (number, route) in policy.routes().iter().enumerate() {
+        let takes = policy.conditions(number).map_or_else(|| "everything else".to_owned(), conditions);
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{}. {}: {takes}", number + 1, route.name());
+        if route.limits().is_empty() {
+            let _ = writeln!(text, "     not limited");
+        }
+        for limit in route.limits().iter().filter_map(|place| policy.limits().get(place.limit)) {
+            let _ = writeln!(text, "     {}", describe_limit(limit));
+        }
+    }
+    if !policy.has_default() {
+        let _ = writeln!(text, "Requests that match no route pass without a limit.");
+    }
+    text
+}
+
+fn conditions(conditions: &MatchConfig) -> String {
+    let methods = conditions.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join("|");
+    let path = conditions.path.as_ref().map_or("any path", |path| path.as_str());
+    let mut text = if methods.is_empty() { path.to_owned() } else { format!("{methods} {path}") };
+    if !conditions.hosts.is_empty() {
+        let hosts = conditions.hosts.iter().map(|host| match host {
+            HostPattern::Exact(name) => name.clone(),
+            HostPattern::Subdomains(name) => format!("*.{name}"),
+        });
+        let _ = write!(text, " on {}", hosts.collect::<Vec<_>>().join(" or "));
+    }
+    for (name, condition) in &conditions.headers {
+        let name = name.as_str();
+        let _ = match condition {
+            HeaderCondition::Equals(value) => write!(text, ", with {name}: {value}"),
+            HeaderCondition::Present => write!(text, ", with {name}"),
+            HeaderCondition::Absent => write!(text, ", without {name}"),
+        };
+    }
+    text
+}
+
+fn describe_limit(limit: &Limit) -> String {
+    let key = limit.key().iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
+    let (name, algorithm) = (limit.name(), limit.quota().algorithm().as_str());
+    let mut text = format!("{name}: {} by {key} ({algorithm})", limit.quota());
+    let _ = match limit.cost() {
+        CostConfig::Fixed(cost) if cost.get() == 1 => Ok(()),
+        CostConfig::Fixed(cost) => write!(text, ", each request costs {cost}"),
+        CostConfig::Header(cost) => {
+            let (header, default, max) = (cost.header.as_str(), cost.default, cost.max);
+            write!(text, ", a request costs what `{header}` says, {default} without it, at most {max}")
+        }
+    };
+    if let Some(tag) = limit.tag() {
+        let _ = write!(text, ", all-or-nothing with tag `{tag}`");
+    }
+    let _ = write!(text, ", without store: {}", limit.on_store_error().as_str());
+    if !limit.is_enforced() {
+        text.push_str(", in shadow mode: not enforced");
+    }
+    text
+}

@@ -1,0 +1,73 @@
+//! The gateway: Redis over HTTP in the Upstash REST dialect, in front of a Redis of your own.
+//!
+//! A wasm filter or an edge isolate cannot hold a pool of TCP connections; it can post JSON. The gateway takes those
+//! posts (HTTP/1.1 or h2c) and hands the commands to Redis over a few multiplexed connections, a pipeline as one write.
+//!
+//! ```text
+//! listener ─▶ server ─▶ auth ─▶ command ─▶ backend ─▶ reply
+//! sockets     routes    token   JSON → RESP  Redis     RESP → JSON
+//! ```
+//!
+//! What it never does:
+//! - It never sends a command twice. One that was sent and not answered is reported as such, and the client decides.
+//! - It never stores anything. What is not in Redis is gone with the request.
+//! - It never logs a token, a password, a key or an argument.
+//!
+//! Not supported yet, and refused at start or by name: TLS to Redis (`rediss://`), Redis Cluster, Sentinel, commands in
+//! the path (`/get/key`), `/subscribe` and `/monitor` streams, read-only tokens, `Upstash-Response-Format: resp2`.
+
+mod auth;
+mod backend;
+pub mod check;
+pub mod cli;
+mod command;
+pub mod config;
+mod health;
+mod listener;
+mod reply;
+mod server;
+mod sieve;
+
+pub use server::Gateway;
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, GatewayArgs, Task};
+use config::Config;
+
+/// Does what the command line asks for, and returns when that is done.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.task {
+        Task::Gateway(args) => gateway(&args),
+        Task::Check { policy } => check::run(&policy),
+    }
+}
+
+fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
+    log_to_stderr();
+    let config = Config::new(args, |name| std::env::var(name).ok())?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.threads.get())
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(async {
+            let stop = listener::stop_signal()?;
+            Gateway::bind(config).await?.run(stop).await;
+            Ok(())
+        })
+}
+
+/// Logs go to stderr, so that stdout stays free for answers; `RUST_LOG` chooses what is logged.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::stderr().is_terminal();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .try_init();
+}

@@ -1,0 +1,17 @@
+//! The gateway in front of a real Redis, over real sockets.
+//!
+//! A `redis-server` has to be on the PATH, or named by `TOLLGATE_REDIS_SERVER`. Every test starts its own, on a port of
+//! its own, so all can run at once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+mod dialect;
+mod outages;
+mod program;
+mod support;

@@ -1,0 +1,234 @@
+//! A Redis, a gateway and a client for one test.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Parser as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tollgate_gateway::Gateway;
+use tollgate_gateway::cli::{Cli, Task};
+use tollgate_gateway::config::Config;
+
+pub(crate) const TOKEN: &str = "a-token-for-tests";
+
+/// A `redis-server` that dies with this value.
+pub(crate) struct Redis {
+    pub(crate) port: u16,
+    flags: Vec<String>,
+    child: Child,
+}
+
+impl Redis {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(flags: &[&str]) -> Self {
+        let port = free_port().await;
+        let flags: Vec<_> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let child = spawn_redis(port, &flags);
+        let redis = Self { port, flags, child };
+        redis.reachable().await;
+        redis
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.child = spawn_redis(self.port, &self.flags);
+        self.reachable().await;
+    }
+
+    /// Sends a signal such as `STOP` or `CONT`.
+    pub(crate) async fn signal(&self, name: &str) {
+        signal(&self.child, name).await;
+    }
+
+    async fn reachable(&self) {
+        eventually("redis-server accepts connections", async || {
+            TcpStream::connect(("127.0.0.1", self.port)).await.is_ok()
+        })
+        .await;
+    }
+}
+
+/// A gateway in this process, stopped with this value.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    pub(crate) async fn start(redis: &Redis) -> Self {
+        Self::start_with(&redis.url(), &[]).await
+    }
+
+    pub(crate) async fn start_with(redis: &str, flags: &[&str]) -> Self {
+        let gateway = Gateway::bind(config(redis, flags)).await.unwrap();
+        let address = gateway.address();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(gateway.run(async move { _ = stopped.await }));
+        Self { address, stop: Some(stop), task }
+    }
+
+    /// Stops, and returns when everything under way has finished.
+    pub(crate) async fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        (&mut self.task).await.unwrap();
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    /// Posts over a connection of its own.
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Answer {
+        self.client().await.post(path, body).await
+    }
+}
+
+pub(crate) fn config(redis: &str, flags: &[&str]) -> Config {
+    let args = ["tollgate", "gateway", "--redis", redis, "--listen", "127.0.0.1:0"];
+    match Cli::parse_from(args.iter().chain(flags)).task {
+        Task::Gateway(args) => Config::new(&args, |_| Some(TOKEN.to_owned())).unwrap(),
+        Task::Check { .. } => unreachable!(),
+    }
+}
+
+/// One HTTP/1.1 connection that is kept alive.
+pub(crate) struct Client(http1::SendRequest<Full<Bytes>>);
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(dial(address).await)).await.unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    pub(crate) async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> Answer {
+        self.send(request(Method::POST, path, body)).await
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        self.0.ready().await.unwrap();
+        Answer::read(self.0.send_request(request).await.unwrap()).await
+    }
+}
+
+/// One h2c connection, whose clones share it.
+#[derive(Clone)]
+pub(crate) struct H2Client(http2::SendRequest<Full<Bytes>>);
+
+impl H2Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let io = TokioIo::new(dial(address).await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    pub(crate) async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> Answer {
+        let request = request(Method::POST, &format!("http://gateway{path}"), body);
+        Answer::read(self.0.send_request(request).await.unwrap()).await
+    }
+}
+
+/// An answer, whose body has already been found to be JSON that says it is.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+    pub(crate) json: Value,
+}
+
+impl Answer {
+    async fn read(response: Response<hyper::body::Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
+        assert_eq!(head.headers["content-type"], "application/json", "{} {text}", head.status);
+        let json = serde_json::from_str(&text).unwrap();
+        Self { status: head.status, text, json }
+    }
+
+    /// The text of an error, which stands alone.
+    pub(crate) fn error(&self) -> (u16, &str) {
+        let object = self.json.as_object().unwrap();
+        assert_eq!(object.len(), 1, "{}", self.text);
+        (self.status.as_u16(), object["error"].as_str().unwrap())
+    }
+
+    /// Status and body as they came.
+    pub(crate) fn raw(&self) -> (u16, &str) {
+        (self.status.as_u16(), &self.text)
+    }
+}
+
+/// A request with the token.
+pub(crate) fn request(method: Method, uri: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    Request::builder()
+        .method(method)
+        .uri(uri)
+        .header("host", "gateway")
+        .header("authorization", format!("Bearer {TOKEN}"))
+        .body(Full::new(body.into()))
+        .unwrap()
+}
+
+/// Asks until the answer is yes. The bound is for a broken program; a slow machine stays far below it.
+pub(crate) async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !question().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) async fn signal(child: &Child, name: &str) {
+    let pid = child.id().expect("the process still runs");
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().await.unwrap();
+    assert!(status.success());
+}
+
+async fn dial(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket
+}
+
+fn spawn_redis(port: u16, flags: &[String]) -> Child {
+    let program = std::env::var("TOLLGATE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
+    Command::new(&program)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(flags)
+        .current_dir(std::env::temp_dir())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!(
+                "cannot start `{program}`: {error}; install redis-server or name one by TOLLGATE_REDIS_SERVER"
+            )
+        })
+}
