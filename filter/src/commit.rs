@@ -272,7 +272,9 @@ impl Committer {
                 slot.fields.replace(answer::fields(&self.policy, report, now));
                 host::release(context, None)
             }
-            Decision::Deny(denial) => host::release(context, Some(&answer::denial(&self.policy, denial, now))),
+            Decision::Deny(denial) => {
+                host::release(context, Some(&answer::denial(&self.policy, denial, now)))
+            }
         };
         if !there {
             self.metrics.abandoned();
@@ -306,7 +308,9 @@ impl Committer {
             self.fallback = active;
             self.metrics.fallback(active);
             if active {
-                log::error!("the store failed repeatedly and is left alone for now; limits follow on_store_error");
+                log::error!(
+                    "the store failed repeatedly and is left alone for now; limits follow on_store_error"
+                );
             } else {
                 log::info!("the store answers again");
             }

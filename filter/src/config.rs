@@ -129,7 +129,7 @@ impl Plugin {
         let store = match config.store {
             None => None,
             Some(store) => {
-                if let Some(prefix) = store.key_prefix.clone() {
+                if let Some(prefix) = &store.key_prefix {
                     policy = policy.with_key_prefix(prefix);
                 }
                 Some(Store::new(store, variable).map_err(|error| vec![error])?)

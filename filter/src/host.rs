@@ -25,7 +25,8 @@ pub(crate) fn now() -> Timestamp {
 pub(crate) fn request_time() -> Timestamp {
     #[cfg(feature = "test-clock")]
     {
-        let header = hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, "x-tollgate-test-now").ok().flatten();
+        let header =
+            hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, "x-tollgate-test-now").ok().flatten();
         let millis = header.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
         if let Some(millis) = millis {
             return Timestamp::from_millis(millis);
@@ -128,7 +129,13 @@ pub(crate) fn enter(context: u32) {
 }
 
 /// Posts `body` to `/pipeline` of a cluster; the number of the call, or `None` when it could not leave.
-pub(crate) fn post(cluster: &str, authority: &str, authorization: &str, body: &str, timeout: Duration) -> Option<u32> {
+pub(crate) fn post(
+    cluster: &str,
+    authority: &str,
+    authorization: &str,
+    body: &str,
+    timeout: Duration,
+) -> Option<u32> {
     let headers = vec![
         (":method", "POST"),
         (":path", "/pipeline"),

@@ -44,8 +44,9 @@ impl Metrics {
             exceeded: Metric::counter(&format!("rate_limit_exceeded_total.limit.{name}")),
             shadow_exceeded: Metric::counter(&format!("rate_limit_shadow_exceeded_total.limit.{name}")),
         };
-        let of_mode =
-            |mode: FailureMode| (mode, Metric::counter(&format!("rate_limit_degraded_total.mode.{}", mode.as_str())));
+        let of_mode = |mode: FailureMode| {
+            (mode, Metric::counter(&format!("rate_limit_degraded_total.mode.{}", mode.as_str())))
+        };
         Self {
             requests_allowed: Metric::counter("tollgate_requests_allowed_total"),
             requests_denied: Metric::counter("tollgate_requests_denied_total"),
@@ -109,7 +110,10 @@ impl Metrics {
 
     /// Counts a call that ended, after `millis`.
     pub(crate) fn answered(&self, millis: u64) {
-        self.duration_buckets.iter().filter(|(bound, _)| millis <= *bound).for_each(|(_, bucket)| bucket.add(1));
+        self.duration_buckets
+            .iter()
+            .filter(|(bound, _)| millis <= *bound)
+            .for_each(|(_, bucket)| bucket.add(1));
         self.duration_count.add(1);
         self.duration_sum.add(i64::try_from(millis).unwrap_or(i64::MAX));
     }

@@ -39,7 +39,8 @@ impl Shards for SharedShards {
             let (bytes, version) = hostcalls::get_shared_data(&name).map_err(|_| StoreError::Contention)?;
             let mut shard = Shard::from_bytes(bytes.unwrap_or_default());
             change(&mut shard);
-            if !shard.changed() || hostcalls::set_shared_data(&name, Some(shard.as_bytes()), version).is_ok() {
+            if !shard.changed() || hostcalls::set_shared_data(&name, Some(shard.as_bytes()), version).is_ok()
+            {
                 return Ok(());
             }
         }
