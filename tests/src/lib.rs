@@ -1,0 +1,44 @@
+//! The harness: starts the real parts of Tollgate on loopback and talks to them.
+//!
+//! A test, a demonstration or a measurement usually begins with a [`stack::Stack`] (Redis, the gateway and Envoys
+//! with the filter), sends requests with [`client`] or [`load`], and drops the stack, which stops every process.
+//! Two parts are doubles, because no real part misbehaves on demand: [`store_double`] and [`upstream`].
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`tools`] | where the pinned programs and the built artefacts are |
+//! | [`ports`] | free ports, and a clear error for a taken one |
+//! | [`process`] | a child process: started, awaited, stopped, killed, restarted, never left behind |
+//! | [`run_dir`] | a directory for one run's configuration and logs |
+//! | [`redis`], [`gateway`], [`envoy`] | the three real parts |
+//! | [`stack`] | all of them together |
+//! | [`store_double`] | a store that fails as told |
+//! | [`upstream`] | an origin that echoes what it received |
+//! | [`client`], [`load`] | one request, raw bytes, many requests |
+//! | [`metrics`] | Envoy's Prometheus page as values |
+//! | [`vectors`] | policies and requests with what must come of them, on the core and on Envoy |
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::float_arithmetic,
+    reason = "test code: a panic is a failed test, and measurements are fractions"
+)]
+
+pub mod client;
+pub mod envoy;
+pub mod gateway;
+pub mod load;
+pub mod metrics;
+pub mod ports;
+pub mod process;
+pub mod redis;
+pub mod run_dir;
+mod server;
+pub mod stack;
+pub mod store_double;
+pub mod tools;
+pub mod upstream;
+pub mod vectors;

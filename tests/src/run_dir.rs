@@ -1,0 +1,38 @@
+//! A directory for one run's configuration and logs, under `target/run`.
+//!
+//! It stays after the run, so that a failed test can be read up; runs that ended more than an hour ago are cleared
+//! away when the next one begins.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Creates a directory that no other run uses.
+pub fn create() -> Result<PathBuf> {
+    static CLEARED: Once = Once::new();
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let root = crate::tools::target_dir().join("run");
+    CLEARED.call_once(|| clear_old(&root));
+    let dir = root.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    // A process id comes round again: what is there belongs to a run that has ended.
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
+    Ok(dir)
+}
+
+fn clear_old(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let alive = name.split('-').next().is_some_and(|pid| Path::new("/proc").join(pid).exists());
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        if !alive && age.is_some_and(|age| age > KEPT) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+const KEPT: Duration = Duration::from_hours(1);

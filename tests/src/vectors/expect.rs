@@ -1,0 +1,111 @@
+//! Answers held against what a step expects of them.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::adapter::Answer;
+use super::format::{FieldExpectation, Numbers, Step};
+
+/// Whether it was let through or refused, as it must be.
+pub(super) fn verdict(answer: &Answer, refused: bool) -> Result<(), String> {
+    match (refused, answer.status) {
+        (false, 200) => Ok(()),
+        (true, status) if status != 200 => Ok(()),
+        (false, status) => Err(format!("expected it to pass, got {status} {}", answer.body.trim())),
+        (true, _) => Err("expected it to be refused, but it passed".to_owned()),
+    }
+}
+
+/// Everything else.
+pub(super) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(), String> {
+    let expect = &step.expect;
+    equal("status", &expect.status.unwrap_or(if refused { 429 } else { 200 }), &answer.status)?;
+    let degraded = answer.header("x-tollgate-degraded").unwrap_or_default();
+    equal("degraded", expect.degraded.as_deref().unwrap_or_default(), degraded.as_str())?;
+    if let Some(route) = &expect.route {
+        equal("route", &names(answer), &if route.is_empty() { Vec::new() } else { vec![route.clone()] })?;
+    }
+    if let Some(numbers) = &expect.remaining {
+        equal_numbers("remaining", numbers, &parameters(answer, 'r'))?;
+    }
+    if let Some(numbers) = &expect.reset {
+        equal_numbers("reset", numbers, &parameters(answer, 't'))?;
+    }
+    if let Some(seconds) = expect.retry_after {
+        equal("retry-after", &seconds.to_string(), &answer.header("retry-after").unwrap_or_default())?;
+    }
+    for (name, expectation) in &expect.answer {
+        let found = answer.header(name);
+        match (expectation, found) {
+            (FieldExpectation::Equals(value), found) => equal(name, value, &found.unwrap_or_default())?,
+            (FieldExpectation::Present(true), None) => {
+                return Err(format!("expected a field `{name}`, got none"));
+            }
+            (FieldExpectation::Present(false), Some(found)) => {
+                return Err(format!("expected no field `{name}`, got `{found}`"));
+            }
+            (FieldExpectation::Present(_), _) => {}
+        }
+    }
+    if let Some(fields) = &expect.fields {
+        let mut expected = fields.clone();
+        expected.sort();
+        equal("fields", &expected, &own_fields(answer, refused))?;
+    }
+    if let Some(body) = &expect.body {
+        let found: Value = serde_json::from_str(&answer.body)
+            .map_err(|error| format!("expected a body of JSON, got `{}` ({error})", answer.body))?;
+        equal("body", body, &found)?;
+    }
+    Ok(())
+}
+
+fn equal<T: PartialEq + std::fmt::Debug + ?Sized>(what: &str, expected: &T, got: &T) -> Result<(), String> {
+    if expected == got { Ok(()) } else { Err(format!("expected {what} {expected:?}, got {got:?}")) }
+}
+
+fn equal_numbers(what: &str, expected: &Numbers, got: &BTreeMap<String, u64>) -> Result<(), String> {
+    match expected {
+        Numbers::ByName(expected) => equal(what, expected, got),
+        Numbers::Only(number) if got.len() == 1 => equal(what, &Some(number), &got.values().next()),
+        Numbers::Only(number) => Err(format!("expected {what} {number} of one limit, got {got:?}")),
+    }
+}
+
+/// One parameter of each item of `RateLimit`, such as `"burst";r=42;t=18`.
+fn parameters(answer: &Answer, parameter: char) -> BTreeMap<String, u64> {
+    let field = answer.header("ratelimit").unwrap_or_default();
+    let items = field.split(',').filter_map(|item| {
+        let mut parts = item.trim().split(';');
+        let name = parts.next()?.trim_matches('"').to_owned();
+        let value = parts.find_map(|part| part.strip_prefix(parameter)?.strip_prefix('='))?;
+        Some((name, value.parse().ok()?))
+    });
+    items.collect()
+}
+
+/// The names in `RateLimit-Policy`.
+fn names(answer: &Answer) -> Vec<String> {
+    let field = answer.header("ratelimit-policy").unwrap_or_default();
+    let items = field.split(',').filter_map(|item| item.trim().split(';').next());
+    items.filter(|name| !name.is_empty()).map(|name| name.trim_matches('"').to_owned()).collect()
+}
+
+/// The lines of the fields that Tollgate sets, in alphabetical order. On what passes, the content type is not ours.
+fn own_fields(answer: &Answer, refused: bool) -> Vec<String> {
+    let ours = |name: &str| {
+        name.starts_with("ratelimit")
+            || name.starts_with("x-ratelimit-")
+            || matches!(name, "retry-after" | "x-tollgate-degraded")
+            || (refused && name == "content-type")
+    };
+    let mut lines: Vec<String> = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| ours(name))
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    lines.sort();
+    lines
+}

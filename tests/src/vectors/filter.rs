@@ -1,0 +1,167 @@
+//! A real Envoy with the built filter, in front of the real gateway and Redis.
+//!
+//! There is one Envoy with one listener for each vector, each with a plugin configuration of its own. What is not
+//! as in production:
+//! - **The clock.** The filter is built with the feature `test-clock`: it takes `now` from the request header
+//!   `x-tollgate-test-now` and passes it on to the store, because nobody can turn the clocks of Envoy and Redis.
+//! - **The network.** The road to the store is a forwarder that can be closed.
+//! - **The peer.** Envoy is told to believe the header `x-tollgate-test-peer` about the other end of the connection, with its
+//!   own extension for that, because all connections of a test come from loopback.
+//!
+//! Envoy leaves paths as they are spelled, so that it is the filter's own normalisation that is seen.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use serde_json::{Value, json};
+
+use super::adapter::{Adapter, Answer};
+use super::core::{GatewayStore, TOKEN, key_prefix};
+use super::format::{Step, Vector};
+use crate::envoy::{self, Listener, Options, Paths, Upstream};
+use crate::gateway::TOKEN_VARIABLE;
+use crate::process::{Process, Ready, Spec};
+use crate::{client, ports, run_dir, tools};
+
+/// Envoy with a listener for each vector.
+#[derive(Debug)]
+pub struct FilterAdapter {
+    ports: Vec<u16>,
+    store: GatewayStore,
+    envoy: Process,
+}
+
+impl FilterAdapter {
+    /// Starts Redis, the gateway and Envoy.
+    pub async fn start(vectors: &[Vector]) -> Result<FilterAdapter> {
+        let store = GatewayStore::start().await?;
+        let mut listeners = Vec::with_capacity(vectors.len());
+        for (number, vector) in vectors.iter().enumerate() {
+            let plugin =
+                envoy::Filter::Wasm { path: filter_wasm()?, config: Some(plugin_config(number, vector)) };
+            listeners.push(Listener {
+                paths: Paths::Raw,
+                use_remote_address: false,
+                ..Listener::new(ports::free()?, Upstream::Direct).with(plugin)
+            });
+        }
+        let ports: Vec<u16> = listeners.iter().map(|listener| listener.port).collect();
+        let options = Options {
+            name: "envoy".into(),
+            admin_port: ports::free()?,
+            concurrency: 1,
+            listeners,
+            store: Some(envoy::Store { cluster: CLUSTER.into(), address: store.address(), http2: false }),
+            token: Some(TOKEN.into()),
+        };
+        let mut config = options.config()?;
+        for (number, vector) in vectors.iter().enumerate() {
+            believe_peer(&mut config, number, vector)?;
+        }
+        let envoy = start_envoy(&options, &config).await?;
+        Ok(FilterAdapter { ports, store, envoy })
+    }
+}
+
+impl Adapter for FilterAdapter {
+    async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
+        self.store.set_open(!step.store_down);
+        let address = ports::local(self.ports[vector]);
+        let (now, peer) = (step.at.as_millis(), step.ask.peer);
+        let answer = if step.ask.method == b"HEAD" {
+            // The raw client does not know that the answer to this method has a length and no body.
+            let mut request = Request::head(std::str::from_utf8(&step.ask.target)?)
+                .header("host", step.ask.host.as_slice())
+                .header(NOW, now)
+                .header(PEER, peer.to_string());
+            for (name, value) in &step.ask.headers {
+                request = request.header(name.as_str(), value.as_slice());
+            }
+            client::send(address, request.body(Full::<Bytes>::default())?).await
+        } else {
+            client::raw(address, &step.ask.wire(&format!("{NOW}: {now}\r\n{PEER}: {peer}\r\n"))).await
+        };
+        let answer = answer.with_context(|| match self.envoy.ended() {
+            Some(status) => format!("Envoy ended ({status})"),
+            None => format!("see `{}`", self.envoy.log_path().display()),
+        })?;
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let headers =
+            answer.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes())));
+        Ok(Answer { status: answer.status.as_u16(), headers: headers.collect(), body: text(&answer.body) })
+    }
+}
+
+/// The filter with the feature `test-clock`.
+fn filter_wasm() -> Result<PathBuf> {
+    let path = tools::target_dir().join("tollgate_filter_test_clock.wasm");
+    ensure!(path.is_file(), "`{}` is not there: run `cargo xtask build`", path.display());
+    Ok(path)
+}
+
+fn plugin_config(number: usize, vector: &Vector) -> Value {
+    let mut config = json!({ "policy": vector.policy, "denial_cache": { "keys": vector.denial_cache } });
+    if !vector.without_store {
+        config["store"] = json!({
+            "cluster": CLUSTER,
+            "authority": "tollgate",
+            "token_env": TOKEN_VARIABLE,
+            // Long enough for a busy machine; a road that is closed answers at once.
+            "timeout": "5s",
+            "clock": "host",
+            "key_prefix": key_prefix(number),
+            "replicas": vector.replicas,
+        });
+    }
+    config
+}
+
+/// Lets the header name the peer; and gives a plugin without a store, whose keys have no prefix of their own, a VM of
+/// its own, hence memory of its own.
+fn believe_peer(config: &mut Value, number: usize, vector: &Vector) -> Result<()> {
+    let manager = config
+        .pointer_mut(&format!("/static_resources/listeners/{number}/filter_chains/0/filters/0/typed_config"))
+        .context("a listener has an HTTP connection manager")?;
+    manager["original_ip_detection_extensions"] = json!([{
+        "name": "envoy.http.original_ip_detection.custom_header",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.http.original_ip_detection.custom_header.v3.CustomHeaderConfig",
+            "header_name": PEER,
+        },
+    }]);
+    if vector.without_store {
+        let vm = manager
+            .pointer_mut("/http_filters/0/typed_config/config/vm_config")
+            .context("a listener's first filter is wasm")?;
+        vm["vm_id"] = json!(key_prefix(number));
+    }
+    Ok(())
+}
+
+async fn start_envoy(options: &Options, config: &Value) -> Result<Process> {
+    let dir = run_dir::create()?;
+    let file = dir.join("envoy.json");
+    std::fs::write(&file, format!("{config:#}\n"))
+        .with_context(|| format!("cannot write `{}`", file.display()))?;
+    let config = file.to_str().context("the run directory's name is not text")?;
+    let args =
+        ["--config-path", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"];
+    Process::start(Spec {
+        name: options.name.clone(),
+        program: tools::envoy()?,
+        args: args.map(Into::into).into(),
+        env: options.token.iter().map(|token| (TOKEN_VARIABLE.to_owned(), token.clone())).collect(),
+        dir,
+        ready: Ready::http(ports::local(options.admin_port), "/ready"),
+        ready_within: Duration::from_secs(60),
+    })
+    .await
+}
+
+const CLUSTER: &str = "tollgate_store";
+const NOW: &str = "x-tollgate-test-now";
+const PEER: &str = "x-tollgate-test-peer";

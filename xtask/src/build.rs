@@ -1,0 +1,136 @@
+//! `build`: the gateway, and the filter trimmed and inspected.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use tollgate_tests::tools;
+
+use crate::step;
+use crate::wasm::Module;
+
+/// Builds both.
+pub(crate) fn run() -> Result<()> {
+    let fix = "fix: the compiler says what is wrong above";
+    step::run(
+        "build the gateway",
+        &mut step::cargo(["build", "--release", "--package", "tollgate-gateway"]),
+        fix,
+    )?;
+    let filter = ["build", "--profile", "wasm", "--target", "wasm32-wasip1", "--package", "tollgate-filter"];
+    step::run("build the filter", &mut step::cargo(filter), fix)?;
+    let built = tools::target_dir().join("wasm32-wasip1/wasm/tollgate_filter.wasm");
+    let trimmed = tools::target_dir().join("tollgate_filter.wasm");
+    let size = step::timed("trim and inspect the filter", || trim(&built, &trimmed))?;
+    println!("           the filter: {size}");
+    Ok(())
+}
+
+/// Writes the filter with only the exports in use; returns its size in words.
+fn trim(built: &Path, trimmed: &Path) -> Result<String> {
+    let bytes = fs::read(built).with_context(|| format!("cannot read `{}`", built.display()))?;
+    let module =
+        Module::parse(&bytes).with_context(|| format!("`{}` is not wasm as expected", built.display()))?;
+    let imports = module.imports()?;
+    let strangers: Vec<&String> =
+        imports.iter().filter(|import| !IMPORTS.contains(&import.as_str())).collect();
+    ensure!(
+        strangers.is_empty(),
+        "the filter imports {strangers:?}: use what the host has offered so far, or add it to `IMPORTS` with a reason"
+    );
+    let kept = module.with_exports(&|name| EXPORTS.contains(&name))?;
+    ensure!(
+        kept.len() <= MOST_BYTES,
+        "the filter has {} bytes, at most {MOST_BYTES} are allowed",
+        kept.len()
+    );
+    // Envoys may be reading the last one: replace it in one move.
+    let beside = trimmed.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&beside, &kept)?;
+    fs::rename(&beside, trimmed)?;
+    let exports = module.exports()?.len();
+    let kept_exports = Module::parse(&kept)?.exports()?.len();
+    let zipped =
+        gzip_size(trimmed).map_or_else(|_| "gzip is not installed".into(), |size| format!("gzip {size}"));
+    let size = format!(
+        "{} bytes, {zipped}, {} imports, {kept_exports} of {exports} exports",
+        kept.len(),
+        imports.len()
+    );
+    Ok(size)
+}
+
+fn gzip_size(path: &Path) -> Result<usize> {
+    let output = Command::new("gzip").args(["-9", "--stdout"]).arg(path).stderr(Stdio::null()).output()?;
+    ensure!(output.status.success(), "gzip failed");
+    Ok(output.stdout.len())
+}
+
+/// What the filter may ask of its host. Envoy refuses to load a module with an import that it does not know, so what is
+/// here was seen to load in the pinned one. The SDK's traits pull in most calls of the ABI, whether we make them or not.
+const IMPORTS: [&str; 40] = [
+    "env.proxy_add_header_map_value",
+    "env.proxy_call_foreign_function",
+    "env.proxy_close_stream",
+    "env.proxy_continue_stream",
+    "env.proxy_define_metric",
+    "env.proxy_dequeue_shared_queue",
+    "env.proxy_done",
+    "env.proxy_enqueue_shared_queue",
+    "env.proxy_get_buffer_bytes",
+    "env.proxy_get_current_time_nanoseconds",
+    "env.proxy_get_header_map_pairs",
+    "env.proxy_get_header_map_value",
+    "env.proxy_get_property",
+    "env.proxy_get_shared_data",
+    "env.proxy_get_status",
+    "env.proxy_grpc_call",
+    "env.proxy_grpc_cancel",
+    "env.proxy_grpc_close",
+    "env.proxy_grpc_send",
+    "env.proxy_grpc_stream",
+    "env.proxy_http_call",
+    "env.proxy_increment_metric",
+    "env.proxy_log",
+    "env.proxy_record_metric",
+    "env.proxy_register_shared_queue",
+    "env.proxy_remove_header_map_value",
+    "env.proxy_replace_header_map_value",
+    "env.proxy_resolve_shared_queue",
+    "env.proxy_send_local_response",
+    "env.proxy_set_buffer_bytes",
+    "env.proxy_set_effective_context",
+    "env.proxy_set_header_map_pairs",
+    "env.proxy_set_property",
+    "env.proxy_set_shared_data",
+    "env.proxy_set_tick_period_milliseconds",
+    "wasi_snapshot_preview1.environ_get",
+    "wasi_snapshot_preview1.environ_sizes_get",
+    "wasi_snapshot_preview1.fd_write",
+    "wasi_snapshot_preview1.proc_exit",
+    "wasi_snapshot_preview1.random_get",
+];
+
+/// What the host may call. The SDK exports every callback, and the host calls each one that it finds: leaving out those
+/// that do nothing saves 2.5 µs per request.
+const EXPORTS: [&str; 15] = [
+    "memory",
+    "_initialize",
+    "_start",
+    "proxy_abi_version_0_2_1",
+    "proxy_on_memory_allocate",
+    "malloc",
+    "proxy_on_vm_start",
+    "proxy_on_configure",
+    "proxy_on_tick",
+    "proxy_on_queue_ready",
+    "proxy_on_context_create",
+    "proxy_on_request_headers",
+    "proxy_on_response_headers",
+    "proxy_on_http_call_response",
+    "proxy_on_delete",
+];
+
+/// The filter's bound, uncompressed.
+const MOST_BYTES: usize = 500_000;

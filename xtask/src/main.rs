@@ -1,0 +1,82 @@
+//! The commands of this repository.
+//!
+//! `cargo xtask <command>` installs what the command needs, says what it is doing, and names the step that failed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::float_arithmetic,
+    reason = "a tool for developers: it measures in fractions, and a panic is a bug report with a place"
+)]
+
+mod bench;
+mod build;
+mod check;
+mod demo;
+mod schema;
+mod setup;
+mod step;
+mod up;
+mod wasm;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and checks Tollgate.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Installs the pinned tools: compiler targets, Envoy, Redis.
+    Setup,
+    /// Builds the gateway and the filter, and inspects the filter.
+    Build,
+    /// Runs Redis, the gateway and Envoys with the filter until Ctrl-C.
+    Up(up::Options),
+    /// Shows one limit shared by three Envoys, and what happens when Redis goes away and comes back.
+    Demo,
+    /// Runs every check and every test.
+    Test {
+        /// Run one step of `lint` by its name, or else only the tests whose name contains this.
+        #[arg(long, value_name = "NAME")]
+        only: Option<String>,
+    },
+    /// Measures what the filter costs an Envoy, against peers in the same run.
+    Bench(bench::Options),
+    /// Writes the policy's JSON Schema to `policy.schema.json`.
+    Schema,
+    /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, documentation.
+    Lint,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Command::Build => setup::run().and_then(|()| build::run()).map(|()| ExitCode::SUCCESS),
+        Command::Up(options) => up::run(&options),
+        Command::Demo => demo::run(),
+        Command::Test { only } => check::test(only.as_deref()),
+        Command::Bench(options) => bench::run(&options),
+        Command::Schema => schema::run(),
+        Command::Lint => check::lint(),
+    }
+}
