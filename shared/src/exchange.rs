@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use crate::config::FailureMode;
 use crate::key::Digest;
 use crate::local::Local;
-use crate::policy::Policy;
+use crate::policy::{Limit, Policy};
 use crate::rate_limit::{Check, Retry, Standing};
 use crate::request::Request;
 use crate::store::memory::Shards;
@@ -123,21 +123,34 @@ impl Call {
         let Self { policy, ops, limits, mut report, began } = self;
         let mut limits = limits.into_iter();
         let mut outcomes = outcomes.into_iter();
-        let (mut denied, mut charged) = (false, Vec::new());
+        let (mut denied, mut charged, mut shares) = (false, Vec::new(), Vec::new());
         for op in ops {
             let numbers: Vec<usize> = limits.by_ref().take(op.checks().len()).collect();
             let verdicts = match outcomes.next().unwrap_or(Err(StoreError::Garbage)) {
                 Ok(outcome) => {
-                    let verdicts = decided(&op, &outcome, &numbers, local, began);
+                    let verdicts = decided(&policy, &op, &outcome, &numbers, local, began);
                     charged.extend(charges(op, &outcome));
                     verdicts
                 }
-                Err(error) => degraded(&policy, op.checks(), &error, &numbers, local, now),
+                Err(error) => {
+                    let (verdicts, share) = degraded(&policy, op.checks(), &error, &numbers, local, now);
+                    shares.extend(share);
+                    verdicts
+                }
             };
             denied |= verdicts.iter().any(Verdict::refuses);
             report.verdicts.extend(verdicts);
         }
+        if let Some(route) =
+            report.route.and_then(|route| policy.routes().get(route)).filter(|r| r.groups().len() > 1)
+        {
+            let place =
+                |verdict: &Verdict| route.limits().iter().position(|limit| limit.limit == verdict.limit);
+            report.verdicts.sort_by_key(place);
+        }
         Step::Decide(if denied {
+            // What was charged to this instance's memory needs no call to be given back.
+            shares.into_iter().for_each(|op| drop(local.memory.perform(&refund(op, 0), now)));
             Decision::Deny(Denial { report, refunds: charged, began })
         } else {
             Decision::Allow(report)
@@ -167,10 +180,7 @@ impl Decision {
     pub fn settle(&mut self, now: Timestamp) -> Vec<Op> {
         let Self::Deny(denial) = self else { return Vec::new() };
         let age = now.since(denial.began).saturating_add(1);
-        let refund = |op| match op {
-            Op::RateLimit(checks) | Op::Refund { checks, .. } => Op::Refund { checks, age },
-        };
-        denial.refunds.drain(..).map(refund).collect()
+        denial.refunds.drain(..).map(|op| refund(op, age)).collect()
     }
 }
 
@@ -266,6 +276,7 @@ fn charges(op: Op, outcome: &Outcome) -> Option<Op> {
 
 /// Verdicts on an operation that was performed.
 fn decided<S: Shards>(
+    policy: &Policy,
     op: &Op,
     outcome: &Outcome,
     limits: &[usize],
@@ -276,14 +287,23 @@ fn decided<S: Shards>(
     let mut verdicts = Vec::with_capacity(limits.len());
     for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
         if check.enforced {
-            local.denials.remember(&check.key, check.cost, standing, began);
+            let refundable = policy.limits().get(*limit).is_some_and(Limit::is_refundable);
+            local.denials.remember(&check.key, check.cost, standing, refundable, began);
         }
         verdicts.push(verdict(*limit, check, standing, Source::Store));
     }
     verdicts
 }
 
-/// Verdicts on an operation that the store did not perform, as `on_store_error` of each limit says.
+/// Gives back what an operation charged at most `age` milliseconds ago.
+fn refund(op: Op, age: u64) -> Op {
+    match op {
+        Op::RateLimit(checks) | Op::Refund { checks, .. } => Op::Refund { checks, age },
+    }
+}
+
+/// Verdicts on an operation that the store did not perform, as `on_store_error` of each limit says; and what this
+/// instance's memory charged in its place.
 fn degraded<S: Shards>(
     policy: &Policy,
     checks: &[Check],
@@ -291,7 +311,7 @@ fn degraded<S: Shards>(
     limits: &[usize],
     local: &mut Local<S>,
     now: Timestamp,
-) -> Vec<Verdict> {
+) -> (Vec<Verdict>, Option<Op>) {
     let mode = |limit: &usize| match policy.limits().get(*limit).map(|limit| limit.on_store_error()) {
         // The memory itself was the store: there is nothing left to fall back on.
         Some(FailureMode::Local) if *error == StoreError::Contention => FailureMode::Deny,
@@ -303,13 +323,13 @@ fn degraded<S: Shards>(
         .filter(|(_, limit)| mode(limit) == FailureMode::Local)
         .map(|(check, _)| share(check, local.instances))
         .collect();
-    let performed =
-        if shares.is_empty() { None } else { local.memory.perform(&Op::RateLimit(shares), now).ok() };
+    let op = Op::RateLimit(shares);
+    let performed = if op.checks().is_empty() { None } else { local.memory.perform(&op, now).ok() };
     let mut standings = match &performed {
         Some(Outcome::RateLimit(standings)) => standings.iter(),
         _ => [].iter(),
     };
-    checks
+    let verdicts = checks
         .iter()
         .zip(limits)
         .map(|(check, limit)| {
@@ -327,7 +347,8 @@ fn degraded<S: Shards>(
                 }
             }
         })
-        .collect()
+        .collect();
+    (verdicts, performed.and_then(|outcome| charges(op, &outcome)))
 }
 
 /// The same check against this instance's share of the quota, at a cost that fits into it.

@@ -123,7 +123,9 @@ impl StoreHealth {
 /// the one that ends first makes room for another.
 ///
 /// A wrong hit would refuse a request that the store admits. It cannot happen by time: a denial counts from
-/// before its call left. It can when a counter is reset by hand or its quota raised, for at most the rest of the denial.
+/// before its call left. It can when a counter is reset by hand or its quota raised, for at most the rest of the
+/// denial; and when what filled a counter is given back, which is why those that may be refunded are asked again after
+/// [`REFUNDABLE`] milliseconds.
 #[derive(Debug)]
 pub(crate) struct Denials {
     at_most: usize,
@@ -133,7 +135,10 @@ pub(crate) struct Denials {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    /// When it is forgotten.
     until: Timestamp,
+    /// When the cost is admitted.
+    admitted: Timestamp,
     /// A smaller cost might be admitted now, and a larger one not yet at `until`.
     cost: u64,
     remaining: u64,
@@ -156,18 +161,27 @@ impl Denials {
         (cost == entry.cost).then(|| Standing {
             remaining: entry.remaining,
             reset: entry.reset.since(now),
-            retry: Retry::After(entry.until.since(now)),
+            retry: Retry::After(entry.admitted.since(now)),
         })
     }
 
-    /// Remembers that `cost` was refused as of `asked`, when the call had not left yet.
-    pub(crate) fn remember(&mut self, key: &Key, cost: u64, standing: &Standing, asked: Timestamp) {
+    /// Remembers that `cost` was refused as of `asked`, when the call had not left yet; not for long if what filled
+    /// the counter may be given back.
+    pub(crate) fn remember(
+        &mut self,
+        key: &Key,
+        cost: u64,
+        standing: &Standing,
+        refundable: bool,
+        asked: Timestamp,
+    ) {
         let Retry::After(millis) = standing.retry else { return };
         if self.at_most == 0 {
             return;
         }
         let entry = Entry {
-            until: asked.plus(millis),
+            until: asked.plus(if refundable { millis.min(REFUNDABLE) } else { millis }),
+            admitted: asked.plus(millis),
             cost,
             remaining: standing.remaining,
             reset: asked.plus(standing.reset),
@@ -183,6 +197,8 @@ impl Denials {
     }
 }
 
+/// Milliseconds for which the denial of a counter that may be refunded is remembered.
+const REFUNDABLE: u64 = 1000;
 /// Failures in a row that open the breaker.
 const FAILURES: u32 = 3;
 /// Milliseconds until the first probe.
@@ -213,7 +229,7 @@ mod tests {
     #[test]
     fn a_denial_holds_until_its_time_for_the_same_cost() {
         let mut denials = Denials::new(10);
-        denials.remember(&key(1), 2, &refused(100), at(1000));
+        denials.remember(&key(1), 2, &refused(100), false, at(1000));
         assert_eq!(denials.find(&key(1), 2, at(1099)).map(|s| s.retry), Some(Retry::After(1)));
         assert_eq!(denials.find(&key(1), 3, at(1000)), None, "it would be told too early a time");
         assert_eq!(denials.find(&key(1), 1, at(1000)), None);
@@ -225,7 +241,7 @@ mod tests {
     fn a_full_cache_forgets_what_ends_first() {
         let mut denials = Denials::new(2);
         for (n, retry) in [(1, 300), (2, 100), (3, 200), (3, 250)] {
-            denials.remember(&key(n), 1, &refused(retry), at(0));
+            denials.remember(&key(n), 1, &refused(retry), false, at(0));
         }
         assert_eq!((denials.by_key.len(), denials.by_end.len()), (2, 2));
         assert_eq!(denials.find(&key(2), 1, at(1)), None);

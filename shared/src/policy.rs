@@ -1,4 +1,4 @@
-//! The policy as compiled: what [`config`](crate::config) describes, checked as a whole and ready to be asked.
+//! The policy as compiled: what [`config`] describes, checked as a whole and ready to be asked.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -48,7 +48,7 @@ pub struct Route {
 pub struct RouteLimit {
     /// Which limit of [`Policy::limits`].
     pub limit: usize,
-    /// Which subject of [`Route::subjects`].
+    /// Which of the route's subjects.
     pub subject: usize,
 }
 
@@ -59,6 +59,8 @@ pub struct Limit {
     quota: Quota,
     keys: KeyForm,
     enforced: bool,
+    /// Whether what it charged may be given back, because limits of another hash tag may refuse the same request.
+    refundable: bool,
 }
 
 impl Policy {
@@ -242,6 +244,10 @@ impl Limit {
         &self.keys
     }
 
+    pub(crate) fn is_refundable(&self) -> bool {
+        self.refundable
+    }
+
     /// What `request` consumes.
     pub(crate) fn cost_of(&self, request: &dyn Request) -> u64 {
         match &self.config.cost {
@@ -330,6 +336,13 @@ impl Compiler<'_> {
             route.limits.push(RouteLimit { limit, subject });
         }
         route.groups = groups.into_values().collect();
+        if route.groups.len() > 1 {
+            for place in &route.limits {
+                if let Some(limit) = self.limits.get_mut(place.limit) {
+                    limit.refundable = true;
+                }
+            }
+        }
         let limits = route.limits.iter().filter_map(|place| self.limits.get(place.limit));
         route.policy_field = policy_field(limits.filter(|limit| limit.enforced));
         route
@@ -374,7 +387,7 @@ impl Compiler<'_> {
         let never = format!("at most {capacity}, or no request could ever pass");
         match &config.cost {
             CostConfig::Fixed(cost) if cost.get() > capacity => {
-                self.error(&format!("{path}.cost"), cost, never)
+                self.error(&format!("{path}.cost"), cost, never);
             }
             CostConfig::Header(cost) if cost.max.get() > capacity => {
                 self.error(&format!("{path}.cost.max"), cost.max, never);
@@ -393,7 +406,7 @@ impl Compiler<'_> {
         self.by_name.insert(config.name.clone(), self.limits.len());
         let tag = config.tag.as_ref().map(Name::as_str);
         let keys = KeyForm::new(DEFAULT_PREFIX, tag, &quota, config.name.as_str());
-        self.limits.push(Limit { config, quota, keys, enforced });
+        self.limits.push(Limit { config, quota, keys, enforced, refundable: false });
         Some(self.limits.len() - 1)
     }
 }
@@ -403,19 +416,20 @@ fn holds(conditions: &MatchConfig, request: &dyn Request) -> bool {
     if !method_holds {
         request.method(&mut |method| method_holds = conditions.methods.iter().any(|m| m.includes(method)));
     }
-    method_holds && conditions.headers.iter().all(|(name, condition)| {
-        let (mut present, mut equal) = (false, false);
-        request.header(name.as_str(), &mut |line| {
+    method_holds
+        && conditions.headers.iter().all(|(name, condition)| {
+            let (mut present, mut equal) = (false, false);
+            request.header(name.as_str(), &mut |line| {
             present = true;
             equal |=
                 matches!(condition, HeaderCondition::Equals(text) if text.as_bytes() == line.trim_ascii());
         });
-        match condition {
-            HeaderCondition::Equals(_) => equal,
-            HeaderCondition::Present => present,
-            HeaderCondition::Absent => !present,
-        }
-    })
+            match condition {
+                HeaderCondition::Equals(_) => equal,
+                HeaderCondition::Present => present,
+                HeaderCondition::Absent => !present,
+            }
+        })
 }
 
 /// `"burst";q=100;w=60`, …: draft-ietf-httpapi-ratelimit-headers-10, where a window has whole seconds or is left out.

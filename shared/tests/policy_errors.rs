@@ -110,6 +110,11 @@ fn a_route() {
                 .to_owned(),
         ),
         (
+            json!({ "name": "r", "match": { "headers": { "x-a": " a" } } }),
+            r#".match.headers.x-a: found " a", expected what a field can say: no space around it and no control characters"#
+                .to_owned(),
+        ),
+        (
             json!({ "name": "r", "match": { "headers": { "X-A": true, "x-a": false } } }),
             ".match.headers: found `x-a` twice, expected each name once, in whatever case".to_owned(),
         ),

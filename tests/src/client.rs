@@ -98,6 +98,11 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Result<Answer> {
         .with_context(|| format!("{address} did not answer within {PATIENCE:?}"))?
 }
 
+/// Reads one answer from a connection on which the request was sent by hand.
+pub async fn read(stream: &mut TcpStream) -> Result<Answer> {
+    timeout(PATIENCE, read_answer(stream)).await.with_context(|| format!("no answer within {PATIENCE:?}"))?
+}
+
 pub(crate) async fn whole<B>(response: Response<B>) -> Result<Answer>
 where
     B: hyper::body::Body<Data = Bytes>,

@@ -366,11 +366,10 @@ fn cluster(name: &str, address: SocketAddr, http2: bool) -> Value {
 }
 
 /// The parts of a wasm metric's name that become Prometheus labels: `….limit.per-client` is `{limit="per-client"}`.
-/// The first group of a pattern is cut out of the name, the second is the label's value. A bucket's bound may hold a
-/// dot, so `le` comes last.
+/// The first group of a pattern is cut out of the name, the second is the label's value, which may hold dots.
 fn stats_tags() -> Value {
-    let tag = |name: &str, value: &str| json!({ "tag_name": name, "regex": format!(r"^wasmcustom\..*?(\.{name}\.({value}))") });
-    json!([tag("limit", r"[^.]+"), tag("kind", r"[^.]+"), tag("mode", r"[^.]+"), tag("le", r".+$")])
+    let tag = |name: &str, family: &str| json!({ "tag_name": name, "regex": format!(r"^wasmcustom\.{family}_\w+(\.{name}\.(.+))$") });
+    json!([tag("limit", "rate_limit"), tag("mode", "rate_limit"), tag("kind", "redis"), tag("le", "redis")])
 }
 
 fn all_requests() -> Value {

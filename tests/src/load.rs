@@ -142,7 +142,7 @@ impl Running {
 }
 
 /// What became of the requests.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Report {
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
@@ -246,6 +246,20 @@ impl Report {
                 }
             }
         }
+    }
+}
+
+/// Without the samples, which are thousands of numbers.
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report")
+            .field("statuses", &self.statuses)
+            .field("failures", &self.failures)
+            .field("marked", &self.marked)
+            .field("p99", &self.quantile(0.99))
+            .field("longest", &self.longest)
+            .field("elapsed", &self.elapsed)
+            .finish_non_exhaustive()
     }
 }
 

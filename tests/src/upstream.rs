@@ -1,9 +1,10 @@
 //! An origin that answers with what it received.
 //!
-//! The answer's body is JSON: `{"method": …, "path": …, "headers": [[name, value], …]}`, the path with its query and as
-//! it was spelled, header values with bytes outside UTF-8 replaced. A request sees the [`Reply`] that is set when it
-//! comes.
+//! The answer's body is JSON: `{"method": …, "path": …, "headers": [[name, value], …], "body_length": …}`, the path with
+//! its query and as it was spelled, header values with bytes outside UTF-8 replaced. The answer comes when the request's
+//! body has ended. A request sees the [`Reply`] that is set when it comes.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,8 +79,9 @@ async fn echo(state: Arc<State>, request: Request<Incoming>) -> Answer {
         .iter()
         .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
         .collect();
-    let seen =
-        json!({ "method": request.method().as_str(), "path": request.uri().to_string(), "headers": headers });
+    let (method, path) = (request.method().to_string(), request.uri().to_string());
+    let length = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes().len();
+    let seen = json!({ "method": method, "path": path, "headers": headers, "body_length": length });
     let mut response = Response::new(Full::from(seen.to_string()).map_err(|never| match never {}).boxed());
     *response.status_mut() = reply.status;
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));

@@ -172,6 +172,11 @@ impl<'de> Deserialize<'de> for HeaderCondition {
                 if text.len() > 1024 {
                     return Err(E::invalid_value(Unexpected::Other("a longer text"), &self));
                 }
+                // Lines are compared without the space around them, so such a condition would never hold.
+                if text.trim_ascii() != text || text.chars().any(|c| c.is_control() && c != '\t') {
+                    let expected = "what a field can say: no space around it and no control characters";
+                    return Err(E::invalid_value(Unexpected::Str(text), &expected));
+                }
                 Ok(HeaderCondition::Equals(text.into()))
             }
         }

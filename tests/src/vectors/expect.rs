@@ -24,7 +24,7 @@ pub(super) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(),
     let degraded = answer.header("x-tollgate-degraded").unwrap_or_default();
     equal("degraded", expect.degraded.as_deref().unwrap_or_default(), degraded.as_str())?;
     if let Some(route) = &expect.route {
-        equal("route", &names(answer), &if route.is_empty() { Vec::new() } else { vec![route.clone()] })?;
+        equal("route", &if route.is_empty() { Vec::new() } else { vec![route.clone()] }, &names(answer))?;
     }
     if let Some(numbers) = &expect.remaining {
         equal_numbers("remaining", numbers, &parameters(answer, 'r'))?;
@@ -68,7 +68,7 @@ fn equal<T: PartialEq + std::fmt::Debug + ?Sized>(what: &str, expected: &T, got:
 fn equal_numbers(what: &str, expected: &Numbers, got: &BTreeMap<String, u64>) -> Result<(), String> {
     match expected {
         Numbers::ByName(expected) => equal(what, expected, got),
-        Numbers::Only(number) if got.len() == 1 => equal(what, &Some(number), &got.values().next()),
+        Numbers::Only(number) if got.len() == 1 => equal(what, &vec![number], &got.values().collect()),
         Numbers::Only(number) => Err(format!("expected {what} {number} of one limit, got {got:?}")),
     }
 }

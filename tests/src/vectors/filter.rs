@@ -115,6 +115,8 @@ fn plugin_config(number: usize, vector: &Vector) -> Value {
             "clock": "host",
             "key_prefix": key_prefix(number),
             "replicas": vector.replicas,
+            // A refund leaves after its refusal; with one call at a time the next request cannot overtake it.
+            "calls_in_flight": 1,
         });
     }
     config

@@ -1,13 +1,13 @@
 //! Vectors: a policy, requests at given times, and what must come of them, as TOML that needs no Rust.
 //!
 //! The same folder of vectors runs on three [`Target`]s, by way of one [`Adapter`] each. The format is described where it
-//! is read, in [`format`]; `tests/vectors` holds ours.
+//! is read, in [`mod@format`]; `tests/vectors` holds ours.
 //!
 //! | adapter | what it runs |
 //! | --- | --- |
 //! | [`memory`](core::MemoryStore) | the core, with the embedded memory as its store |
 //! | [`redis`](core::GatewayStore) | the core, with a real Redis behind the real gateway |
-//! | [`filter`](filter) | a real Envoy with the built filter, and the same Redis and gateway |
+//! | [`filter`] | a real Envoy with the built filter, and the same Redis and gateway |
 //!
 //! Time is virtual in all of them: a step says when it happens, and nobody waits.
 

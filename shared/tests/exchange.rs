@@ -1,0 +1,142 @@
+//! A decision from beginning to end, where two requests are under way at once.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is a failed test")]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tollgate_shared::exchange::{Call, Decision, Source, Step, begin};
+use tollgate_shared::local::Local;
+use tollgate_shared::policy::Policy;
+use tollgate_shared::rate_limit::Retry;
+use tollgate_shared::request::Request;
+use tollgate_shared::store::Memory;
+use tollgate_shared::store::memory::HeapShards;
+use tollgate_shared::time::Timestamp;
+
+/// A counter is full for a moment because a request charged it that another limit then refuses. Whoever was refused
+/// in that moment must not be kept out for the rest of the day.
+#[test]
+fn a_denial_that_a_refund_takes_back_is_soon_forgotten() {
+    let mut host = Host::new(
+        r#"{ "default": { "rate_limits": [
+            { "name": "user", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["header:x-user"] },
+            { "name": "ip", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["client_ip"] } ] } }"#,
+    );
+    let now = Timestamp::from_millis(1_800_057_600_000 + 3_600_000);
+    let request = |user, last| Head { user, ip: IpAddr::from([192, 0, 2, last]) };
+
+    let other = host.call(&request("other", 1), now);
+    assert!(matches!(host.finish(other, now), Decision::Allow(_)));
+
+    // The user's request from the address that is used up, and before it is decided, one from another address.
+    let first = host.call(&request("user", 1), now);
+    let outcomes = host.perform(&first, now);
+    let second = host.call(&request("user", 2), now);
+    let Decision::Deny(denial) = host.finish(second, now) else { panic!("the user's counter is full") };
+    let hour = 3_600_000;
+    assert_eq!(denial.report().verdicts[0].standing.unwrap().retry, Retry::After(23 * hour));
+    let Step::Decide(mut refused) = first.resume(&mut host.local, outcomes, now) else { panic!("one call") };
+    assert!(matches!(refused, Decision::Deny(_)), "the address is used up");
+    host.settle(&mut refused, now.plus(1));
+
+    // It is remembered for a moment, with the time that the store had named.
+    let Step::Decide(remembered) = host.begin(&request("user", 2), now.plus(999)) else {
+        panic!("remembered")
+    };
+    assert_eq!(remembered.report().verdicts[0].source, Source::Denials);
+    assert_eq!(remembered.report().verdicts[0].standing.unwrap().retry, Retry::After(23 * hour - 999));
+    let later = now.plus(1000);
+    let third = host.call(&request("user", 2), later);
+    assert!(matches!(host.finish(third, later), Decision::Allow(_)));
+}
+
+#[test]
+fn an_outcome_that_is_missing_is_a_failed_one() {
+    let mut host = Host::new(
+        r#"{ "default": { "rate_limits": [
+            { "name": "a", "algorithm": "fixed_window", "quota": 9, "window": "1d", "key": ["client_ip"], "on_store_error": "deny" },
+            { "name": "b", "algorithm": "fixed_window", "quota": 9, "window": "1d", "key": ["const:b"], "on_store_error": "allow" } ] } }"#,
+    );
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
+    let outcomes = host.perform(&call, now).into_iter().take(1).collect();
+    let Step::Decide(decision) = call.resume(&mut host.local, outcomes, now) else { panic!("one call") };
+    assert_eq!(decision.report().degraded().count(), 1);
+}
+
+/// A host with a memory in the place of its store.
+struct Host {
+    policy: Arc<Policy>,
+    local: Local<HeapShards>,
+    store: Memory<HeapShards>,
+}
+
+type Outcomes = tollgate_shared::redis::rest::Outcomes;
+
+impl Host {
+    fn new(policy: &str) -> Self {
+        let memory = || Memory::new(HeapShards::default(), HeapShards::COUNT);
+        let policy = Arc::new(Policy::from_json(policy.as_bytes()).unwrap());
+        Self { policy, local: Local::with_store(memory(), 100, 1), store: memory() }
+    }
+
+    fn begin(&mut self, request: &Head, now: Timestamp) -> Step {
+        begin(&self.policy, &mut self.local, request, now)
+    }
+
+    fn call(&mut self, request: &Head, now: Timestamp) -> Call {
+        match self.begin(request, now) {
+            Step::Call(call) => call,
+            Step::Decide(decision) => panic!("decided without the store: {decision:?}"),
+        }
+    }
+
+    fn perform(&mut self, call: &Call, now: Timestamp) -> Outcomes {
+        call.batch().iter().map(|op| self.store.perform(op, now)).collect()
+    }
+
+    fn finish(&mut self, call: Call, now: Timestamp) -> Decision {
+        let outcomes = self.perform(&call, now);
+        let Step::Decide(mut decision) = call.resume(&mut self.local, outcomes, now) else {
+            panic!("one call")
+        };
+        self.settle(&mut decision, now);
+        decision
+    }
+
+    fn settle(&mut self, decision: &mut Decision, now: Timestamp) {
+        for op in decision.settle(now) {
+            self.store.perform(&op, now).unwrap();
+        }
+    }
+}
+
+struct Head {
+    user: &'static str,
+    ip: IpAddr,
+}
+
+impl Request for Head {
+    fn method(&self, read: &mut dyn FnMut(&[u8])) {
+        read(b"GET");
+    }
+
+    fn target(&self, read: &mut dyn FnMut(&[u8])) {
+        read(b"/");
+    }
+
+    fn authority(&self, read: &mut dyn FnMut(&[u8])) {
+        read(b"tollgate.test");
+    }
+
+    fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
+        if name == "x-user" {
+            read(self.user.as_bytes());
+        }
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        Some(self.ip)
+    }
+}
