@@ -42,6 +42,8 @@ pub(crate) struct Committer {
 pub(crate) struct Slot {
     /// The context is gone: its client has left.
     pub(crate) gone: Cell<bool>,
+    /// A refusal is told in gRPC's words.
+    pub(crate) grpc: Cell<bool>,
     /// Header fields for the response.
     pub(crate) fields: RefCell<Vec<Field>>,
 }
@@ -51,15 +53,15 @@ pub(crate) struct Slot {
 enum Member {
     /// A paused request, waiting since `queued` by the host's clock.
     Request { context: u32, call: Call, slot: Rc<Slot>, queued: Timestamp },
-    /// Operations that nobody waits for.
-    Settle(Vec<Op>),
+    /// Operations that nobody waits for, left over by a decision made at `at`.
+    Settle { ops: Vec<Op>, at: Timestamp },
 }
 
 impl AsRef<[Op]> for Member {
     fn as_ref(&self) -> &[Op] {
         match self {
             Self::Request { call, .. } => call.batch(),
-            Self::Settle(ops) => ops,
+            Self::Settle { ops, .. } => ops,
         }
     }
 }
@@ -111,7 +113,9 @@ impl Committer {
             return Some(self.fall_back(call, &StoreError::Busy));
         }
         self.rung = true;
-        self.queue.push_back(Member::Request { context, call, slot: Rc::clone(slot), queued: host::now() });
+        // Only a clock of the tests' choosing differs from the host's.
+        let queued = if cfg!(feature = "test-clock") { host::now() } else { call.began() };
+        self.queue.push_back(Member::Request { context, call, slot: Rc::clone(slot), queued });
         None
     }
 
@@ -126,7 +130,7 @@ impl Committer {
                 let _ = self.local.memory().perform(op, now);
             }
         } else if self.queue.len() < MAX_QUEUE && !self.local.store_is_open() {
-            self.queue.push_back(Member::Settle(ops));
+            self.queue.push_back(Member::Settle { ops, at: now });
             if !self.rung {
                 self.rung = self.bell.is_some_and(host::ring);
             }
@@ -270,10 +274,10 @@ impl Committer {
         let there = match &decision {
             Decision::Allow(report) => {
                 slot.fields.replace(answer::fields(&self.policy, report, now));
-                host::release(context, None)
+                host::release(context, None, false)
             }
             Decision::Deny(denial) => {
-                host::release(context, Some(&answer::denial(&self.policy, denial, now)))
+                host::release(context, Some(&answer::denial(&self.policy, denial, now)), slot.grpc.get())
             }
         };
         if !there {
@@ -322,14 +326,14 @@ impl Member {
     fn queued(&self) -> Option<Timestamp> {
         match self {
             Self::Request { queued, .. } => Some(*queued),
-            Self::Settle(_) => None,
+            Self::Settle { .. } => None,
         }
     }
 
     fn began(&self) -> Option<Timestamp> {
         match self {
             Self::Request { call, .. } => Some(call.began()),
-            Self::Settle(_) => None,
+            Self::Settle { at, .. } => Some(*at),
         }
     }
 }

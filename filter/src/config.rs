@@ -13,7 +13,7 @@ use tollgate_shared::time::Span;
 
 /// What the plugin is configured with.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 struct PluginConfig {
     policy: PolicyConfig,
     #[serde(default)]
@@ -24,7 +24,7 @@ struct PluginConfig {
 
 /// Where the store is and how it is called. See the README for the meaning of each field.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 struct StoreConfig {
     cluster: String,
     #[serde(default = "default_authority")]
@@ -59,10 +59,12 @@ pub(crate) enum ClockConfig {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 struct DenialCacheConfig {
     keys: u32,
 }
+
+tollgate_shared::from_object!(PluginConfig, StoreConfig, DenialCacheConfig);
 
 impl Default for DenialCacheConfig {
     fn default() -> Self {

@@ -3,7 +3,7 @@
 //! The SDK's calls that return text panic on bytes that are not UTF-8, and a panic takes down every request of the
 //! VM. So header fields are read as bytes, and what the host may refuse is a value here.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,24 +15,12 @@ use tollgate_shared::client_ip;
 use tollgate_shared::request::Request;
 use tollgate_shared::time::Timestamp;
 
+use crate::header_map::HeaderMap;
+
 /// The host's clock.
 pub(crate) fn now() -> Timestamp {
     let since = hostcalls::get_current_time().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Timestamp::from_millis(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
-}
-
-/// The time of the request at hand; of tests' choosing if the filter was built for that.
-pub(crate) fn request_time() -> Timestamp {
-    #[cfg(feature = "test-clock")]
-    {
-        let header =
-            hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, "x-tollgate-test-now").ok().flatten();
-        let millis = header.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
-        if let Some(millis) = millis {
-            return Timestamp::from_millis(millis);
-        }
-    }
-    now()
 }
 
 /// The time at which a decision that began at `began` goes on.
@@ -41,37 +29,51 @@ pub(crate) fn resumption_time(began: Timestamp) -> Timestamp {
 }
 
 /// The head of the request whose context is current.
-#[derive(Default)]
 pub(crate) struct RequestHead {
-    /// All fields, fetched when one is asked for that may have several lines.
-    fields: OnceCell<Vec<(String, Bytes)>>,
+    fields: HeaderMap,
     peer: Cell<Option<Option<IpAddr>>>,
+}
+
+impl RequestHead {
+    pub(crate) fn fetch() -> Self {
+        Self { fields: HeaderMap::of_request(), peer: Cell::new(None) }
+    }
+
+    /// The time of the request; of tests' choosing if the filter was built for that.
+    pub(crate) fn time(&self) -> Timestamp {
+        let chosen =
+            || std::str::from_utf8(self.fields.values("x-tollgate-test-now").next()?).ok()?.parse().ok();
+        let chosen = if cfg!(feature = "test-clock") { chosen() } else { None };
+        chosen.map_or_else(now, Timestamp::from_millis)
+    }
+
+    /// Whether it is a gRPC call, as Envoy tells them.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.fields.values("content-type").next().is_some_and(|value| {
+            matches!(value.strip_prefix(b"application/grpc"), Some([] | [b'+' | b';', ..]))
+        })
+    }
+
+    fn pseudo_field(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
+        read(self.fields.values(name).next().unwrap_or_default());
+    }
 }
 
 impl Request for RequestHead {
     fn method(&self, read: &mut dyn FnMut(&[u8])) {
-        first_value(":method", read);
+        self.pseudo_field(":method", read);
     }
 
     fn target(&self, read: &mut dyn FnMut(&[u8])) {
-        first_value(":path", read);
+        self.pseudo_field(":path", read);
     }
 
     fn authority(&self, read: &mut dyn FnMut(&[u8])) {
-        if !first_value(":authority", read) {
-            read(b"");
-        }
+        self.pseudo_field(":authority", read);
     }
 
     fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
-        // Envoy keeps this one field as a single line whatever was received.
-        if name == "x-forwarded-for" {
-            first_value(name, read);
-            return;
-        }
-        let fetch = || hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
-        let fields = self.fields.get_or_init(fetch);
-        fields.iter().filter(|(field, _)| field == name).for_each(|(_, value)| read(value));
+        self.fields.values(name).for_each(read);
     }
 
     fn peer(&self) -> Option<IpAddr> {
@@ -85,20 +87,15 @@ impl Request for RequestHead {
     }
 }
 
-/// Whether there is such a field.
-fn first_value(name: &str, read: &mut dyn FnMut(&[u8])) -> bool {
-    match hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name) {
-        Ok(Some(value)) => {
-            read(&value);
-            true
-        }
-        Ok(None) | Err(_) => false,
-    }
-}
-
 /// Answers the current request here.
-pub(crate) fn refuse(answer: &Answer) {
-    let headers = answer.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+///
+/// To gRPC clients Envoy translates 429 to UNAVAILABLE, which they try again at once. A quota that is used up is
+/// RESOURCE_EXHAUSTED.
+pub(crate) fn refuse(answer: &Answer, grpc: bool) {
+    let mut headers: Vec<_> = answer.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    if answer.status == 429 && grpc {
+        headers.push(("grpc-status", "8"));
+    }
     let _ = hostcalls::send_http_response(u32::from(answer.status), headers, Some(answer.body.as_bytes()));
 }
 
@@ -110,12 +107,12 @@ pub(crate) fn set_response_fields(fields: &[Field]) {
 }
 
 /// Lets the request of `context` go on, or answers it. `false` when it is gone.
-pub(crate) fn release(context: u32, answer: Option<&Answer>) -> bool {
+pub(crate) fn release(context: u32, answer: Option<&Answer>, grpc: bool) -> bool {
     if hostcalls::set_effective_context(context).is_err() {
         return false;
     }
     match answer {
-        Some(answer) => refuse(answer),
+        Some(answer) => refuse(answer, grpc),
         None => {
             let _ = hostcalls::resume_http_request();
         }

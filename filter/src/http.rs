@@ -31,12 +31,14 @@ impl HttpContext for Http {
     fn on_http_request_headers(&mut self, _fields: usize, _end_of_stream: bool) -> Action {
         // Without configuration nothing is known of limits, so nobody passes.
         let Some(committer) = &self.committer else {
-            host::refuse(&unconfigured());
+            host::refuse(&unconfigured(), false);
             return Action::Pause;
         };
         let committer = &mut *committer.borrow_mut();
-        let now = host::request_time();
-        let step = exchange::begin(&committer.policy, &mut committer.local, &RequestHead::default(), now);
+        let request = RequestHead::fetch();
+        let now = request.time();
+        self.slot.grpc.set(request.is_grpc());
+        let step = exchange::begin(&committer.policy, &mut committer.local, &request, now);
         let decision = match step {
             Step::Decide(decision) => Some(decision),
             Step::Call(call) => committer.submit(self.context, call, &self.slot),
@@ -49,7 +51,7 @@ impl HttpContext for Http {
                 Action::Continue
             }
             Decision::Deny(denial) => {
-                host::refuse(&answer::denial(&committer.policy, denial, now));
+                host::refuse(&answer::denial(&committer.policy, denial, now), self.slot.grpc.get());
                 Action::Pause
             }
         };

@@ -21,12 +21,14 @@
 //! | [`http`] | one request and its response |
 //! | [`commit`] | the queue, the calls, what becomes of members |
 //! | [`host`] | everything that is asked of the host; nothing here panics on what a client sends |
+//! | [`header_map`] | header fields, fetched at once |
 //! | [`metrics`] | counters and histograms |
 //! | [`shards`] | the embedded memory in the host's shared data, exact across worker threads |
 
 mod commit;
 mod config;
 mod entry;
+mod header_map;
 mod host;
 mod http;
 mod metrics;
