@@ -27,6 +27,31 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// Builds the filter whose clock tests turn. It has a target directory of its own, so that neither build undoes the other.
+pub(crate) fn test_clock() -> Result<()> {
+    let directory = tools::target_dir().join("test-clock");
+    let mut command = step::cargo([
+        "build",
+        "--profile",
+        "wasm",
+        "--target",
+        "wasm32-wasip1",
+        "--package",
+        "tollgate-filter",
+        "--features",
+        "test-clock",
+    ]);
+    command.arg("--target-dir").arg(&directory);
+    step::run(
+        "build the filter with a clock for tests",
+        &mut command,
+        "fix: the compiler says what is wrong above",
+    )?;
+    let built = directory.join("wasm32-wasip1/wasm/tollgate_filter.wasm");
+    trim(&built, &tools::target_dir().join("tollgate_filter_test_clock.wasm"))?;
+    Ok(())
+}
+
 /// Writes the filter with only the exports in use; returns its size in words.
 fn trim(built: &Path, trimmed: &Path) -> Result<String> {
     let bytes = fs::read(built).with_context(|| format!("cannot read `{}`", built.display()))?;

@@ -29,7 +29,7 @@ pub(crate) fn test(only: Option<&str>) -> Result<ExitCode> {
     } else if let Some(check) = only_check {
         failed.note(check.name, check.run());
     } else {
-        failed.note("build", build::run());
+        failed.note("build", build::run().and_then(|()| build::test_clock()));
         if only.is_none() {
             CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
             failed.note(DEPENDENCIES, dependencies());

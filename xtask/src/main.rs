@@ -19,6 +19,7 @@ mod schema;
 mod setup;
 mod step;
 mod up;
+mod vectors;
 mod wasm;
 
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
     },
+    /// Runs a folder of test vectors on one interpreter.
+    Vectors(vectors::Options),
     /// Measures what the filter costs an Envoy, against peers in the same run.
     Bench(bench::Options),
     /// Writes the policy's JSON Schema to `policy.schema.json`.
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Up(options) => up::run(&options),
         Command::Demo => demo::run(),
         Command::Test { only } => check::test(only.as_deref()),
+        Command::Vectors(options) => vectors::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Schema => schema::run(),
         Command::Lint => check::lint(),
