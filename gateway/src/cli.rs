@@ -34,7 +34,7 @@ pub enum Task {
 /// The flags of `tollgate gateway`.
 #[derive(Args)]
 pub struct GatewayArgs {
-    /// Where Redis is: redis://[user:password@]host[:port][/db]
+    /// Where Redis is: `redis://[user:password@]host[:port][/db]`
     #[arg(long, env = "TOLLGATE_REDIS", hide_env_values = true, value_name = "URL")]
     pub redis: String,
 
