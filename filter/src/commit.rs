@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_shared::answer::{self, Field};
+use tollgate_shared::answer::{self, Fields};
 use tollgate_shared::exchange::{Call, Decision, Step};
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
@@ -30,6 +30,10 @@ pub(crate) struct Committer {
     store: Option<Store>,
     queue: VecDeque<Member>,
     calls: BTreeMap<u32, Sent>,
+    /// How many operations the latest call carried.
+    latest: usize,
+    /// Decided, but not told yet.
+    decided: VecDeque<Decided>,
     /// Rings the root; `None` without a store.
     bell: Option<u32>,
     rung: bool,
@@ -45,7 +49,7 @@ pub(crate) struct Slot {
     /// A refusal is told in gRPC's words.
     pub(crate) grpc: Cell<bool>,
     /// Header fields for the response.
-    pub(crate) fields: RefCell<Vec<Field>>,
+    pub(crate) fields: RefCell<Fields>,
 }
 
 /// Somebody whose operations wait for the store.
@@ -64,6 +68,15 @@ impl AsRef<[Op]> for Member {
             Self::Settle { ops, .. } => ops,
         }
     }
+}
+
+/// A paused request whose decision is made.
+#[derive(Debug)]
+struct Decided {
+    context: u32,
+    slot: Rc<Slot>,
+    decision: Decision,
+    at: Timestamp,
 }
 
 /// A call under way.
@@ -97,6 +110,8 @@ impl Committer {
             store,
             queue: VecDeque::new(),
             calls: BTreeMap::new(),
+            latest: 0,
+            decided: VecDeque::new(),
             bell,
             rung: false,
             ticking: false,
@@ -108,11 +123,9 @@ impl Committer {
     ///
     /// Gives the decision back at once when the request cannot wait: the queue is full, or the root cannot be woken.
     pub(crate) fn submit(&mut self, context: u32, call: Call, slot: &Rc<Slot>) -> Option<Decision> {
-        let rings = self.rung || self.bell.is_some_and(host::ring);
-        if !rings || self.queue.len() >= MAX_QUEUE {
+        if self.queue.len() >= MAX_QUEUE || !self.ring() {
             return Some(self.fall_back(call, &StoreError::Busy));
         }
-        self.rung = true;
         // Only a clock of the tests' choosing differs from the host's.
         let queued = if cfg!(feature = "test-clock") { host::now() } else { call.began() };
         self.queue.push_back(Member::Request { context, call, slot: Rc::clone(slot), queued });
@@ -131,23 +144,33 @@ impl Committer {
             }
         } else if self.queue.len() < MAX_QUEUE && !self.local.store_is_open() {
             self.queue.push_back(Member::Settle { ops, at: now });
-            if !self.rung {
-                self.rung = self.bell.is_some_and(host::ring);
-            }
+            self.ring();
         }
+    }
+
+    /// Has the root woken at the next turn; whether it will be.
+    fn ring(&mut self) -> bool {
+        self.rung = self.rung || self.bell.is_some_and(host::ring);
+        self.rung
     }
 
     /// The bell rang: every request of the last turn has queued.
     pub(crate) fn awake(&mut self, bell: u32, now: Timestamp) {
         host::silence(bell);
         self.rung = false;
+        self.tell();
         self.send(now);
+        host::enter(self.root);
     }
 
     /// Sends what is queued, as far as calls may be under way.
+    ///
+    /// While one is, the next waits until half as many have gathered as the latest carried, or the call comes back: under load
+    /// calls stay few and full, and a lone request never waits for others.
     fn send(&mut self, now: Timestamp) {
         while let Some(store) = &self.store {
-            if self.calls.len() >= store.calls_in_flight || self.queue.is_empty() {
+            let gathered = self.calls.is_empty() || self.queue.len() >= self.latest / 2;
+            if self.queue.is_empty() || self.calls.len() >= store.calls_in_flight || !gathered {
                 break;
             }
             let (batch, timeout) = (store.batch, millis(store.timeout));
@@ -192,7 +215,8 @@ impl Committer {
         };
         match call {
             Some(number) => {
-                self.metrics.called(pipeline.members().iter().map(|member| member.as_ref().len()).sum());
+                self.latest = pipeline.members().iter().map(|member| member.as_ref().len()).sum();
+                self.metrics.called(self.latest);
                 self.calls.insert(number, Sent { pipeline, at: now, deadline });
             }
             None => {
@@ -237,9 +261,26 @@ impl Committer {
         for (member, outcomes) in pipeline.finish() {
             let Member::Request { context, call, slot, .. } = member else { continue };
             let decision = self.resume(call, outcomes, now);
-            self.release(context, &slot, decision, now);
+            self.decided.push_back(Decided { context, slot, decision, at: now });
         }
-        host::enter(self.root);
+        self.tell();
+    }
+
+    /// Tells requests what became of them, a few in each event.
+    ///
+    /// The host resumes them one inside the other when the event ends: what the first one's response causes, such as our own
+    /// look at its header fields, resumes the second. A whole batch at once would pile up on the host's stack.
+    fn tell(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Some(Decided { context, slot, decision, at }) = self.decided.pop_front() else { return };
+            self.release(context, &slot, decision, at);
+        }
+        while !self.decided.is_empty() && !self.ring() {
+            // Nobody will wake us: better deep than never.
+            if let Some(Decided { context, slot, decision, at }) = self.decided.pop_front() {
+                self.release(context, &slot, decision, at);
+            }
+        }
     }
 
     /// Time passes: who has waited long enough in the queue is decided without the store.
@@ -249,29 +290,37 @@ impl Committer {
         while self.queue.front().is_some_and(late) {
             if let Some(Member::Request { context, call, slot, .. }) = self.queue.pop_front() {
                 let decision = self.fall_back(call, &StoreError::Timeout);
-                self.release(context, &slot, decision, now);
+                self.decided.push_back(Decided { context, slot, decision, at: now });
             }
         }
+        self.tell();
         host::enter(self.root);
-        self.watch();
+        if self.queue.is_empty() {
+            self.ticking = false;
+            host::tick(Duration::ZERO);
+        }
     }
 
-    /// Ticks while somebody waits for a call that cannot be sent yet.
+    /// Ticks while somebody waits for a call that cannot be sent yet, and once more.
     fn watch(&mut self) {
-        let needed = !self.queue.is_empty();
-        if needed != self.ticking {
-            self.ticking = needed;
-            host::tick(if needed { TICK } else { Duration::ZERO });
+        if !self.ticking && !self.queue.is_empty() {
+            self.ticking = true;
+            host::tick(TICK);
         }
     }
 
     fn release(&mut self, context: u32, slot: &Slot, mut decision: Decision, now: Timestamp) {
-        if slot.gone.get() {
+        let there = !slot.gone.get() && self.answer(context, slot, &decision, now);
+        if !there {
             self.metrics.abandoned();
-            return;
         }
-        self.metrics.decided(&decision);
-        let there = match &decision {
+        self.settle(&mut decision, now);
+    }
+
+    /// Lets a request go on or refuses it; `false` when it is gone.
+    fn answer(&self, context: u32, slot: &Slot, decision: &Decision, now: Timestamp) -> bool {
+        self.metrics.decided(decision);
+        match decision {
             Decision::Allow(report) => {
                 slot.fields.replace(answer::fields(&self.policy, report, now));
                 host::release(context, None, false)
@@ -279,16 +328,12 @@ impl Committer {
             Decision::Deny(denial) => {
                 host::release(context, Some(&answer::denial(&self.policy, denial, now)), slot.grpc.get())
             }
-        };
-        if !there {
-            self.metrics.abandoned();
         }
-        self.settle(&mut decision, now);
     }
 
     fn fall_back(&mut self, call: Call, error: &StoreError) -> Decision {
         let now = host::resumption_time(call.began());
-        let outcomes = call.batch().iter().map(|_| Err(error.clone())).collect();
+        let outcomes: Outcomes = call.batch().iter().map(|_| Err(error.clone())).collect();
         self.resume(call, outcomes, now)
     }
 
@@ -299,7 +344,7 @@ impl Committer {
                 Step::Decide(decision) => return decision,
                 // Limits need one call; a second stage would queue again here.
                 Step::Call(call) => {
-                    let outcomes = call.batch().iter().map(|_| Err(StoreError::Busy)).collect();
+                    let outcomes: Outcomes = call.batch().iter().map(|_| Err(StoreError::Busy)).collect();
                     step = call.resume(&mut self.local, outcomes, now);
                 }
             }
@@ -349,5 +394,7 @@ fn millis(duration: Duration) -> u64 {
 
 /// Most requests that wait on one worker thread; more are decided as if the store had failed.
 const MAX_QUEUE: usize = 8192;
+/// Most requests that are told in one event.
+const AT_ONCE: usize = 8;
 /// How exactly the waiting time in the queue is kept.
 const TICK: Duration = Duration::from_millis(5);

@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, Bytes, MapType};
 
-use tollgate_shared::answer::{Answer, Field};
+use tollgate_shared::answer::{Answer, Fields};
 use tollgate_shared::client_ip;
 use tollgate_shared::request::Request;
 use tollgate_shared::time::Timestamp;
@@ -92,7 +92,7 @@ impl Request for RequestHead {
 /// To gRPC clients Envoy translates 429 to UNAVAILABLE, which they try again at once. A quota that is used up is
 /// RESOURCE_EXHAUSTED.
 pub(crate) fn refuse(answer: &Answer, grpc: bool) {
-    let mut headers: Vec<_> = answer.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut headers: Vec<_> = answer.headers.iter().collect();
     if answer.status == 429 && grpc {
         headers.push(("grpc-status", "8"));
     }
@@ -100,8 +100,8 @@ pub(crate) fn refuse(answer: &Answer, grpc: bool) {
 }
 
 /// Sets header fields of the current response.
-pub(crate) fn set_response_fields(fields: &[Field]) {
-    for (name, value) in fields {
+pub(crate) fn set_response_fields(fields: &Fields) {
+    for (name, value) in fields.iter() {
         let _ = hostcalls::set_map_value_bytes(MapType::HttpResponseHeaders, name, Some(value.as_bytes()));
     }
 }

@@ -72,5 +72,9 @@ impl Drop for Http {
 }
 
 fn unconfigured() -> answer::Answer {
-    answer::Answer { status: 500, headers: vec![], body: "tollgate is not configured\n".to_owned() }
+    answer::Answer {
+        status: 500,
+        headers: answer::Fields::default(),
+        body: "tollgate is not configured\n".to_owned(),
+    }
 }

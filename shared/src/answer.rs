@@ -2,8 +2,8 @@
 //!
 //! | field | on | source |
 //! | --- | --- | --- |
-//! | `RateLimit-Policy`, `RateLimit` | every answer | draft-ietf-httpapi-ratelimit-headers-10, list form |
-//! | `X-RateLimit-Limit`, `-Remaining`, `-Reset` | every answer, for the tightest limit; the reset is a Unix time in seconds | convention |
+//! | `RateLimit-Policy`, `RateLimit` | every answer, or as the policy says | draft-ietf-httpapi-ratelimit-headers-10, list form |
+//! | `X-RateLimit-Limit`, `-Remaining`, `-Reset` | refusals, or as the policy says, for the tightest limit; the reset is a Unix time in seconds | convention |
 //! | `Retry-After` | refusals, in seconds, never before the limit admits | RFC 9110 §10.2.3 |
 //! | `X-Tollgate-Degraded` | answers decided without the store | ours |
 //!
@@ -13,15 +13,49 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt::Write;
 
 use crate::exchange::{Denial, Report, Ruling, Verdict};
-use crate::policy::{Limit, Policy};
+use crate::policy::{Limit, Policy, Route};
 use crate::rate_limit::Retry;
 use crate::time::Timestamp;
 
-/// A header field to set: its name in lower case, its value.
-pub type Field = (&'static str, String);
+/// Header fields to set, names in lower case. All values lie in one piece of memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    values: String,
+    /// Each field's name, and where its value ends.
+    ends: Vec<(&'static str, usize)>,
+}
+
+impl Fields {
+    /// Every field's name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let mut start = 0;
+        self.ends.iter().map(move |(name, end)| {
+            let value = self.values.get(start..*end).unwrap_or_default();
+            start = *end;
+            (*name, value)
+        })
+    }
+
+    /// The value of the field called `name`.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
+    }
+
+    fn add(&mut self, name: &'static str, write: impl FnOnce(&mut String)) {
+        let before = self.values.len();
+        write(&mut self.values);
+        // A field without value says nothing.
+        if self.values.len() > before {
+            self.ends.push((name, self.values.len()));
+        }
+    }
+
+    fn with_room() -> Self {
+        Self { values: String::with_capacity(160), ends: Vec::with_capacity(8) }
+    }
+}
 
 /// The answer to a refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,48 +63,53 @@ pub struct Answer {
     /// 429, or 503 when the policy refuses because the store cannot be asked.
     pub status: u16,
     /// All header fields.
-    pub headers: Vec<Field>,
+    pub headers: Fields,
     /// The body, `application/problem+json`.
     pub body: String,
 }
 
 /// The header fields to add to the answer of a request that was let through.
-pub fn fields(policy: &Policy, report: &Report, now: Timestamp) -> Vec<Field> {
-    let mut fields = Vec::with_capacity(6);
+pub fn fields(policy: &Policy, report: &Report, now: Timestamp) -> Fields {
+    let mut fields = Fields::with_room();
+    add_fields(&mut fields, policy, report, now, false);
+    fields
+}
+
+fn add_fields(fields: &mut Fields, policy: &Policy, report: &Report, now: Timestamp, refused: bool) {
     let shown = || shown(policy, report);
-    if policy.headers().ietf {
+    if policy.headers().ietf.includes(refused) {
         let route = report.route.and_then(|route| policy.routes().get(route));
-        if let Some(route) = route.filter(|route| !route.policy_field().is_empty()) {
-            fields.push(("ratelimit-policy", route.policy_field().to_string()));
-        }
-        let mut value = String::new();
-        for (limit, verdict) in shown() {
-            let Some(standing) = verdict.standing else { continue };
-            let separator = if value.is_empty() { "" } else { ", " };
-            let (name, remaining, reset) = (limit.name(), standing.remaining, standing.reset.div_ceil(1000));
-            // Writing to a String does not fail.
-            let _ = write!(value, "{separator}\"{name}\";r={remaining};t={reset}");
-        }
-        if !value.is_empty() {
-            fields.push(("ratelimit", value));
-        }
+        fields.add("ratelimit-policy", |value| value.push_str(route.map_or("", Route::policy_field)));
+        fields.add("ratelimit", |value| {
+            let mut separator = "";
+            for (limit, verdict) in shown() {
+                let Some(standing) = verdict.standing else { continue };
+                for part in [separator, "\"", limit.name(), "\";r="] {
+                    value.push_str(part);
+                }
+                push_number(value, standing.remaining);
+                value.push_str(";t=");
+                push_number(value, standing.reset.div_ceil(1000));
+                separator = ", ";
+            }
+        });
     }
-    if policy.headers().x_ratelimit
+    if policy.headers().x_ratelimit.includes(refused)
         && let Some((limit, verdict)) =
             shown().filter(|(_, v)| v.standing.is_some()).max_by_key(|(_, v)| tightness(v))
         && let Some(standing) = verdict.standing
     {
         let reset = now.plus(standing.reset).as_millis().div_ceil(1000);
-        fields.push(("x-ratelimit-limit", limit.quota().capacity().to_string()));
-        fields.push(("x-ratelimit-remaining", standing.remaining.to_string()));
-        fields.push(("x-ratelimit-reset", reset.to_string()));
+        fields.add("x-ratelimit-limit", |value| push_number(value, limit.quota().capacity()));
+        fields.add("x-ratelimit-remaining", |value| push_number(value, standing.remaining));
+        fields.add("x-ratelimit-reset", |value| push_number(value, reset));
     }
-    let mut degraded = report.degraded();
-    if let Some(first) = degraded.next() {
-        let value = degraded.fold(String::from(first.as_str()), |value, mode| value + ", " + mode.as_str());
-        fields.push(("x-tollgate-degraded", value));
-    }
-    fields
+    fields.add("x-tollgate-degraded", |value| {
+        for (index, mode) in report.degraded().enumerate() {
+            value.push_str(if index > 0 { ", " } else { "" });
+            value.push_str(mode.as_str());
+        }
+    });
 }
 
 /// The answer to a refused request.
@@ -78,8 +117,9 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
     let report = denial.report();
     let refused = || shown(policy, report).filter(|(_, verdict)| verdict.ruling == Ruling::Refused);
     let retry = refused().map(|(_, verdict)| retry_millis(verdict)).max();
-    let mut headers = Vec::from([("content-type", "application/problem+json".to_string())]);
-    headers.extend(fields(policy, report, now));
+    let mut headers = Fields::with_room();
+    headers.add("content-type", |value| value.push_str("application/problem+json"));
+    add_fields(&mut headers, policy, report, now, true);
     match retry {
         Some(retry) => {
             // A request that is never admitted is not told when to come back.
@@ -88,7 +128,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
                 refused().map(|(limit, _)| format!("\"{}\"", limit.name())).collect::<Vec<_>>().join(",");
             let (after, wait) = match seconds {
                 Some(seconds) => {
-                    headers.push(("retry-after", seconds.to_string()));
+                    headers.add("retry-after", |value| push_number(value, seconds));
                     (format!(",\"retryAfter\":{seconds}"), format!("Try again in {seconds} s."))
                 }
                 None => (String::new(), "It costs more than the quota ever holds.".to_string()),
@@ -104,7 +144,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
             Answer { status: 429, headers, body }
         }
         None => {
-            headers.push(("retry-after", "1".to_string()));
+            headers.add("retry-after", |value| value.push('1'));
             let body = "{\"type\":\"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity\",\
                         \"title\":\"Service Unavailable\",\"status\":503,\
                         \"detail\":\"Whether this request is within its quota cannot be told at the moment.\",\
@@ -137,6 +177,11 @@ fn retry_millis(verdict: &Verdict) -> u64 {
         Some(Retry::Never) => NEVER,
         Some(Retry::Now) | None => 0,
     }
+}
+
+/// Writes a number in decimal, without the machinery of formatting.
+pub(crate) fn push_number(text: &mut String, number: u64) {
+    text.push_str(itoa::Buffer::new().format(number));
 }
 
 /// Sorts above every time.

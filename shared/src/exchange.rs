@@ -41,21 +41,23 @@ pub fn begin<S: Shards>(
     let Some(route) = report.route.and_then(|route| policy.routes().get(route)) else {
         return Step::Decide(Decision::Allow(report));
     };
-    let digests: Vec<Digest> = route
-        .subjects()
-        .iter()
-        .map(|parts| Digest::of(parts, policy.client_ip(), route.name(), &path, request))
-        .collect();
     let mut ops = Vec::with_capacity(route.groups().len());
-    let mut limits = Vec::with_capacity(route.limits().len());
+    // Limits of one group mostly ask about one subject.
+    let mut latest: Option<(usize, Digest)> = None;
     for group in route.groups() {
         let mut checks = Vec::with_capacity(group.len());
         for place in group.iter().filter_map(|index| route.limits().get(*index)) {
-            let (Some(limit), Some(digest)) = (policy.limits().get(place.limit), digests.get(place.subject))
+            let (Some(limit), Some(parts)) =
+                (policy.limits().get(place.limit), route.subjects().get(place.subject))
             else {
                 continue;
             };
-            let key = limit.keys().key(*digest);
+            let digest = match latest {
+                Some((subject, digest)) if subject == place.subject => digest,
+                _ => Digest::of(parts, policy.client_ip(), route.name(), &path, request),
+            };
+            latest = Some((place.subject, digest));
+            let key = limit.keys().key(digest);
             let cost = limit.cost_of(request);
             if limit.is_enforced()
                 && let Some(standing) = local.denials.find(&key, cost, now)
@@ -69,15 +71,14 @@ pub fn begin<S: Shards>(
                 return Step::Decide(Decision::Deny(Denial { report, refunds: Vec::new(), began: now }));
             }
             checks.push(Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() });
-            limits.push(place.limit);
         }
         ops.push(Op::RateLimit(checks));
     }
     if ops.is_empty() {
         return Step::Decide(Decision::Allow(report));
     }
-    let call = Call { policy: Arc::clone(policy), ops, limits, report, began: now };
-    let outcomes = match local.store.as_mut().map(|health| health.admits(now)) {
+    let call = Call { policy: Arc::clone(policy), ops, report, began: now };
+    let outcomes: Vec<_> = match local.store.as_mut().map(|health| health.admits(now)) {
         Some(true) => return Step::Call(call),
         Some(false) => call.ops.iter().map(|_| Err(StoreError::Open)).collect(),
         None => call.ops.iter().map(|op| local.memory.perform(op, now)).collect(),
@@ -89,9 +90,8 @@ pub fn begin<S: Shards>(
 #[derive(Debug)]
 pub struct Call {
     policy: Arc<Policy>,
+    /// One for each group of the route, with a check for each limit of the group.
     ops: Vec<Op>,
-    /// The limit of each check, all ops in order.
-    limits: Vec<usize>,
     report: Report,
     began: Timestamp,
 }
@@ -117,37 +117,39 @@ impl Call {
     pub fn resume<S: Shards>(
         self,
         local: &mut Local<S>,
-        outcomes: Vec<Result<Outcome, StoreError>>,
+        outcomes: impl IntoIterator<Item = Result<Outcome, StoreError>>,
         now: Timestamp,
     ) -> Step {
-        let Self { policy, ops, limits, mut report, began } = self;
-        let mut limits = limits.into_iter();
+        let Self { policy, ops, mut report, began } = self;
         let mut outcomes = outcomes.into_iter();
-        let (mut denied, mut charged, mut shares) = (false, Vec::new(), Vec::new());
-        for op in ops {
-            let numbers: Vec<usize> = limits.by_ref().take(op.checks().len()).collect();
-            let verdicts = match outcomes.next().unwrap_or(Err(StoreError::Garbage)) {
+        let (mut charged, mut shares) = (Vec::new(), Vec::new());
+        let route = report.route.and_then(|route| policy.routes().get(route));
+        let (limits, groups) = route.map_or((&[][..], &[][..]), |route| (route.limits(), route.groups()));
+        report.verdicts.reserve_exact(limits.len());
+        // An operation alone either admits or charges nothing.
+        let alone = ops.len() == 1;
+        for (op, group) in ops.into_iter().zip(groups) {
+            let numbers = group.iter().filter_map(|index| limits.get(*index)).map(|place| place.limit);
+            match outcomes.next().unwrap_or(Err(StoreError::Garbage)) {
                 Ok(outcome) => {
-                    let verdicts = decided(&policy, &op, &outcome, &numbers, local, began);
-                    charged.extend(charges(op, &outcome));
-                    verdicts
+                    decided(&policy, &op, &outcome, numbers, local, began, &mut report.verdicts);
+                    if !alone {
+                        charged.extend(charges(op, &outcome));
+                    }
                 }
                 Err(error) => {
+                    let numbers: Vec<usize> = numbers.collect();
                     let (verdicts, share) = degraded(&policy, op.checks(), &error, &numbers, local, now);
+                    report.verdicts.extend(verdicts);
                     shares.extend(share);
-                    verdicts
                 }
-            };
-            denied |= verdicts.iter().any(Verdict::refuses);
-            report.verdicts.extend(verdicts);
+            }
         }
-        if let Some(route) =
-            report.route.and_then(|route| policy.routes().get(route)).filter(|r| r.groups().len() > 1)
-        {
-            let place =
-                |verdict: &Verdict| route.limits().iter().position(|limit| limit.limit == verdict.limit);
+        if groups.len() > 1 {
+            let place = |verdict: &Verdict| limits.iter().position(|limit| limit.limit == verdict.limit);
             report.verdicts.sort_by_key(place);
         }
+        let denied = report.verdicts.iter().any(Verdict::refuses);
         Step::Decide(if denied {
             // What was charged to this instance's memory needs no call to be given back.
             shares.into_iter().for_each(|op| drop(local.memory.perform(&refund(op, 0), now)));
@@ -274,25 +276,24 @@ fn charges(op: Op, outcome: &Outcome) -> Option<Op> {
     (!checks.is_empty()).then_some(Op::RateLimit(checks))
 }
 
-/// Verdicts on an operation that was performed.
+/// Adds the verdicts on an operation that was performed.
 fn decided<S: Shards>(
     policy: &Policy,
     op: &Op,
     outcome: &Outcome,
-    limits: &[usize],
+    limits: impl Iterator<Item = usize>,
     local: &mut Local<S>,
     began: Timestamp,
-) -> Vec<Verdict> {
-    let Outcome::RateLimit(standings) = outcome else { return Vec::new() };
-    let mut verdicts = Vec::with_capacity(limits.len());
+    verdicts: &mut Vec<Verdict>,
+) {
+    let Outcome::RateLimit(standings) = outcome else { return };
     for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
         if check.enforced {
-            let refundable = policy.limits().get(*limit).is_some_and(Limit::is_refundable);
+            let refundable = policy.limits().get(limit).is_some_and(Limit::is_refundable);
             local.denials.remember(&check.key, check.cost, standing, refundable, began);
         }
-        verdicts.push(verdict(*limit, check, standing, Source::Store));
+        verdicts.push(verdict(limit, check, standing, Source::Store));
     }
-    verdicts
 }
 
 /// Gives back what an operation charged at most `age` milliseconds ago.

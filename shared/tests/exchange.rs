@@ -60,7 +60,7 @@ fn an_outcome_that_is_missing_is_a_failed_one() {
     );
     let now = Timestamp::from_millis(1_800_057_600_000);
     let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
-    let outcomes = host.perform(&call, now).into_iter().take(1).collect();
+    let outcomes: Vec<_> = host.perform(&call, now).into_iter().take(1).collect();
     let Step::Decide(decision) = call.resume(&mut host.local, outcomes, now) else { panic!("one call") };
     assert_eq!(decision.report().degraded().count(), 1);
 }

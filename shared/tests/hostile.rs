@@ -257,7 +257,7 @@ fn store() -> impl Strategy<Value = Option<Result<Outcome, StoreError>>> {
 const POLICY: &str = r#"{
   "client_ip": { "from": "x-forwarded-for", "trusted_hops": 2, "ipv6_prefix": 56 },
   "path_case": "insensitive",
-  "headers": { "ietf": true, "x_ratelimit": true },
+  "headers": { "ietf": "always", "x_ratelimit": "always" },
   "routes": [
     { "name": "host", "match": { "hosts": ["api.example.com", "*.example.com"], "headers": { "x-a": "a", "x-b": true } },
       "rate_limits": [

@@ -35,7 +35,10 @@ fn fields_at_the_top() {
         (json!({ "routes": [7] }), "routes[0]: found `7`, expected an object"),
         (json!({ "shadow": "yes" }), r#"shadow: found "yes", expected true or false"#),
         (json!({ "path_case": "lower" }), "path_case: found `lower`, expected `sensitive` or `insensitive`"),
-        (json!({ "headers": { "ietf": 1 } }), "headers.ietf: found `1`, expected true or false"),
+        (
+            json!({ "headers": { "ietf": 1 } }),
+            r#"headers.ietf: found `1`, expected "always", "refusals" or "never""#,
+        ),
         (json!({ "client_ip": "connection" }), r#"client_ip: found "connection", expected an object"#),
         (
             json!({ "client_ip": { "from": "x forwarded" } }),

@@ -103,7 +103,9 @@ struct Sample {
 fn contenders() -> Vec<Contender> {
     let policy = |quota: u64| {
         let limit = json!({ "name": "bench", "algorithm": "gcra", "quota": quota, "window": "1h", "key": ["client_ip"] });
-        json!({ "routes": [{ "name": "all", "match": { "path": "/*" }, "rate_limits": [limit] }] })
+        // As behind a trusted proxy; Envoy itself writes the entry with `use_remote_address`.
+        let client_ip = json!({ "from": "x-forwarded-for", "trusted_hops": 1 });
+        json!({ "client_ip": client_ip, "routes": [{ "name": "all", "match": { "path": "/*" }, "rate_limits": [limit] }] })
     };
     let store = |extra: Value| {
         let mut store = json!({ "cluster": STORE, "authority": "tollgate", "token_env": "TOLLGATE_TOKEN", "timeout": "1s" });

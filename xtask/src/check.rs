@@ -82,12 +82,18 @@ impl Check {
     }
 }
 
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     Check {
         name: "fmt",
         args: &["fmt", "--all", "--check", "--", "--color", "never"],
         env: None,
         fix: "fix: run `cargo fmt --all`",
+    },
+    Check {
+        name: "fmt-fuzz",
+        args: &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check", "--", "--color", "never"],
+        env: None,
+        fix: "fix: run `cargo fmt --manifest-path fuzz/Cargo.toml`",
     },
     Check {
         name: "clippy",
@@ -192,7 +198,7 @@ fn cargo_deny() -> Result<Command> {
         step::run(
             "install cargo-deny, once, about a minute",
             &mut cargo,
-            "fix: access to crates.io is needed",
+            "fix: the Rust package registry must be reachable",
         )?;
         let _ = std::fs::remove_dir_all(root.join("target"));
     }
@@ -222,14 +228,31 @@ impl Sum {
 }
 
 fn tests(only: Option<&str>, sum: &mut Sum) -> Result<()> {
-    let mut command = step::cargo(["test", "--workspace", "--exclude", "tollgate-filter", "--no-fail-fast"]);
-    command.args(only.map(|name| ["--", name]).into_iter().flatten());
-    let (status, lines) = step::streamed(TESTS, &mut command, |line| line.starts_with("test result:"))?;
-    lines.iter().for_each(|line| sum.add(line));
-    if !status.success() {
-        bail!("{TESTS}: {status}; `cargo xtask test --only NAME` repeats one");
+    let mut suites =
+        vec![step::cargo(["test", "--workspace", "--exclude", "tollgate-filter", "--no-fail-fast"])];
+    if only.is_none() {
+        // Builds the fuzz targets and puts every committed seed through them.
+        suites.push(step::cargo([
+            "test",
+            "--locked",
+            "--manifest-path",
+            "fuzz/Cargo.toml",
+            "--no-fail-fast",
+        ]));
     }
-    Ok(())
+    let mut failed = None;
+    for mut suite in suites {
+        suite.args(only.map(|name| ["--", name]).into_iter().flatten());
+        let (status, lines) = step::streamed(TESTS, &mut suite, |line| line.starts_with("test result:"))?;
+        lines.iter().for_each(|line| sum.add(line));
+        if !status.success() {
+            failed = Some(status);
+        }
+    }
+    match failed {
+        Some(status) => bail!("{TESTS}: {status}; `cargo xtask test --only NAME` repeats one"),
+        None => Ok(()),
+    }
 }
 
 const TESTS: &str = "tests";

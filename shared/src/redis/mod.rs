@@ -26,6 +26,8 @@ pub enum Clock {
 /// One command's arguments, in order.
 trait Arguments {
     fn text(&mut self, text: &str);
+    /// A text of letters and digits.
+    fn plain(&mut self, text: &str);
     fn number(&mut self, number: u64);
 }
 
@@ -37,7 +39,7 @@ fn write_arguments(op: &Op, clock: Clock, to: &mut impl Arguments) {
         to.text(check.key.as_str());
     }
     match clock {
-        Clock::Store => to.text(""),
+        Clock::Store => to.plain(""),
         Clock::Host(now) => to.number(now.as_millis()),
     }
     if let Op::Refund { age, .. } = op {
@@ -46,9 +48,9 @@ fn write_arguments(op: &Op, clock: Clock, to: &mut impl Arguments) {
     for check in checks {
         let letter = check.quota.algorithm().letter();
         if check.enforced {
-            to.text(letter);
+            to.plain(letter);
         } else {
-            to.text(&letter.to_ascii_uppercase());
+            to.plain(&letter.to_ascii_uppercase());
         }
         to.number(check.quota.limit());
         to.number(check.quota.window());

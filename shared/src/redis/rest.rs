@@ -10,6 +10,7 @@ use core::fmt::Write;
 use serde::Deserialize;
 
 use super::{Arguments, Clock, Script, read_reply, write_arguments};
+use crate::answer::push_number;
 use crate::store::{ErrorCode, Op, Outcome, StoreError};
 
 /// What a store answered, operation by operation.
@@ -66,8 +67,13 @@ impl<M: AsRef<[Op]>> Pipeline<M> {
             let script = Script::of(op);
             let mut command = JsonArray { to: &mut body, empty: true };
             command.open();
-            command.text(if self.by_text { "EVAL" } else { "EVALSHA" });
-            command.text(if self.by_text { script.text } else { script.sha1 });
+            if self.by_text {
+                command.text("EVAL");
+                command.text(script.text);
+            } else {
+                command.plain("EVALSHA");
+                command.plain(script.sha1);
+            }
             write_arguments(op, clock, &mut command);
             command.close();
         }
@@ -168,6 +174,13 @@ impl JsonArray<'_> {
 }
 
 impl Arguments for JsonArray<'_> {
+    fn plain(&mut self, text: &str) {
+        self.separate();
+        self.to.push('"');
+        self.to.push_str(text);
+        self.to.push('"');
+    }
+
     fn text(&mut self, text: &str) {
         self.separate();
         self.to.push('"');
@@ -190,6 +203,6 @@ impl Arguments for JsonArray<'_> {
 
     fn number(&mut self, number: u64) {
         self.separate();
-        let _ = write!(self.to, "{number}");
+        push_number(self.to, number);
     }
 }

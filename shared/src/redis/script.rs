@@ -24,12 +24,12 @@ impl Script {
 /// Performs [`Op::RateLimit`].
 pub const RATE_LIMIT: Script = Script {
     text: include_str!("../scripts/rate_limit.lua"),
-    sha1: "9d35a6a5669b99140b95a27670f4f995a431cc3a",
+    sha1: "7aa467b36dcf1aceac4aa87b4dba4c5686e2c884",
 };
 
 /// Performs [`Op::Refund`].
 pub const REFUND: Script =
-    Script { text: include_str!("../scripts/refund.lua"), sha1: "f71974405c9d594ab63a1bbac05b4d2b3707c348" };
+    Script { text: include_str!("../scripts/refund.lua"), sha1: "5c22171bc921ed74e3c1b06b9872599fe59019fe" };
 
 #[cfg(test)]
 mod tests {

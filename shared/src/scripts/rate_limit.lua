@@ -6,109 +6,108 @@
 --
 -- Returns for each key: remaining, reset in ms, retry (0 now, -1 never, otherwise ms).
 -- Every number stays below 2^53. A time to live collects garbage only, so it is generous: clocks step back.
-local call, floor, ceil, max = redis.call, math.floor, math.ceil, math.max
+local call, match, format, floor, ceil, max = redis.call, string.match, string.format, math.floor, math.ceil, math.max
 local now = tonumber(ARGV[1])
 if not now then
   local time = call('TIME')
   now = time[1] * 1000 + floor(time[2] / 1000)
 end
 
--- Three numbers a counter: f start, used, -; c start, previous, current; g level, at, -; l stale members, used, -.
-local a, b, c, waits = {}, {}, {}, {}
+-- The counter at hand. Three numbers: f start, used, -; c start, previous, current; g level, at, -; l stale members, used, -.
+-- With one key these stay as they are from the first loop to the second; with several they are kept in between.
+local key, letter, kind, quota, window, burst, cost, a, b, c, retry
+local kept = #KEYS > 1 and {}
 
--- Milliseconds until `room` of counter i can be consumed at once.
-local function wait(i, kind, quota, window, burst, room)
-  if kind == 'f' then
-    if b[i] + room <= quota then return 0 end
-    return a[i] + window - now
-  elseif kind == 'g' then
-    local excess = a[i] - (burst - room) * window
+-- Milliseconds until `room` can be consumed at once.
+local function wait(room)
+  if kind == 'g' then
+    local excess = a - (burst - room) * window
     if excess <= 0 then return 0 end
-    return b[i] - now + ceil(excess / quota)
+    return b - now + ceil(excess / quota)
+  elseif kind == 'f' then
+    if b + room <= quota then return 0 end
+    return a + window - now
   elseif kind == 'l' then
-    local surplus = b[i] + room - quota
+    local surplus = b + room - quota
     if surplus <= 0 then return 0 end
-    local rank = a[i] + surplus - 1
-    local oldest = call('ZRANGE', KEYS[i], rank, rank, 'WITHSCORES')
+    local rank = a + surplus - 1
+    local oldest = call('ZRANGE', key, rank, rank, 'WITHSCORES')
     if not oldest[2] then return 0 end
     return oldest[2] + window - now
   end
-  local elapsed, target = max(0, now - a[i]), quota - room
-  local excess = b[i] * (window - elapsed) + (c[i] - target) * window
+  local elapsed, target = max(0, now - a), quota - room
+  local excess = b * (window - elapsed) + (c - target) * window
   if excess <= 0 then return 0 end
-  local behind = max(0, a[i] - now)
-  if c[i] <= target then return behind + ceil(excess / b[i]) end
-  return behind + window - elapsed + ceil((c[i] - target) * window / c[i])
+  local behind = max(0, a - now)
+  if c <= target then return behind + ceil(excess / b) end
+  return behind + window - elapsed + ceil((c - target) * window / c)
 end
 
 local admitted = true
 for i = 1, #KEYS do
-  local key, p = KEYS[i], i * 5 - 3
-  local letter = ARGV[p]
-  local kind = string.lower(letter)
-  local quota, window = tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
-  local burst, cost = tonumber(ARGV[p + 3]), tonumber(ARGV[p + 4])
-  if kind == 'f' then
-    local start, used = string.match(call('GET', key) or '', '^(%d+) (%d+)$')
-    a[i], b[i] = now - now % window, 0
-    if start and tonumber(start) >= a[i] then a[i], b[i] = tonumber(start), tonumber(used) end
-  elseif kind == 'c' then
-    local start, previous, current = string.match(call('GET', key) or '', '^(%d+) (%d+) (%d+)$')
-    start = tonumber(start)
-    a[i], b[i], c[i] = now - now % window, 0, 0
-    if start and start >= a[i] then
-      a[i], b[i], c[i] = start, tonumber(previous), tonumber(current)
-    elseif start and start + window == a[i] then
-      b[i] = tonumber(current)
-    end
-  elseif kind == 'g' then
-    local level, at = string.match(call('GET', key) or '', '^(%d+) (%d+)$')
-    a[i], b[i] = 0, now
+  local p = i * 5 - 3
+  key, letter = KEYS[i], ARGV[p]
+  kind = string.lower(letter)
+  quota, window, burst, cost = tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2]), tonumber(ARGV[p + 3]), tonumber(ARGV[p + 4])
+  if kind == 'g' then
+    local level, at = match(call('GET', key) or '', '^(%d+) (%d+)$')
+    a, b = 0, now
     if level then
-      at = tonumber(at)
-      a[i], b[i] = max(0, level - max(0, now - at) * quota), max(at, now)
+      b = max(at, now)
+      a = max(0, level - (b - at) * quota)
+    end
+  elseif kind == 'f' then
+    local start, used = match(call('GET', key) or '', '^(%d+) (%d+)$')
+    a, b = now - now % window, 0
+    if start and tonumber(start) >= a then a, b = tonumber(start), tonumber(used) end
+  elseif kind == 'c' then
+    local start, previous, current = match(call('GET', key) or '', '^(%d+) (%d+) (%d+)$')
+    start = tonumber(start)
+    a, b, c = now - now % window, 0, 0
+    if start and start >= a then
+      a, b, c = start, tonumber(previous), tonumber(current)
+    elseif start and start + window == a then
+      b = tonumber(current)
     end
   else
-    b[i] = call('ZCOUNT', key, string.format('(%.0f', now - window), '+inf')
-    a[i] = call('ZCARD', key) - b[i]
+    b = call('ZCOUNT', key, format('(%d', now - window), '+inf')
+    a = call('ZCARD', key) - b
   end
-  waits[i] = cost > burst and -1 or wait(i, kind, quota, window, burst, cost)
-  if waits[i] ~= 0 and kind == letter then admitted = false end
+  retry = cost > burst and -1 or wait(cost)
+  if retry ~= 0 and kind == letter then admitted = false end
+  if kept then kept[i] = { key, letter, kind, quota, window, burst, cost, a, b, c or 0, retry } end
 end
 
-local reply = {}
+local reply = { 0, 0, 0 }
 for i = 1, #KEYS do
-  local key, p = KEYS[i], i * 5 - 3
-  local kind = string.lower(ARGV[p])
-  local quota, window = tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2])
-  local burst, cost = tonumber(ARGV[p + 3]), tonumber(ARGV[p + 4])
-  local spend, grace = admitted and waits[i] == 0 and cost > 0, math.min(window, 60000)
+  if kept then key, letter, kind, quota, window, burst, cost, a, b, c, retry = unpack(kept[i]) end
+  local spend, grace = admitted and retry == 0 and cost > 0, window < 60000 and window or 60000
   local remaining
-  if kind == 'f' then
+  if kind == 'g' then
     if spend then
-      b[i] = b[i] + cost
-      call('SET', key, string.format('%.0f %.0f', a[i], b[i]), 'PX', a[i] + window - now + grace)
+      a = a + cost * window
+      call('SET', key, format('%d %d', a, b), 'PX', b - now + ceil(a / quota) + grace)
     end
-    remaining = quota - b[i]
+    remaining = floor((burst * window - a) / window)
+  elseif kind == 'f' then
+    if spend then
+      b = b + cost
+      call('SET', key, format('%d %d', a, b), 'PX', a + window - now + grace)
+    end
+    remaining = quota - b
   elseif kind == 'c' then
     if spend then
-      c[i] = c[i] + cost
-      call('SET', key, string.format('%.0f %.0f %.0f', a[i], b[i], c[i]), 'PX', a[i] + 2 * window - now + grace)
+      c = c + cost
+      call('SET', key, format('%d %d %d', a, b, c), 'PX', a + 2 * window - now + grace)
     end
-    remaining = floor((quota * window - b[i] * (window - max(0, now - a[i])) - c[i] * window) / window)
-  elseif kind == 'g' then
-    if spend then
-      a[i] = a[i] + cost * window
-      call('SET', key, string.format('%.0f %.0f', a[i], b[i]), 'PX', b[i] - now + ceil(a[i] / quota) + grace)
-    end
-    remaining = floor((burst * window - a[i]) / window)
+    remaining = floor((quota * window - b * (window - max(0, now - a)) - c * window) / window)
   else
     if spend then
       -- Here and not above, so that a refusal writes nothing.
-      if a[i] > 0 then call('ZREMRANGEBYRANK', key, 0, a[i] - 1) end
-      a[i] = 0
+      if a > 0 then call('ZREMRANGEBYRANK', key, 0, a - 1) end
+      a = 0
       -- Members of one millisecond are numbered, so that none takes another's place.
-      local prefix, from = string.format('%.0f-', now), call('ZCOUNT', key, now, now)
+      local prefix, from = format('%d-', now), call('ZCOUNT', key, now, now)
       for first = 1, cost, 1000 do
         local members = {}
         for n = first, math.min(cost, first + 999) do
@@ -118,13 +117,12 @@ for i = 1, #KEYS do
         call('ZADD', key, unpack(members))
       end
       call('PEXPIRE', key, window + grace)
-      b[i] = b[i] + cost
+      b = b + cost
     end
-    remaining = quota - b[i]
+    remaining = quota - b
   end
   remaining = max(0, remaining)
-  local reset = 0
-  if remaining < burst then reset = wait(i, kind, quota, window, burst, remaining + 1) end
-  reply[i * 3 - 2], reply[i * 3 - 1], reply[i * 3] = remaining, reset, waits[i]
+  local reset = remaining < burst and wait(remaining + 1) or 0
+  reply[i * 3 - 2], reply[i * 3 - 1], reply[i * 3] = remaining, reset, retry
 end
 return reply

@@ -18,14 +18,14 @@ for i = 1, #KEYS do
     -- Units that may have left the window already are gone; taking others for them would make room twice.
     local left = age < window and cost or 0
     while left > 0 do
-      local oldest = call('ZRANGEBYSCORE', key, string.format('%.0f', now - age), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+      local oldest = call('ZRANGEBYSCORE', key, string.format('%d', now - age), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
       if not oldest[2] then break end
       -- The highest numbers go, so that numbering goes on without a gap.
       local last = call('ZCOUNT', key, oldest[2], oldest[2])
-      local prefix, taken = string.format('%.0f-', oldest[2]), math.min(left, last)
+      local prefix, taken = string.format('%d-', oldest[2]), math.min(left, last)
       for n = last - taken + 1, last do call('ZREM', key, prefix .. n) end
       left = left - taken
-      call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now - window))
+      call('ZREMRANGEBYSCORE', key, '-inf', string.format('%d', now - window))
     end
   else
     local value = call('GET', key) or ''
@@ -35,12 +35,12 @@ for i = 1, #KEYS do
       start, previous, used = string.match(value, '^(%d+) (%d+) (%d+)$')
       -- Only what was charged in the window that is still the current one.
       if start and tonumber(used) > 0 and tonumber(start) >= now - now % window and now - age >= tonumber(start) then
-        value = string.format('%s %s %.0f', start, previous, max(0, used - cost))
+        value = string.format('%s %s %d', start, previous, max(0, used - cost))
         call('SET', key, value, 'KEEPTTL')
       end
     elseif kind == 'f' then
       if start and tonumber(used) > 0 and tonumber(start) >= now - now % window and now - age >= tonumber(start) then
-        call('SET', key, string.format('%s %.0f', start, max(0, used - cost)), 'KEEPTTL')
+        call('SET', key, string.format('%s %d', start, max(0, used - cost)), 'KEEPTTL')
       end
     elseif start then
       -- What may have run out since it was poured in cannot be taken out again.
@@ -48,7 +48,7 @@ for i = 1, #KEYS do
       level = max(0, level - max(0, now - at) * quota)
       local left = cost * window - age * quota
       if left > 0 and level > 0 then
-        call('SET', key, string.format('%.0f %.0f', max(0, level - left), max(at, now)), 'KEEPTTL')
+        call('SET', key, string.format('%d %d', max(0, level - left), max(at, now)), 'KEEPTTL')
       end
     end
   end

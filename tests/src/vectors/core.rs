@@ -95,7 +95,8 @@ impl<S: Store> Adapter for CoreAdapter<S> {
         } else if !settled.is_empty() {
             self.store.perform(&settled, step.store_down, now).await;
         }
-        let headers = answer.headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let headers =
+            answer.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         Ok(Answer { status: answer.status, headers, body: answer.body })
     }
 }
