@@ -34,10 +34,16 @@ pub(crate) struct Options {
     /// Measure only contenders whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Measure the core alone instead: time by criterion, and instructions by valgrind.
+    #[arg(long)]
+    core: bool,
 }
 
 /// Builds what is measured, measures it, prints the tables and writes them to `target/bench.md`.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if options.core {
+        return core();
+    }
     setup::run()?;
     for program in ["wrk", "nginx"] {
         if which(program).is_none() {
@@ -71,6 +77,40 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     std::fs::write(&path, report)?;
     println!("written to {}", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The core alone. Instructions are repeatable where time is not.
+fn core() -> Result<ExitCode> {
+    let fix = "fix: the compiler says what is wrong above";
+    let mut criterion = step::cargo(["bench", "--package", "tollgate-shared", "--bench", "decisions"]);
+    let (status, _) = step::streamed("time of a decision", &mut criterion, |_| false)?;
+    if !status.success() {
+        bail!("the benchmarks failed: {status}");
+    }
+    if which("valgrind").is_none() {
+        bail!("`valgrind` is not installed: `apt-get install -y valgrind` counts instructions");
+    }
+    let mut example =
+        step::cargo(["build", "--release", "--package", "tollgate-shared", "--example", "decisions"]);
+    step::run("build the example", &mut example, fix)?;
+    for from in ["memory", "store"] {
+        // The difference of two runs leaves out what starting costs.
+        let per_decision = (instructions(from, 6400)? - instructions(from, 3200)?) / 3200;
+        println!("instructions of a decision, {from}: {per_decision}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn instructions(from: &str, decisions: u64) -> Result<u64> {
+    let program = tools::target_dir().join("release/examples/decisions");
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(program)
+        .args([from, &decisions.to_string()])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let count = text.split("Collected :").nth(1).and_then(|rest| rest.split_whitespace().next());
+    count.and_then(|count| count.parse().ok()).with_context(|| format!("valgrind counted nothing:\n{text}"))
 }
 
 /// What answers an admitted request.
