@@ -1,0 +1,25 @@
+//! Fuzz targets for what parses bytes from outside: policies, requests, the store's answers.
+//!
+//! Each target is a function here, so that a test can replay its seeds; `fuzz_targets/` hands them to libFuzzer. Inputs
+//! are text where they are not JSON already, so that seeds can be read and written by hand.
+//!
+//! | target | input | what must hold |
+//! | --- | --- | --- |
+//! | [`policy`] | a policy file | it gives errors of one line each, or decisions; every route can be reached |
+//! | [`request`] | requests, one after the other | another spelling changes nothing; answers are clean and keep their word |
+//! | [`reply`] | answers of the store | every operation has one outcome, and no outcome but the one that was answered |
+
+pub mod check;
+pub mod head;
+pub mod oracle;
+pub mod policy;
+pub mod reply;
+pub mod request;
+pub mod spelling;
+
+/// FNV-1a, 64 bits: choices that depend on nothing but the input.
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,189 @@
+//! Text as the store's answers to one call, and to the one after it.
+//!
+//! ```text
+//! lib                                      ─ who shares the call: see [`members`]
+//! 200 [{"error":"NOSCRIPT"}]               ─ status and body
+//! 200 [{"result":[1,0,0]}]                 ─ the same, if the store is asked again
+//! ```
+
+use std::sync::{Arc, LazyLock};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tollgate_shared::exchange::{Call, Step, begin};
+use tollgate_shared::local::Local;
+use tollgate_shared::policy::Policy;
+use tollgate_shared::rate_limit::Retry;
+use tollgate_shared::redis::rest::{Outcomes, Progress};
+use tollgate_shared::redis::{Clock, Pipeline, Script};
+use tollgate_shared::store::memory::HeapShards;
+use tollgate_shared::store::{Op, Outcome, StoreError};
+use tollgate_shared::time::Timestamp;
+
+use crate::check;
+use crate::head::Head;
+use crate::request::RICH;
+
+/// Lets the store answer as `data` says.
+pub fn run(data: &[u8]) {
+    let mut lines = data.splitn(3, |b| *b == b'\n');
+    let mut local = Local::with_store(check::memory(), 4, 2);
+    let members = members(lines.next().unwrap_or_default(), &mut local);
+    let sizes: Vec<usize> = members.iter().map(|member| member.as_ref().len()).collect();
+    let ops: Vec<Op> = members.iter().flat_map(|member| member.as_ref()).cloned().collect();
+    let mut open: Vec<usize> = (0..ops.len()).collect();
+    let mut answered: Vec<Option<Reply>> = vec![None; ops.len()];
+    let mut pipeline = Pipeline::new(members);
+    let (mut rounds, mut whole) = (0, None);
+    loop {
+        body(&pipeline, &ops, &open, rounds > 0);
+        let (status, body) = answer(lines.next().unwrap_or_default());
+        let progress = pipeline.receive(status, body);
+        rounds += 1;
+        let replies = serde_json::from_slice::<Vec<Reply>>(body).ok();
+        match replies.filter(|replies| status == 200 && replies.len() == open.len()) {
+            Some(replies) => open.iter().zip(replies).for_each(|(op, reply)| answered[*op] = Some(reply)),
+            None => open.iter().for_each(|op| answered[*op] = None),
+        }
+        if status != 200 {
+            whole = Some(status);
+        }
+        if progress == Progress::Done {
+            break;
+        }
+        assert_eq!((rounds, status), (1, 200), "only scripts that are unknown are sent again, once");
+        open.retain(|op| answered[*op].as_ref().is_some_and(Reply::is_noscript));
+        assert!(!open.is_empty(), "nothing to ask again");
+    }
+    let failure = pipeline.failure().cloned();
+    let finished: Vec<(Member, Outcomes)> = pipeline.finish().collect();
+    assert!(finished.iter().map(|(_, outcomes)| outcomes.len()).eq(sizes), "an outcome for each operation");
+    let outcomes = || finished.iter().flat_map(|(_, outcomes)| outcomes);
+    for ((op, outcome), answered) in ops.iter().zip(outcomes()).zip(&answered) {
+        is_what_was_answered(op, outcome, answered.as_ref(), whole);
+    }
+    assert_eq!(failure.is_some(), !ops.is_empty() && outcomes().all(Result::is_err));
+    let now = NOW.plus(7);
+    for (member, outcomes) in finished {
+        let Member::Call(call) = member else { continue };
+        let mut decision = check::decision_of(call.resume(&mut local, outcomes, now));
+        check::decision(&POLICY, &decision, now, false);
+        check::ops(&POLICY, "tg", &decision.settle(now));
+    }
+}
+
+enum Member {
+    Call(Call),
+    Settle(Vec<Op>),
+}
+
+impl AsRef<[Op]> for Member {
+    fn as_ref(&self) -> &[Op] {
+        match self {
+            Self::Call(call) => call.batch(),
+            Self::Settle(ops) => ops,
+        }
+    }
+}
+
+/// A member for each letter: `l`, `i`, `b` and `v` are requests that take the routes `login`, `items`, `beta` and `v1`, and
+/// capitals give back what these would charge.
+fn members(letters: &[u8], local: &mut Local<HeapShards>) -> Vec<Member> {
+    let requests = letters.iter().take(MEMBERS).filter_map(|letter| {
+        let head = match letter.to_ascii_lowercase() {
+            b'l' => Head::new("POST", "/auth/login?user=7", ""),
+            b'i' => Head::new("GET", "/v1/a/items", "a.tenants.example.com")
+                .with("x-plan", b"gold")
+                .with("x-cost", b"3"),
+            b'b' => Head::new("GET", "/v1/a", "").with("x-beta", b"1").with("cookie", b"session=\"\\"),
+            b'v' => Head::new("GET", "/v1/a?a+b=1", ""),
+            _ => return None,
+        };
+        let Step::Call(call) = begin(&POLICY, local, &head, NOW) else { panic!("these routes have limits") };
+        if letter.is_ascii_lowercase() {
+            return Some(Member::Call(call));
+        }
+        let refund = |op: &Op| Op::Refund { checks: op.checks().to_vec(), age: 5 };
+        Some(Member::Settle(call.batch().iter().map(refund).collect()))
+    });
+    requests.collect()
+}
+
+fn answer(line: &[u8]) -> (u16, &[u8]) {
+    let space = line.iter().position(|b| *b == b' ').unwrap_or(line.len());
+    let status = std::str::from_utf8(&line[..space]).ok().and_then(|status| status.parse().ok());
+    (status.unwrap_or(200), line.get(space + 1..).unwrap_or_default())
+}
+
+/// What is sent is JSON: a command for each operation still open, in order.
+fn body(pipeline: &Pipeline<Member>, ops: &[Op], open: &[usize], by_text: bool) {
+    for clock in [Clock::Store, Clock::Host(NOW)] {
+        let commands: Vec<Vec<Value>> = serde_json::from_str(&pipeline.body(clock)).expect("a body is JSON");
+        assert_eq!(commands.len(), open.len());
+        for (command, op) in commands.iter().zip(open) {
+            let (op, script) = (&ops[*op], Script::of(&ops[*op]));
+            let (verb, named) = if by_text { ("EVAL", script.text) } else { ("EVALSHA", script.sha1) };
+            assert_eq!((command[0].as_str(), command[1].as_str()), (Some(verb), Some(named)));
+            assert_eq!(command[2], op.checks().len());
+            let keys = op.checks().iter().map(|check| Some(check.key.as_str()));
+            assert!(keys.eq(command[3..].iter().take(op.checks().len()).map(Value::as_str)));
+        }
+    }
+}
+
+/// Nothing was made up: an outcome is what the answer says, and errors stay errors.
+fn is_what_was_answered(
+    op: &Op,
+    outcome: &Result<Outcome, StoreError>,
+    answered: Option<&Reply>,
+    whole: Option<u16>,
+) {
+    let result = answered.and_then(|reply| reply.result.as_ref());
+    match (op, outcome) {
+        (Op::RateLimit(checks), Ok(Outcome::RateLimit(standings))) => {
+            assert_eq!(standings.len(), checks.len());
+            let said = standings.iter().flat_map(|standing| {
+                let retry = match standing.retry {
+                    Retry::Now => 0,
+                    Retry::Never => -1,
+                    Retry::After(millis) => i64::try_from(millis).expect("it was read from one"),
+                };
+                [standing.remaining as i64, standing.reset as i64, retry]
+            });
+            assert!(said.eq(result.expect("a result").iter().copied()), "{outcome:?}");
+        }
+        (Op::Refund { .. }, Ok(Outcome::Refunded)) => assert!(result.is_some()),
+        (_, Ok(outcome)) => panic!("{outcome:?} of {op:?}"),
+        (_, Err(StoreError::Status(status))) => assert_eq!(Some(*status), whole),
+        (_, Err(StoreError::Unreachable | StoreError::Timeout)) => {
+            assert!(whole.is_some_and(|status| status != 200), "{whole:?}");
+        }
+        (_, Err(StoreError::Refused(code))) => {
+            let text = answered.and_then(|reply| reply.error.as_ref()).expect("an error");
+            assert!(code.as_str() == "?" || text.starts_with(code.as_str()), "{text}");
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_uppercase() || b == b'?'));
+        }
+        (_, Err(StoreError::Garbage)) => {}
+        (_, Err(error)) => panic!("{error:?} comes from elsewhere"),
+    }
+}
+
+/// An element of an answer.
+#[derive(Clone, Debug, Deserialize)]
+struct Reply {
+    result: Option<Vec<i64>>,
+    error: Option<String>,
+}
+
+impl Reply {
+    fn is_noscript(&self) -> bool {
+        self.result.is_none() && self.error.as_ref().is_some_and(|text| text.starts_with("NOSCRIPT"))
+    }
+}
+
+static POLICY: LazyLock<Arc<Policy>> =
+    LazyLock::new(|| Arc::new(Policy::from_json(RICH).expect("rich.json is a policy")));
+
+const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+/// Members of one call.
+const MEMBERS: usize = 8;
