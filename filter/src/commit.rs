@@ -190,7 +190,8 @@ impl Committer {
                     break;
                 }
             }
-            let oldest = members.iter().filter_map(Member::queued).min().unwrap_or(now);
+            let waiting = members.iter().filter(|member| matches!(member, Member::Request { .. }));
+            let oldest = waiting.map(Member::queued).min().unwrap_or(now);
             if !members.is_empty() {
                 self.post(Pipeline::new(members), oldest.plus(timeout), now);
             }
@@ -200,7 +201,8 @@ impl Committer {
 
     fn post(&mut self, mut pipeline: Pipeline<Member>, deadline: Timestamp, now: Timestamp) {
         let Some(store) = &self.store else { return };
-        let left = deadline.since(now);
+        // A host's clock that is set back must not make anybody wait longer.
+        let left = deadline.since(now).min(millis(store.timeout));
         let clock = match store.clock {
             ClockConfig::Store => Clock::Store,
             ClockConfig::Host => Clock::Host(resumption_time(&pipeline)),
@@ -286,7 +288,7 @@ impl Committer {
     /// Time passes: who has waited long enough in the queue is decided without the store.
     pub(crate) fn tick(&mut self, now: Timestamp) {
         let Some(timeout) = self.store.as_ref().map(|store| millis(store.timeout)) else { return };
-        let late = |member: &Member| member.queued().is_none_or(|queued| queued.plus(timeout) <= now);
+        let late = |member: &Member| member.queued().plus(timeout) <= now;
         while self.queue.front().is_some_and(late) {
             if let Some(Member::Request { context, call, slot, .. }) = self.queue.pop_front() {
                 let decision = self.fall_back(call, &StoreError::Timeout);
@@ -368,23 +370,23 @@ impl Committer {
 }
 
 impl Member {
-    fn queued(&self) -> Option<Timestamp> {
+    fn queued(&self) -> Timestamp {
         match self {
-            Self::Request { queued, .. } => Some(*queued),
-            Self::Settle { .. } => None,
+            Self::Request { queued, .. } => *queued,
+            Self::Settle { at, .. } => *at,
         }
     }
 
-    fn began(&self) -> Option<Timestamp> {
+    fn began(&self) -> Timestamp {
         match self {
-            Self::Request { call, .. } => Some(call.began()),
-            Self::Settle { at, .. } => Some(*at),
+            Self::Request { call, .. } => call.began(),
+            Self::Settle { at, .. } => *at,
         }
     }
 }
 
 fn resumption_time(pipeline: &Pipeline<Member>) -> Timestamp {
-    let began = pipeline.members().iter().filter_map(Member::began).max();
+    let began = pipeline.members().iter().map(Member::began).max();
     host::resumption_time(began.unwrap_or_default())
 }
 

@@ -46,9 +46,14 @@ pub(crate) fn with(mut limit: Value, fields: Value) -> Value {
     limit
 }
 
+/// Answers of admitted requests say how many more would be, in a field that is easy to compare.
+pub(crate) fn headers() -> Value {
+    json!({ "x_ratelimit": "always" })
+}
+
 /// A policy of one route for every path.
 pub(crate) fn policy(limits: &[Value]) -> Value {
-    json!({ "routes": [{ "name": "all", "rate_limits": limits }] })
+    json!({ "headers": headers(), "routes": [{ "name": "all", "rate_limits": limits }] })
 }
 
 /// A policy of one route for each path.
@@ -57,7 +62,7 @@ pub(crate) fn routes(of: &[(&str, Vec<Value>)]) -> Value {
         let name = path.trim_matches('/').replace('/', "-");
         json!({ "name": name, "match": { "path": path }, "rate_limits": limits })
     });
-    json!({ "routes": routes.collect::<Vec<_>>() })
+    json!({ "headers": headers(), "routes": routes.collect::<Vec<_>>() })
 }
 
 /// A policy with a route `/ALGORITHM` for each algorithm, whose limit has the algorithm's name.
