@@ -213,6 +213,8 @@ impl Committer {
         } else {
             let (authorization, body) = (&store.authorization, pipeline.body(clock));
             let timeout = Duration::from_millis(left);
+            // Calls that belonged to a request would die with it.
+            host::enter(self.root);
             host::post(&endpoint.cluster, &endpoint.authority, authorization, &body, timeout)
         };
         match call {
