@@ -337,7 +337,7 @@ impl Committer {
 
     fn fall_back(&mut self, call: Call, error: &StoreError) -> Decision {
         let now = host::resumption_time(call.began());
-        let outcomes: Outcomes = call.batch().iter().map(|_| Err(error.clone())).collect();
+        let outcomes = all_failed(&call, error);
         self.resume(call, outcomes, now)
     }
 
@@ -348,7 +348,7 @@ impl Committer {
                 Step::Decide(decision) => return decision,
                 // Limits need one call; a second stage would queue again here.
                 Step::Call(call) => {
-                    let outcomes: Outcomes = call.batch().iter().map(|_| Err(StoreError::Busy)).collect();
+                    let outcomes = all_failed(&call, &StoreError::Busy);
                     step = call.resume(&mut self.local, outcomes, now);
                 }
             }
@@ -385,6 +385,11 @@ impl Member {
             Self::Settle { at, .. } => *at,
         }
     }
+}
+
+/// The outcomes of a call that failed as a whole.
+fn all_failed(call: &Call, error: &StoreError) -> Outcomes {
+    call.batch().iter().map(|_| Err(error.clone())).collect()
 }
 
 fn resumption_time(pipeline: &Pipeline<Member>) -> Timestamp {

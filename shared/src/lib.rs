@@ -2,12 +2,12 @@
 //!
 //! This crate performs no I/O, reads no clock, draws no randomness, starts no thread and keeps no global. It is
 //! `no_std` without a switch, and it cannot panic on input. What it does: it compiles a [policy](policy::Policy) once,
-//! and turns every request into a decision in at most two calls per stage.
+//! and turns every request into a decision: begun in one call, resumed in another if the store has to be asked.
 //!
 //! ```text
 //! Request ─▶ begin(policy, local, request, now) ─▶ Step::Call(call)  ── the host performs call.batch() ──┐
 //!                                                   ▲                                                     │
-//!                                                   └── call.resume(local, Result<Vec<Outcome>>, now) ◀───┘
+//!                                                   └── call.resume(local, Vec<Result<Outcome>>, now) ◀───┘
 //!                                                 ─▶ Step::Decide(decision)   answer, or forward the request
 //! decision.settle(now) ─▶ Vec<Op>                     to the store, without waiting
 //! ```

@@ -53,18 +53,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
     }
     build::run()?;
-    let mut empty = step::cargo([
-        "build",
-        "--profile",
-        "wasm",
-        "--target",
-        "wasm32-wasip1",
-        "--package",
-        "tollgate-filter",
-        "--example",
-        "empty",
-    ]);
-    step::run("build the empty filter", &mut empty, "fix: the error above names the place")?;
+    let mut empty = build::filter();
+    empty.args(["--example", "empty"]);
+    step::run("build the empty filter", &mut empty, build::FIX)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut report = String::new();
     for upstream in [Answering::Envoy, Answering::Nginx] {
@@ -81,7 +72,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// The core alone. Instructions are repeatable where time is not.
 fn core() -> Result<ExitCode> {
-    let fix = "fix: the compiler says what is wrong above";
     let mut criterion = step::cargo(["bench", "--package", "tollgate-shared", "--bench", "decisions"]);
     let (status, _) = step::streamed("time of a decision", &mut criterion, |_| false)?;
     if !status.success() {
@@ -92,7 +82,7 @@ fn core() -> Result<ExitCode> {
     }
     let mut example =
         step::cargo(["build", "--release", "--package", "tollgate-shared", "--example", "decisions"]);
-    step::run("build the example", &mut example, fix)?;
+    step::run("build the example", &mut example, build::FIX)?;
     for from in ["memory", "store"] {
         // The difference of two runs leaves out what starting costs.
         let per_decision = (instructions(from, 6400)? - instructions(from, 3200)?) / 3200;

@@ -12,14 +12,12 @@ use crate::wasm::Module;
 
 /// Builds both.
 pub(crate) fn run() -> Result<()> {
-    let fix = "fix: the compiler says what is wrong above";
     step::run(
         "build the gateway",
         &mut step::cargo(["build", "--release", "--package", "tollgate-gateway"]),
-        fix,
+        FIX,
     )?;
-    let filter = ["build", "--profile", "wasm", "--target", "wasm32-wasip1", "--package", "tollgate-filter"];
-    step::run("build the filter", &mut step::cargo(filter), fix)?;
+    step::run("build the filter", &mut filter(), FIX)?;
     let built = tools::target_dir().join("wasm32-wasip1/wasm/tollgate_filter.wasm");
     let trimmed = tools::target_dir().join("tollgate_filter.wasm");
     let size = step::timed("trim and inspect the filter", || trim(&built, &trimmed))?;
@@ -30,26 +28,17 @@ pub(crate) fn run() -> Result<()> {
 /// Builds the filter whose clock tests turn. It has a target directory of its own, so that neither build undoes the other.
 pub(crate) fn test_clock() -> Result<()> {
     let directory = tools::target_dir().join("test-clock");
-    let mut command = step::cargo([
-        "build",
-        "--profile",
-        "wasm",
-        "--target",
-        "wasm32-wasip1",
-        "--package",
-        "tollgate-filter",
-        "--features",
-        "test-clock",
-    ]);
-    command.arg("--target-dir").arg(&directory);
-    step::run(
-        "build the filter with a clock for tests",
-        &mut command,
-        "fix: the compiler says what is wrong above",
-    )?;
+    let mut command = filter();
+    command.args(["--features", "test-clock", "--target-dir"]).arg(&directory);
+    step::run("build the filter with a clock for tests", &mut command, FIX)?;
     let built = directory.join("wasm32-wasip1/wasm/tollgate_filter.wasm");
     trim(&built, &tools::target_dir().join("tollgate_filter_test_clock.wasm"))?;
     Ok(())
+}
+
+/// Builds the filter's package as it is shipped; more arguments may follow.
+pub(crate) fn filter() -> Command {
+    step::cargo(["build", "--profile", "wasm", "--target", "wasm32-wasip1", "--package", "tollgate-filter"])
 }
 
 /// Writes the filter with only the exports in use; returns its size in words.
@@ -91,6 +80,9 @@ fn gzip_size(path: &Path) -> Result<usize> {
     ensure!(output.status.success(), "gzip failed");
     Ok(output.stdout.len())
 }
+
+/// What helps when a build fails.
+pub(crate) const FIX: &str = "fix: the compiler says what is wrong above";
 
 /// What the filter may ask of its host. Envoy refuses to load a module with an import that it does not know, so what is
 /// here was seen to load in the pinned one. The SDK's traits pull in most calls of the ABI, whether we make them or not.
