@@ -134,7 +134,7 @@ impl Committer {
 
     /// Queues what a decision leaves to tell the store.
     pub(crate) fn settle(&mut self, decision: &mut Decision, now: Timestamp) {
-        let ops = decision.settle(now);
+        let ops = decision.settle();
         if ops.is_empty() {
             return;
         }

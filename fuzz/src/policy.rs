@@ -59,7 +59,7 @@ fn ask(policy: Policy, prefix: &str, case: PathCase) {
             now = now.plus(wait);
             let mut decision = check::decision_of(begin(&policy, &mut local, &head, now));
             check::decision(&policy, &decision, now, true);
-            for op in decision.settle(now) {
+            for op in decision.settle() {
                 local.memory().perform(&op, now).expect("nobody else uses this memory");
             }
         }

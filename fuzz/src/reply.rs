@@ -3,7 +3,7 @@
 //! ```text
 //! lib                                      ─ who shares the call: see [`members`]
 //! 200 [{"error":"NOSCRIPT"}]               ─ status and body
-//! 200 [{"result":[1,0,0]}]                 ─ the same, if the store is asked again
+//! 200 [{"result":[1800000000000,1,0,0]}]                 ─ the same, if the store is asked again
 //! ```
 
 use std::sync::{Arc, LazyLock};
@@ -68,7 +68,7 @@ pub fn run(data: &[u8]) {
         let Member::Call(call) = member else { continue };
         let mut decision = check::decision_of(call.resume(&mut local, outcomes, now));
         check::decision(&POLICY, &decision, now, false);
-        check::ops(&POLICY, "tg", &decision.settle(now));
+        check::ops(&POLICY, "tg", &decision.settle());
     }
 }
 
@@ -103,7 +103,7 @@ fn members(letters: &[u8], local: &mut Local<HeapShards>) -> Vec<Member> {
         if letter.is_ascii_lowercase() {
             return Some(Member::Call(call));
         }
-        let refund = |op: &Op| Op::Refund { checks: op.checks().to_vec(), age: 5 };
+        let refund = |op: &Op| Op::Refund { checks: op.checks().to_vec(), at: NOW };
         Some(Member::Settle(call.batch().iter().map(refund).collect()))
     });
     requests.collect()
@@ -140,7 +140,7 @@ fn is_what_was_answered(
 ) {
     let result = answered.and_then(|reply| reply.result.as_ref());
     match (op, outcome) {
-        (Op::RateLimit(checks), Ok(Outcome::RateLimit(standings))) => {
+        (Op::RateLimit(checks), Ok(Outcome::RateLimit { at, standings })) => {
             assert_eq!(standings.len(), checks.len());
             let said = standings.iter().flat_map(|standing| {
                 let retry = match standing.retry {
@@ -150,6 +150,7 @@ fn is_what_was_answered(
                 };
                 [standing.remaining as i64, standing.reset as i64, retry]
             });
+            let said = std::iter::once(at.as_millis() as i64).chain(said);
             assert!(said.eq(result.expect("a result").iter().copied()), "{outcome:?}");
         }
         (Op::Refund { .. }, Ok(Outcome::Refunded)) => assert!(result.is_some()),

@@ -206,12 +206,12 @@ impl Host {
             let last = if admitted { &mut self.changed } else { &mut self.refused };
             last[verdict.limit] = self.decisions;
         }
-        for op in decision.settle(self.now) {
+        for op in decision.settle() {
             check::ops(&self.policy, "tg", std::slice::from_ref(&op));
             let memory = self.store.as_mut().unwrap_or(self.local.memory());
             memory.perform(&op, self.now).expect("nobody else uses this memory");
         }
-        assert!(decision.settle(self.now).is_empty(), "settled twice");
+        assert!(decision.settle().is_empty(), "settled twice");
         decision
     }
 

@@ -94,7 +94,7 @@ pub(crate) fn decide_from_store(
         .collect();
     let mut pipeline = Pipeline::new(calls);
     black_box(pipeline.body(Clock::Store));
-    let reply = format!("[{}]", vec![r#"{"result":[999998,60,0]}"#; requests.len()].join(","));
+    let reply = format!("[{}]", vec![r#"{"result":[1800000000000,999998,60,0]}"#; requests.len()].join(","));
     pipeline.receive(200, reply.as_bytes());
     for (call, outcomes) in pipeline.finish() {
         let Step::Decide(Decision::Allow(report)) = call.resume(local, outcomes, now) else { continue };

@@ -68,7 +68,7 @@ pub fn begin<S: Shards>(
                     standing: Some(standing),
                     source: Source::Denials,
                 }]);
-                return Step::Decide(Decision::Deny(Denial { report, refunds: Vec::new(), began: now }));
+                return Step::Decide(Decision::Deny(Denial { report, refunds: Vec::new() }));
             }
             checks.push(Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() });
         }
@@ -122,7 +122,7 @@ impl Call {
     ) -> Step {
         let Self { policy, ops, mut report, began } = self;
         let mut outcomes = outcomes.into_iter();
-        let (mut charged, mut shares) = (Vec::new(), Vec::new());
+        let (mut refunds, mut own) = (Vec::new(), Vec::new());
         let route = report.route.and_then(|route| policy.routes().get(route));
         let (limits, groups) = route.map_or((&[][..], &[][..]), |route| (route.limits(), route.groups()));
         report.verdicts.reserve_exact(limits.len());
@@ -134,14 +134,14 @@ impl Call {
                 Ok(outcome) => {
                     decided(&policy, &op, &outcome, numbers, local, began, &mut report.verdicts);
                     if !alone {
-                        charged.extend(charges(op, &outcome));
+                        refunds.extend(refund(op, &outcome));
                     }
                 }
                 Err(error) => {
                     let numbers: Vec<usize> = numbers.collect();
-                    let (verdicts, share) = degraded(&policy, op.checks(), &error, &numbers, local, now);
+                    let (verdicts, given_back) = degraded(&policy, op.checks(), &error, &numbers, local, now);
                     report.verdicts.extend(verdicts);
-                    shares.extend(share);
+                    own.extend(given_back);
                 }
             }
         }
@@ -152,8 +152,8 @@ impl Call {
         let denied = report.verdicts.iter().any(Verdict::refuses);
         Step::Decide(if denied {
             // What was charged to this instance's memory needs no call to be given back.
-            shares.into_iter().for_each(|op| drop(local.memory.perform(&refund(op, 0), now)));
-            Decision::Deny(Denial { report, refunds: charged, began })
+            own.into_iter().for_each(|op| drop(local.memory.perform(&op, now)));
+            Decision::Deny(Denial { report, refunds })
         } else {
             Decision::Allow(report)
         })
@@ -179,10 +179,11 @@ impl Decision {
 
     /// What is left to tell the store, without anybody waiting for it: counters of other hash tags that charged
     /// a request which was refused after all give it back.
-    pub fn settle(&mut self, now: Timestamp) -> Vec<Op> {
-        let Self::Deny(denial) = self else { return Vec::new() };
-        let age = now.since(denial.began).saturating_add(1);
-        denial.refunds.drain(..).map(|op| refund(op, age)).collect()
+    pub fn settle(&mut self) -> Vec<Op> {
+        match self {
+            Self::Allow(_) => Vec::new(),
+            Self::Deny(denial) => core::mem::take(&mut denial.refunds),
+        }
     }
 }
 
@@ -192,7 +193,6 @@ pub struct Denial {
     report: Report,
     /// What the store charged although the request was refused.
     refunds: Vec<Op>,
-    began: Timestamp,
 }
 
 impl Denial {
@@ -265,15 +265,16 @@ pub enum Source {
     Degraded(FailureMode),
 }
 
-/// What `op` charged; checks in shadow mode without room were not, and have nothing to be given back.
-fn charges(op: Op, outcome: &Outcome) -> Option<Op> {
+/// Gives back what `op` charged; checks in shadow mode without room were not, and have nothing to be given back.
+fn refund(op: Op, outcome: &Outcome) -> Option<Op> {
     let admitted = outcome.admitted(op.checks());
-    let (true, Op::RateLimit(mut checks), Outcome::RateLimit(standings)) = (admitted, op, outcome) else {
+    let (true, Op::RateLimit(mut checks), Outcome::RateLimit { at, standings }) = (admitted, op, outcome)
+    else {
         return None;
     };
     let mut standings = standings.iter();
     checks.retain(|check| standings.next().is_some_and(|standing| check.is_charged(standing)));
-    (!checks.is_empty()).then_some(Op::RateLimit(checks))
+    (!checks.is_empty()).then_some(Op::Refund { checks, at: *at })
 }
 
 /// Adds the verdicts on an operation that was performed.
@@ -286,7 +287,7 @@ fn decided<S: Shards>(
     began: Timestamp,
     verdicts: &mut Vec<Verdict>,
 ) {
-    let Outcome::RateLimit(standings) = outcome else { return };
+    let Outcome::RateLimit { standings, .. } = outcome else { return };
     for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
         if check.enforced {
             let refundable = policy.limits().get(limit).is_some_and(Limit::is_refundable);
@@ -296,15 +297,8 @@ fn decided<S: Shards>(
     }
 }
 
-/// Gives back what an operation charged at most `age` milliseconds ago.
-fn refund(op: Op, age: u64) -> Op {
-    match op {
-        Op::RateLimit(checks) | Op::Refund { checks, .. } => Op::Refund { checks, age },
-    }
-}
-
-/// Verdicts on an operation that the store did not perform, as `on_store_error` of each limit says; and what this
-/// instance's memory charged in its place.
+/// Verdicts on an operation that the store did not perform, as `on_store_error` of each limit says; and the refund of
+/// what this instance's memory charged in its place.
 fn degraded<S: Shards>(
     policy: &Policy,
     checks: &[Check],
@@ -327,7 +321,7 @@ fn degraded<S: Shards>(
     let op = Op::RateLimit(shares);
     let performed = if op.checks().is_empty() { None } else { local.memory.perform(&op, now).ok() };
     let mut standings = match &performed {
-        Some(Outcome::RateLimit(standings)) => standings.iter(),
+        Some(Outcome::RateLimit { standings, .. }) => standings.iter(),
         _ => [].iter(),
     };
     let verdicts = checks
@@ -349,7 +343,7 @@ fn degraded<S: Shards>(
             }
         })
         .collect();
-    (verdicts, performed.and_then(|outcome| charges(op, &outcome)))
+    (verdicts, performed.and_then(|outcome| refund(op, &outcome)))
 }
 
 /// The same check against this instance's share of the quota, at a cost that fits into it.

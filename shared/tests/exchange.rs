@@ -106,7 +106,7 @@ impl Host {
     }
 
     fn settle(&mut self, decision: &mut Decision, now: Timestamp) {
-        for op in decision.settle(now) {
+        for op in decision.settle() {
             self.store.perform(&op, now).unwrap();
         }
     }

@@ -122,7 +122,7 @@ proptest! {
                 let answer = answer::denial(&policy, denial, now);
                 prop_assert!(serde_json::from_str::<serde_json::Value>(&answer.body).is_ok(), "{}", answer.body);
             }
-            decision.settle(now);
+            decision.settle();
         }
     }
 }
@@ -133,7 +133,9 @@ fn use_shard(bytes: &[u8], quotas: &[(tollgate_shared::rate_limit::Quota, u64)],
         let checks: Vec<Check> =
             quotas.iter().enumerate().map(|(number, (quota, cost))| check(*quota, number, *cost)).collect();
         world.ask(&checks, now);
-        world.refund(&checks, 1, now);
+        for at in [0, now.saturating_sub(1), now, u64::MAX] {
+            world.refund(&checks, at, now);
+        }
     }
 }
 
@@ -250,7 +252,7 @@ fn store() -> impl Strategy<Value = Option<Result<Outcome, StoreError>>> {
         Just(None),
         Just(Some(Err(StoreError::Timeout))),
         Just(Some(Ok(Outcome::Refunded))),
-        Just(Some(Ok(Outcome::RateLimit(Vec::new())))),
+        Just(Some(Ok(Outcome::RateLimit { at: Timestamp::from_millis(0), standings: Vec::new() }))),
     ]
 }
 

@@ -31,15 +31,15 @@ proptest! {
         let commands = commands(&Pipeline::new(members.clone()), clock);
         prop_assert_eq!(commands.len(), ops.len());
         for (op, command) in ops.iter().zip(commands) {
-            let (script, age) = match op {
+            let (script, at) = match op {
                 Op::RateLimit(_) => (RATE_LIMIT, None),
-                Op::Refund { age, .. } => (REFUND, Some(json!(age))),
+                Op::Refund { at, .. } => (REFUND, Some(json!(at.as_millis()))),
             };
             let keys = op.checks().iter().map(|check| json!(check.key.as_str()));
             let mut expected = vec![json!("EVALSHA"), json!(script.sha1), json!(op.checks().len())];
             expected.extend(keys);
             expected.push(now.map_or(json!(""), |now| json!(now)));
-            expected.extend(age);
+            expected.extend(at);
             for check in op.checks() {
                 let letter = check.quota.algorithm().letter();
                 let letter = if check.enforced { letter.to_owned() } else { letter.to_uppercase() };
@@ -197,6 +197,9 @@ fn plain_check() -> Check {
 }
 
 /// What becomes of an operation in the first round.
+/// What the store's clock says.
+const NOW: u64 = 1_800_000_000_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Done,
@@ -212,7 +215,7 @@ impl Fate {
         match (self, op) {
             (Self::Done, Op::RateLimit(checks)) => {
                 let standings = checks.iter().enumerate().flat_map(|(i, _)| [n + i, 10 * n, n % 2]);
-                json!({ "result": standings.collect::<Vec<_>>() })
+                json!({ "result": std::iter::once(NOW as usize).chain(standings).collect::<Vec<_>>() })
             }
             (Self::Done, Op::Refund { .. }) => json!({ "result": [] }),
             (Self::Unknown, _) => json!({ "error": "NOSCRIPT No matching script. Please use EVAL." }),
@@ -223,15 +226,15 @@ impl Fate {
 
     fn outcome(self, n: usize, op: &Op) -> Result<Outcome, StoreError> {
         match (self, op) {
-            (Self::Done | Self::Unknown, Op::RateLimit(checks)) => Ok(Outcome::RateLimit(
-                (0..checks.len())
-                    .map(|i| Standing {
-                        remaining: (n + i) as u64,
-                        reset: 10 * n as u64,
-                        retry: if n.is_multiple_of(2) { Retry::Now } else { Retry::After(1) },
-                    })
-                    .collect(),
-            )),
+            (Self::Done | Self::Unknown, Op::RateLimit(checks)) => {
+                let standing = |i: usize| Standing {
+                    remaining: (n + i) as u64,
+                    reset: 10 * n as u64,
+                    retry: if n.is_multiple_of(2) { Retry::Now } else { Retry::After(1) },
+                };
+                let standings = (0..checks.len()).map(standing).collect();
+                Ok(Outcome::RateLimit { at: Timestamp::from_millis(NOW), standings })
+            }
             (Self::Done | Self::Unknown, Op::Refund { .. }) => Ok(Outcome::Refunded),
             (Self::Refused, _) => Err(StoreError::Refused(tollgate_shared::store::ErrorCode::of("ERR"))),
             (Self::Garbage, _) => Err(StoreError::Garbage),
@@ -247,21 +250,21 @@ fn members() -> impl Strategy<Value = Vec<Vec<Op>>> {
         .prop_filter("operations", |members| members.iter().any(|ops| !ops.is_empty()))
         .prop_map(|members| {
             let mut numbers = 0..;
-            let mut op = |checks: Vec<(_, bool, u64)>, age: Option<u64>| {
+            let mut op = |checks: Vec<(_, bool, u64)>, at: Option<u64>| {
                 let mut checks: Vec<Check> = checks
                     .into_iter()
                     .enumerate()
                     .map(|(n, (quota, enforced, cost))| Check { enforced, ..check(quota, n, cost) })
                     .collect();
                 checks[0].key = Key::from_stored(&format!("tg:{{{}}}:x", numbers.next().unwrap_or(0)));
-                match age {
+                match at {
                     None => Op::RateLimit(checks),
-                    Some(age) => Op::Refund { checks, age },
+                    Some(at) => Op::Refund { checks, at: Timestamp::from_millis(at) },
                 }
             };
             members
                 .into_iter()
-                .map(|ops| ops.into_iter().map(|(checks, age)| op(checks, age)).collect())
+                .map(|ops| ops.into_iter().map(|(checks, at)| op(checks, at)).collect())
                 .collect()
         })
 }

@@ -148,7 +148,7 @@ async fn answers_that_are_none_are_survived() {
         ..StackOptions::new(policy_of_three_modes())
     };
     let stack = Stack::start(options).await.unwrap();
-    let standing = || json!([999, 0, 0]);
+    let standing = || json!([NOW, 999, 0, 0]);
     for (mode, kind) in [
         (Mode::Late(TIMEOUT * 2, standing()), "timeout"),
         (Mode::Silent, "timeout"),
@@ -156,9 +156,10 @@ async fn answers_that_are_none_are_survived() {
         (Mode::NotAnArray, "garbage"),
         (Mode::HalfPipeline(standing()), "garbage"),
         (Mode::LongPipeline(standing()), "garbage"),
-        (Mode::Answer(json!([999, 0])), "garbage"),
+        (Mode::Answer(json!([NOW, 999, 0])), "garbage"),
+        (Mode::Answer(json!([999, 0, 0])), "garbage"),
         (Mode::Answer(json!("OK")), "garbage"),
-        (Mode::Answer(json!([999, -5, 0])), "garbage"),
+        (Mode::Answer(json!([NOW, 999, -5, 0])), "garbage"),
         (Mode::Refuse("NOSCRIPT No matching script. Please use EVAL."), "refused"),
         (Mode::Refuse(""), "refused"),
         (Mode::Status(StatusCode::INTERNAL_SERVER_ERROR), "status"),
@@ -196,7 +197,7 @@ async fn waiting_for_a_call_to_be_sent_counts_as_waiting() {
     };
     let stack = Stack::start(options).await.unwrap();
     // The first answer comes in time; the second would, were it not for the time that its request waited before.
-    double.set_mode(Mode::Late(Duration::from_millis(300), json!([999, 0, 0])));
+    double.set_mode(Mode::Late(Duration::from_millis(300), json!([NOW, 999, 0, 0])));
     let report = Load { connections: 2, ..load_of(&stack, 2, "/local", "x") }.run().await.unwrap();
     assert_eq!((report.count(200), report.marked(), double.requests()), (2, 1, 2), "{report:?}");
 
@@ -305,7 +306,6 @@ async fn each_limit_fails_as_its_policy_says() {
 
 /// Limits of different tags are different operations: where one refuses, the others get back what they were charged.
 #[tokio::test]
-#[ignore = "OPEN DEFECT: under load some refunds do not arrive, so a refused request may stay charged"]
 async fn what_one_tag_was_charged_is_given_back_when_another_refuses() {
     let charged = ALGORITHMS.map(|algorithm| limit(algorithm, algorithm, 100));
     let fields = json!({ "key": ["const:everybody"], "tag": "elsewhere" });
@@ -347,9 +347,12 @@ fn timeout() -> String {
     format!("{}ms", TIMEOUT.as_millis())
 }
 
+/// What a store's clock says.
+const NOW: u64 = 1_800_000_000_000;
+
 /// What a working store answers to one check: plenty is left.
 fn healthy() -> Mode {
-    Mode::Answer(json!([999, 0, 0]))
+    Mode::Answer(json!([NOW, 999, 0, 0]))
 }
 
 /// Requests to each path in turn, until stopped; returns when the store decides all of them.

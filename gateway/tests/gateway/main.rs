@@ -1,7 +1,7 @@
 //! The gateway in front of a real Redis, over real sockets.
 //!
-//! A `redis-server` has to be on the PATH, or named by `TOLLGATE_REDIS_SERVER`. Every test starts its own, on a port of
-//! its own, so all can run at once.
+//! Every test starts its own `redis-server`, which `cargo xtask setup` installs, on a port of its own, so all can run at
+//! once.
 
 #![allow(
     clippy::unwrap_used,

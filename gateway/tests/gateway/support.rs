@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tollgate_gateway::Gateway;
 use tollgate_gateway::cli::{Cli, Task};
 use tollgate_gateway::config::Config;
+use tollgate_tests::tools;
 
 pub(crate) const TOKEN: &str = "a-token-for-tests";
 
@@ -218,17 +219,12 @@ async fn dial(address: SocketAddr) -> TcpStream {
 }
 
 fn spawn_redis(port: u16, flags: &[String]) -> Child {
-    let program = std::env::var("TOLLGATE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
-    Command::new(&program)
+    Command::new(tools::redis_server().unwrap())
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .args(flags)
         .current_dir(std::env::temp_dir())
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .unwrap_or_else(|error| {
-            panic!(
-                "cannot start `{program}`: {error}; install redis-server or name one by TOLLGATE_REDIS_SERVER"
-            )
-        })
+        .unwrap()
 }

@@ -50,9 +50,10 @@ impl Counter for Gcra {
         self.level = self.level.saturating_add(cost.saturating_mul(quota.window));
     }
 
-    fn refund(&mut self, quota: &Quota, cost: u64, age: u64, _now: u64) -> bool {
+    fn refund(&mut self, quota: &Quota, cost: u64, at: u64, now: u64) -> bool {
         // What may have run out since it was poured in cannot be taken out again.
-        let left = cost.saturating_mul(quota.window).saturating_sub(age.saturating_mul(quota.limit));
+        let drained = now.saturating_sub(at).saturating_mul(quota.limit);
+        let left = cost.saturating_mul(quota.window).saturating_sub(drained);
         let changes = left > 0 && self.level > 0;
         self.level = self.level.saturating_sub(left);
         changes

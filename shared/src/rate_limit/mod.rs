@@ -228,9 +228,9 @@ trait Counter: Sized {
     fn wait(&self, quota: &Quota, room: u64, now: u64) -> u64;
     /// Consumes `cost`, for which there is room.
     fn spend(&mut self, quota: &Quota, cost: u64, now: u64);
-    /// Gives back `cost`, consumed at most `age` milliseconds ago; never more than is certain still to count. Says
-    /// whether anything changed.
-    fn refund(&mut self, quota: &Quota, cost: u64, age: u64, now: u64) -> bool;
+    /// Gives back `cost`, consumed at the moment `at`; never more than is certain still to count. Says whether
+    /// anything changed.
+    fn refund(&mut self, quota: &Quota, cost: u64, at: u64, now: u64) -> bool;
     /// Milliseconds until the counter means nothing.
     fn lapses(&self, quota: &Quota, now: u64) -> u64;
 }
@@ -276,8 +276,8 @@ impl State {
         each!(self, counter => counter.lapses(quota, now))
     }
 
-    pub(crate) fn refund(&mut self, quota: &Quota, cost: u64, age: u64, now: u64) -> bool {
-        each!(self, counter => counter.refund(quota, cost, age, now))
+    pub(crate) fn refund(&mut self, quota: &Quota, cost: u64, at: u64, now: u64) -> bool {
+        each!(self, counter => counter.refund(quota, cost, at, now))
     }
 
     fn wait(&self, check: &Check, now: u64) -> u64 {

@@ -78,8 +78,8 @@ impl Counter for SlidingWindowCounter {
         self.current = self.current.saturating_add(cost);
     }
 
-    fn refund(&mut self, _quota: &Quota, cost: u64, age: u64, now: u64) -> bool {
-        let counts = self.current > 0 && now.saturating_sub(age) >= self.start;
+    fn refund(&mut self, quota: &Quota, cost: u64, at: u64, _now: u64) -> bool {
+        let counts = self.current > 0 && align(at, quota.window) == self.start;
         if counts {
             self.current = self.current.saturating_sub(cost);
         }

@@ -65,22 +65,16 @@ impl Counter for SlidingWindowLog {
         self.used = self.used.saturating_add(cost);
     }
 
-    fn refund(&mut self, quota: &Quota, cost: u64, age: u64, now: u64) -> bool {
-        // Units that may have left the window already are gone; taking others for them would make room twice.
-        if age >= quota.window {
-            return false;
-        }
-        // The oldest units that may be the ones: what stays then counts no shorter than what was taken would have.
-        let since = now.saturating_sub(age);
-        let mut left = cost;
-        for (_, units) in self.entries.iter_mut().filter(|(at, _)| *at >= since) {
-            let taken = left.min(*units);
+    fn refund(&mut self, _quota: &Quota, cost: u64, at: u64, _now: u64) -> bool {
+        // No entry is there twice, and those that left the window are gone.
+        let mut taken = 0;
+        for (_, units) in self.entries.iter_mut().filter(|(charged, _)| *charged == at) {
+            taken = cost.min(*units);
             *units -= taken;
-            left -= taken;
         }
         self.entries.retain(|(_, units)| *units > 0);
-        self.used = self.used.saturating_sub(cost - left);
-        left < cost
+        self.used = self.used.saturating_sub(taken);
+        taken > 0
     }
 
     fn lapses(&self, quota: &Quota, now: u64) -> u64 {

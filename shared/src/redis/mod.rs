@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use crate::rate_limit::{Retry, Standing};
 use crate::store::{Op, Outcome, StoreError};
+use crate::time::Timestamp;
 
 pub use rest::Pipeline;
 pub use script::Script;
@@ -20,7 +21,7 @@ pub enum Clock {
     /// The store's own, so that instances need no common clock.
     Store,
     /// The host's, in milliseconds since the Unix epoch: for stores whose scripts may not ask for the time.
-    Host(crate::time::Timestamp),
+    Host(Timestamp),
 }
 
 /// One command's arguments, in order.
@@ -42,8 +43,8 @@ fn write_arguments(op: &Op, clock: Clock, to: &mut impl Arguments) {
         Clock::Store => to.plain(""),
         Clock::Host(now) => to.number(now.as_millis()),
     }
-    if let Op::Refund { age, .. } = op {
-        to.number(*age);
+    if let Op::Refund { at, .. } = op {
+        to.number(at.as_millis());
     }
     for check in checks {
         let letter = check.quota.algorithm().letter();
@@ -62,12 +63,15 @@ fn write_arguments(op: &Op, clock: Clock, to: &mut impl Arguments) {
 /// Reads the reply of the script that performed `op`.
 fn read_reply(op: &Op, reply: &[i64]) -> Result<Outcome, StoreError> {
     let Op::RateLimit(checks) = op else { return Ok(Outcome::Refunded) };
-    let (standings, []) = reply.as_chunks::<3>() else { return Err(StoreError::Garbage) };
-    if standings.len() != checks.len() {
-        return Err(StoreError::Garbage);
-    }
-    let standings: Option<Vec<Standing>> = standings.iter().map(read_standing).collect();
-    standings.map(Outcome::RateLimit).ok_or(StoreError::Garbage)
+    read_standings(reply, checks.len()).ok_or(StoreError::Garbage)
+}
+
+fn read_standings(reply: &[i64], checks: usize) -> Option<Outcome> {
+    let (at, standings) = reply.split_first()?;
+    let at = Timestamp::from_millis(u64::try_from(*at).ok()?);
+    let (standings, []) = standings.as_chunks::<3>() else { return None };
+    let standings: Vec<Standing> = standings.iter().map(read_standing).collect::<Option<_>>()?;
+    (standings.len() == checks).then_some(Outcome::RateLimit { at, standings })
 }
 
 fn read_standing([remaining, reset, retry]: &[i64; 3]) -> Option<Standing> {

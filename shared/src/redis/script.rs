@@ -24,12 +24,12 @@ impl Script {
 /// Performs [`Op::RateLimit`].
 pub const RATE_LIMIT: Script = Script {
     text: include_str!("../scripts/rate_limit.lua"),
-    sha1: "7aa467b36dcf1aceac4aa87b4dba4c5686e2c884",
+    sha1: "9a0e9c07be54b64b3e3722d0bac6ba6fe85ee6bc",
 };
 
 /// Performs [`Op::Refund`].
 pub const REFUND: Script =
-    Script { text: include_str!("../scripts/refund.lua"), sha1: "5c22171bc921ed74e3c1b06b9872599fe59019fe" };
+    Script { text: include_str!("../scripts/refund.lua"), sha1: "94d91a9cbb561a360483addbb0bc2f17de3c9732" };
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@
 -- ARGV[1]  milliseconds since the epoch, or '' for the server's clock
 -- then for each key: algorithm letter (capital: shadow, not enforced), quota, window in ms, burst, cost
 --
--- Returns for each key: remaining, reset in ms, retry (0 now, -1 never, otherwise ms).
+-- Returns the time it went by, and for each key: remaining, reset in ms, retry (0 now, -1 never, otherwise ms).
 -- Every number stays below 2^53. A time to live collects garbage only, so it is generous: clocks step back.
 local call, match, format, floor, ceil, max = redis.call, string.match, string.format, math.floor, math.ceil, math.max
 local now = tonumber(ARGV[1])
@@ -78,7 +78,7 @@ for i = 1, #KEYS do
   if kept then kept[i] = { key, letter, kind, quota, window, burst, cost, a, b, c or 0, retry } end
 end
 
-local reply = { 0, 0, 0 }
+local reply = { now, 0, 0, 0 }
 for i = 1, #KEYS do
   if kept then key, letter, kind, quota, window, burst, cost, a, b, c, retry = unpack(kept[i]) end
   local spend, grace = admitted and retry == 0 and cost > 0, window < 60000 and window or 60000
@@ -123,6 +123,6 @@ for i = 1, #KEYS do
   end
   remaining = max(0, remaining)
   local reset = remaining < burst and wait(remaining + 1) or 0
-  reply[i * 3 - 2], reply[i * 3 - 1], reply[i * 3] = remaining, reset, retry
+  reply[i * 3 - 1], reply[i * 3], reply[i * 3 + 1] = remaining, reset, retry
 end
 return reply

@@ -1,10 +1,10 @@
--- Gives back what rate_limit.lua charged at most `age` ms ago, as far as it certainly still counts: the twin of Counter::refund.
+-- Gives back what rate_limit.lua charged, as far as it certainly still counts: the twin of Counter::refund.
 --
 -- KEYS     one counter each, all in one slot
--- ARGV[1]  milliseconds since the epoch, or '' for the server's clock; ARGV[2]  age in ms
+-- ARGV[1]  milliseconds since the epoch, or '' for the server's clock; ARGV[2]  the time that rate_limit.lua returned
 -- then for each key: algorithm letter, quota, window in ms, burst, cost
-local call, max = redis.call, math.max
-local now, age = tonumber(ARGV[1]), tonumber(ARGV[2])
+local call, format, match, max = redis.call, string.format, string.match, math.max
+local now, at = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not now then
   local time = call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -14,41 +14,33 @@ for i = 1, #KEYS do
   local key, p = KEYS[i], i * 5 - 2
   local kind = string.lower(ARGV[p])
   local quota, window, cost = tonumber(ARGV[p + 1]), tonumber(ARGV[p + 2]), tonumber(ARGV[p + 4])
+  -- Only what was charged in the window that is still the current one.
+  local start = at - at % window
+  local current = start >= now - now % window
   if kind == 'l' then
-    -- Units that may have left the window already are gone; taking others for them would make room twice.
-    local left = age < window and cost or 0
-    while left > 0 do
-      local oldest = call('ZRANGEBYSCORE', key, string.format('%d', now - age), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-      if not oldest[2] then break end
-      -- The highest numbers go, so that numbering goes on without a gap.
-      local last = call('ZCOUNT', key, oldest[2], oldest[2])
-      local prefix, taken = string.format('%d-', oldest[2]), math.min(left, last)
-      for n = last - taken + 1, last do call('ZREM', key, prefix .. n) end
-      left = left - taken
-      call('ZREMRANGEBYSCORE', key, '-inf', string.format('%d', now - window))
+    local last = at + window > now and call('ZCOUNT', key, at, at) or 0
+    -- The highest numbers go, so that numbering goes on without a gap.
+    for n = last - math.min(cost, last) + 1, last do call('ZREM', key, format('%d-%d', at, n)) end
+    -- As in the twin, a counter that is written anew forgets what left its window.
+    if last > 0 then call('ZREMRANGEBYSCORE', key, '-inf', format('%d', now - window)) end
+  elseif kind == 'f' then
+    local stored, used = match(call('GET', key) or '', '^(%d+) (%d+)$')
+    if current and tonumber(stored) == start and tonumber(used) > 0 then
+      call('SET', key, format('%s %d', stored, max(0, used - cost)), 'KEEPTTL')
+    end
+  elseif kind == 'c' then
+    local stored, previous, used = match(call('GET', key) or '', '^(%d+) (%d+) (%d+)$')
+    if current and tonumber(stored) == start and tonumber(used) > 0 then
+      call('SET', key, format('%s %s %d', stored, previous, max(0, used - cost)), 'KEEPTTL')
     end
   else
-    local value = call('GET', key) or ''
-    local start, used = string.match(value, '^(%d+) (%d+)$')
-    if kind == 'c' then
-      local previous
-      start, previous, used = string.match(value, '^(%d+) (%d+) (%d+)$')
-      -- Only what was charged in the window that is still the current one.
-      if start and tonumber(used) > 0 and tonumber(start) >= now - now % window and now - age >= tonumber(start) then
-        value = string.format('%s %s %d', start, previous, max(0, used - cost))
-        call('SET', key, value, 'KEEPTTL')
-      end
-    elseif kind == 'f' then
-      if start and tonumber(used) > 0 and tonumber(start) >= now - now % window and now - age >= tonumber(start) then
-        call('SET', key, string.format('%s %d', start, max(0, used - cost)), 'KEEPTTL')
-      end
-    elseif start then
+    local level, measured = match(call('GET', key) or '', '^(%d+) (%d+)$')
+    if level then
       -- What may have run out since it was poured in cannot be taken out again.
-      local level, at = tonumber(start), tonumber(used)
-      level = max(0, level - max(0, now - at) * quota)
-      local left = cost * window - age * quota
+      local left = cost * window - max(0, now - at) * quota
+      level = max(0, level - max(0, now - measured) * quota)
       if left > 0 and level > 0 then
-        call('SET', key, string.format('%d %d', max(0, level - left), max(at, now)), 'KEEPTTL')
+        call('SET', key, format('%d %d', max(0, level - left), max(measured, now)), 'KEEPTTL')
       end
     end
   end

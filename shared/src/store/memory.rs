@@ -81,12 +81,12 @@ fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
                     keep(shard, check, state, now);
                 }
             }
-            Outcome::RateLimit(standings)
+            Outcome::RateLimit { at: Timestamp::from_millis(now), standings }
         }
-        Op::Refund { checks, age } => {
+        Op::Refund { checks, at } => {
             for check in checks {
                 let mut state = load(shard, check);
-                if state.refund(&check.quota, check.cost, *age, now) {
+                if state.refund(&check.quota, check.cost, at.as_millis(), now) {
                     keep(shard, check, &state, now);
                 }
             }

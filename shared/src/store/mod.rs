@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::rate_limit::{Check, Retry, Standing};
+use crate::time::Timestamp;
 
 pub use memory::Memory;
 
@@ -19,13 +20,13 @@ pub use memory::Memory;
 pub enum Op {
     /// Charges every counter that has room, unless an enforced one has none.
     RateLimit(Vec<Check>),
-    /// Gives back what an admitted [`Op::RateLimit`] charged at most `age` milliseconds ago. Charges of which it is
-    /// not certain that they still count are left alone, so a refund never admits more than the quota.
+    /// Gives back what an admitted [`Op::RateLimit`] charged. What does not count any more is left alone, so a refund
+    /// never admits more than the quota, however late it arrives.
     Refund {
         /// What was charged.
         checks: Vec<Check>,
-        /// Milliseconds since, at the most.
-        age: u64,
+        /// When, as its outcome said.
+        at: Timestamp,
     },
 }
 
@@ -41,8 +42,13 @@ impl Op {
 /// What an operation came back with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// How each counter stands, in the order asked.
-    RateLimit(Vec<Standing>),
+    /// What the counters said.
+    RateLimit {
+        /// When, by the clock of whoever performed the operation.
+        at: Timestamp,
+        /// How each counter stands, in the order asked.
+        standings: Vec<Standing>,
+    },
     /// What could be given back was.
     Refunded,
 }
@@ -51,7 +57,7 @@ impl Outcome {
     /// Whether every enforced check of the operation had room.
     pub fn admitted(&self, checks: &[Check]) -> bool {
         match self {
-            Self::RateLimit(standings) => checks
+            Self::RateLimit { standings, .. } => checks
                 .iter()
                 .zip(standings)
                 .all(|(check, standing)| !check.enforced || standing.retry == Retry::Now),

@@ -46,7 +46,7 @@ impl World {
         let op = Op::RateLimit(checks.to_vec());
         let outcome = self.memory.perform(&op, Timestamp::from_millis(now)).unwrap();
         let admitted = outcome.admitted(checks);
-        let Outcome::RateLimit(standings) = outcome else { panic!("a rate limit's outcome is one") };
+        let Outcome::RateLimit { standings, .. } = outcome else { panic!("a rate limit's outcome is one") };
         (admitted, standings)
     }
 
@@ -62,8 +62,8 @@ impl World {
         standing
     }
 
-    pub(crate) fn refund(&mut self, checks: &[Check], age: u64, now: u64) {
-        let op = Op::Refund { checks: checks.to_vec(), age };
+    pub(crate) fn refund(&mut self, checks: &[Check], at: u64, now: u64) {
+        let op = Op::Refund { checks: checks.to_vec(), at: Timestamp::from_millis(at) };
         assert_eq!(self.memory.perform(&op, Timestamp::from_millis(now)), Ok(Outcome::Refunded));
     }
 }

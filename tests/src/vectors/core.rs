@@ -89,7 +89,7 @@ impl<S: Store> Adapter for CoreAdapter<S> {
             },
             Decision::Deny(denial) => answer::denial(policy, denial, now),
         };
-        let settled = decision.settle(now);
+        let settled = decision.settle();
         if *without_store {
             settled.iter().for_each(|op| drop(local.memory().perform(op, now)));
         } else if !settled.is_empty() {
