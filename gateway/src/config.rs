@@ -1,15 +1,14 @@
 //! What the gateway runs with, checked once: a value of these types cannot be nonsense, and nothing re-checks it later.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use redis::{ConnectionAddr, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo};
+use anyhow::Context as _;
 
 use crate::auth::Auth;
 use crate::cli::GatewayArgs;
+use crate::target::Target;
 
 /// Everything the gateway needs to know.
 #[derive(Debug)]
@@ -17,7 +16,7 @@ pub struct Config {
     /// The address to serve on.
     pub listen: SocketAddr,
     /// The Redis to serve.
-    pub redis: RedisTarget,
+    pub redis: Target,
     /// Who may use it.
     pub auth: Auth,
     /// Connections to Redis.
@@ -45,24 +44,13 @@ pub struct Limits {
     pub idle: Duration,
 }
 
-/// One Redis, reached over plain TCP.
-#[derive(Clone)]
-pub struct RedisTarget {
-    /// Host name or address, without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// User, password and database, as the handshake needs them.
-    pub settings: RedisConnectionInfo,
-}
-
 impl Config {
     /// Checks the flags, and takes the token from the environment (`var`) or a file.
     pub fn new(args: &GatewayArgs, var: impl FnOnce(&str) -> Option<String>) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             listen: args.listen,
-            redis: RedisTarget::parse(&args.redis)?,
+            redis: Target::parse(&args.redis)?,
             auth: auth(args, var)?,
             connections: at_least_one(args.connections.into()),
             threads: args.threads.map_or(cores, |threads| at_least_one(threads.into())),
@@ -75,47 +63,6 @@ impl Config {
                 idle: args.idle_timeout,
             },
         })
-    }
-}
-
-impl RedisTarget {
-    /// Reads `redis://[user:password@]host[:port][/db]`. No error repeats the URL, because it may hold a password.
-    pub fn parse(url: &str) -> anyhow::Result<Self> {
-        let (scheme, rest) =
-            url.split_once("://").context("the Redis URL has no scheme, expected `redis://`")?;
-        match scheme {
-            "redis" => {}
-            "rediss" => bail!("TLS to Redis (`rediss://`) is not supported yet, only `redis://` is"),
-            "redis+sentinel" | "rediss+sentinel" | "redis-sentinel" => {
-                bail!("Sentinel (`{scheme}://`) is not supported yet, only a single `redis://` is")
-            }
-            _ => bail!("the Redis URL has the scheme `{scheme}`, expected `redis://`"),
-        }
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-        ensure!(!hosts.contains(','), "several hosts (Cluster or Sentinel) are not supported yet, give one");
-
-        // redis-rs names what is wrong and never the URL itself.
-        let info = url.into_connection_info().context("the Redis URL cannot be used")?;
-        let ConnectionAddr::Tcp(host, port) = info.addr() else {
-            bail!("the Redis URL is not a TCP address")
-        };
-        // RESP2 shapes are what the dialect speaks, and RESP3 would push messages that nobody asked for.
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-        Ok(Self { host: host.clone(), port: *port, settings })
-    }
-}
-
-/// Host, port and database: what a log may say.
-impl fmt::Display for RedisTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "redis://{}:{}/{}", self.host, self.port, self.settings.db())
-    }
-}
-
-impl fmt::Debug for RedisTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -167,30 +114,5 @@ mod tests {
         assert!(config(&[], Some("secret")).is_ok());
         assert!(config(&["--no-auth"], None).is_ok());
         assert!(config(&["--token-file", "/does/not/exist"], Some("secret")).is_err());
-    }
-
-    #[test]
-    fn redis_url_gives_host_port_user_and_database() {
-        let target = RedisTarget::parse("redis://bob:p%40ss@db.local:6390/3").unwrap();
-        assert_eq!((target.host.as_str(), target.port, target.settings.db()), ("db.local", 6390, 3));
-        assert_eq!((target.settings.username(), target.settings.password()), (Some("bob"), Some("p@ss")));
-        assert_eq!(format!("{target} {target:?}"), "redis://db.local:6390/3 redis://db.local:6390/3");
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_by_name_and_without_the_password() {
-        for (url, text) in [
-            ("rediss://:hunter2@h", "TLS"),
-            ("redis+sentinel://:hunter2@h/mymaster", "Sentinel"),
-            ("redis://:hunter2@a:1,b:2", "several hosts"),
-            ("unix:///hunter2", "scheme `unix`"),
-            ("hunter2", "no scheme"),
-            ("redis://:hunter2@h:99999", "cannot be used"),
-            ("redis://:hunter2@h/notanumber", "cannot be used"),
-        ] {
-            let error = format!("{:#}", RedisTarget::parse(url).unwrap_err());
-            assert!(error.contains(text), "{error}");
-            assert!(!error.contains("hunter2"), "{error}");
-        }
     }
 }

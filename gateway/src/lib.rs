@@ -25,8 +25,9 @@ pub mod config;
 mod health;
 mod listener;
 mod reply;
+mod resp;
 mod server;
-mod sieve;
+mod target;
 
 pub use server::Gateway;
 

@@ -21,18 +21,17 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http_body_util::BodyExt as _;
-use redis::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::auth::Auth;
-use crate::backend::{Backend, BackendError};
-use crate::command::{Batch, ParseError, Refusal, parse_command, parse_pipeline, parse_transaction};
+use crate::backend::{Backend, Failure as NoReply, Replies, TransactionError};
+use crate::command::{Batch, Entry, ParseError, Rules, parse_command, parse_pipeline};
 use crate::config::{Config, Limits};
 use crate::health::health;
 use crate::listener;
-use crate::reply::{Encoding, error_text, write_error, write_reply};
+use crate::reply::{Encoding, error, write_error, write_reply};
 
 /// A gateway that listens, and serves once it is [run](Self::run).
 pub struct Gateway {
@@ -51,10 +50,15 @@ impl Gateway {
         if auth.is_open() {
             tracing::warn!("NO TOKEN IS REQUIRED: everyone who reaches {address} can read and write {redis}");
         }
-        let backend = Backend::start(&redis, connections.get(), limits.command_timeout).await?;
+        let backend =
+            Backend::start(&redis, connections.get(), limits.command_timeout, LARGEST_RESPONSE).await?;
         tracing::info!(%redis, "listening on http://{address}");
         let in_flight = Semaphore::new(limits.in_flight);
-        Ok(Self { listener, address, shared: Arc::new(Shared { backend, auth, limits, in_flight }) })
+        Ok(Self {
+            listener,
+            address,
+            shared: Arc::new(Shared { backend, rules: Rules::default(), auth, limits, in_flight }),
+        })
     }
 
     /// The address listened on; tells the port when port 0 was asked for.
@@ -72,6 +76,7 @@ impl Gateway {
 /// What all requests share.
 pub(crate) struct Shared {
     pub(crate) backend: Backend,
+    rules: Rules,
     auth: Auth,
     limits: Limits,
     in_flight: Semaphore,
@@ -108,13 +113,13 @@ async fn no_such_method(State(shared): State<Arc<Shared>>, request: Request) -> 
 
 async fn command(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let answer = shared.admitted(request, async |body, encoding| {
-        let command = parse_command(&body)?;
-        if let Some(refusal) = Refusal::of(&command) {
-            return Err(refusal.into());
+        let batch = parse_command(&body, &shared.rules)?;
+        if let Some(refusal) = batch.refusal() {
+            return Err(Failure::new(StatusCode::BAD_REQUEST, refusal));
         }
-        let reply = shared.backend.command(&command).await?;
-        if let Value::ServerError(error) = &reply {
-            return Err(Failure::new(StatusCode::BAD_REQUEST, error_text(error)));
+        let reply = shared.backend.run(&batch).await.all()?;
+        if let Some(text) = error(&reply) {
+            return Err(Failure::new(StatusCode::BAD_REQUEST, String::from_utf8_lossy(text)));
         }
         let mut out = Vec::with_capacity(USUAL_REPLY);
         write_reply(&mut out, &reply, encoding);
@@ -125,27 +130,28 @@ async fn command(State(shared): State<Arc<Shared>>, request: Request) -> Respons
 
 async fn pipeline(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let answer = shared.admitted(request, async |body, encoding| {
-        let Batch { commands, refused } = parse_pipeline(&body, shared.limits.pipeline)?;
-        let replies = shared.backend.pipeline(&commands).await?;
-        Ok(write_replies(&replies, &refused, encoding))
+        let batch = parse_pipeline(&body, shared.limits.pipeline, &shared.rules)?;
+        let replies = shared.backend.run(&batch).await;
+        // Where nothing at all was answered, the status says so.
+        match replies.failure() {
+            Some(failure) if batch.refusal().is_none() => Err(failure.clone().into()),
+            _ => Ok(write_replies(&batch, &replies, encoding)),
+        }
     });
     answer.await.unwrap_or_else(Failure::answer)
 }
 
 async fn multi_exec(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let answer = shared.admitted(request, async |body, encoding| {
-        let Batch { commands, refused } = parse_transaction(&body, shared.limits.pipeline)?;
-        if let Some((_, refusal)) = refused.into_iter().next() {
-            return Err(refusal.into());
+        let batch = parse_pipeline(&body, shared.limits.pipeline, &shared.rules)?;
+        if let Some(refusal) = batch.refusal() {
+            return Err(Failure::new(StatusCode::BAD_REQUEST, refusal));
         }
-        let replies = shared.backend.pipeline(&commands).await?;
-        match replies.as_slice() {
-            // Redis did not begin a transaction (a user that may not use MULTI), whatever became of the rest.
-            [Value::ServerError(error), ..] | [.., Value::ServerError(error)] => {
-                Err(Failure::new(StatusCode::BAD_REQUEST, error_text(error)))
-            }
-            [.., Value::Array(results)] => Ok(write_replies(results, &[], encoding)),
-            _ => Err(Failure::new(
+        match shared.backend.transact(&batch).await {
+            Ok(replies) => Ok(write_replies(&batch, &replies, encoding)),
+            Err(TransactionError::Discarded(text)) => Err(Failure::new(StatusCode::BAD_REQUEST, text)),
+            Err(TransactionError::Failed(failure)) => Err(failure.into()),
+            Err(TransactionError::Nonsense) => Err(Failure::new(
                 StatusCode::BAD_GATEWAY,
                 "ERR redis answered EXEC with something else than an array",
             )),
@@ -256,19 +262,21 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
 }
 
 /// The replies in the order of the request, with the refusals at their positions.
-fn write_replies(replies: &[Value], refused: &[(usize, Refusal)], encoding: Encoding) -> Vec<u8> {
-    let count = replies.len() + refused.len();
-    let mut out = Vec::with_capacity(2 + count * USUAL_REPLY);
+fn write_replies(batch: &Batch, replies: &Replies, encoding: Encoding) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 + batch.entries().len() * USUAL_REPLY);
     let mut replies = replies.iter();
-    let mut refused = refused.iter().peekable();
     out.push(b'[');
-    for position in 0..count {
+    for (position, entry) in batch.entries().iter().enumerate() {
         if position > 0 {
             out.push(b',');
         }
-        match refused.next_if(|(refused, _)| *refused == position) {
-            Some((_, refusal)) => write_error(&mut out, &refusal.to_string()),
-            None => write_reply(&mut out, replies.next().unwrap_or(&Value::Nil), encoding),
+        match entry {
+            Entry::Refused(text) => write_error(&mut out, text.as_bytes()),
+            Entry::Send(_) => match replies.next() {
+                Some(Ok(reply)) => write_reply(&mut out, reply, encoding),
+                Some(Err(failure)) => write_error(&mut out, failure.to_string().as_bytes()),
+                None => write_error(&mut out, b"ERR redis gave no reply"),
+            },
         }
     }
     out.push(b']');
@@ -288,7 +296,7 @@ impl Failure {
 
     fn answer(self) -> Response {
         let mut body = Vec::new();
-        write_error(&mut body, &self.text);
+        write_error(&mut body, self.text.as_bytes());
         json(self.status, body)
     }
 }
@@ -299,21 +307,19 @@ impl From<ParseError> for Failure {
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, refusal.to_string())
-    }
-}
-
-impl From<BackendError> for Failure {
-    fn from(error: BackendError) -> Self {
+impl From<NoReply> for Failure {
+    fn from(error: NoReply) -> Self {
         let status = match error {
-            BackendError::Unreachable(_) | BackendError::Lost => StatusCode::SERVICE_UNAVAILABLE,
-            BackendError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+            NoReply::Unreachable(_) | NoReply::Lost => StatusCode::SERVICE_UNAVAILABLE,
+            NoReply::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+            NoReply::TooLarge(_) => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, error.to_string())
     }
 }
+
+/// The most bytes of replies to one request.
+const LARGEST_RESPONSE: usize = 100 << 20;
 
 /// What `{"result":[1,99,60000]}` takes, with room to spare.
 const USUAL_REPLY: usize = 48;

@@ -14,6 +14,7 @@
 mod bench;
 mod build;
 mod check;
+mod commands;
 mod demo;
 mod schema;
 mod setup;
@@ -55,6 +56,8 @@ enum Command {
     Vectors(vectors::Options),
     /// Measures what the filter costs an Envoy, against peers in the same run.
     Bench(bench::Options),
+    /// Writes the gateway's table of commands, as the pinned Redis describes them.
+    Commands,
     /// Writes the policy's JSON Schema to `policy.schema.json`.
     Schema,
     /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, documentation.
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { only } => check::test(only.as_deref()),
         Command::Vectors(options) => vectors::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Commands => commands::run(),
         Command::Schema => schema::run(),
         Command::Lint => check::lint(),
     }

@@ -45,7 +45,7 @@ async fn mistakes_are_one_line_on_stderr_and_exit_status_1() {
             Some(TOKEN),
             "tollgate: TLS to Redis (`rediss://`) is not supported yet".into(),
         ),
-        ("redis://:hunter2@h:x", Some(TOKEN), "tollgate: the Redis URL cannot be used".into()),
+        ("redis://:hunter2@h:x", Some(TOKEN), "tollgate: the port in the Redis URL is not one".into()),
     ] {
         let mut command = tollgate(&["gateway", "--listen", &listen, "--redis", redis]);
         if let Some(token) = token {
