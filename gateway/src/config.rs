@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::auth::Auth;
 use crate::cli::GatewayArgs;
-use crate::target::Target;
+use crate::target::{Target, TargetOptions};
 
 /// Everything the gateway needs to know.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Config {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             listen: args.listen,
-            redis: Target::parse(&args.redis)?,
+            redis: Target::parse(&args.redis, &TargetOptions::default())?,
             auth: auth(args, var)?,
             connections: at_least_one(args.connections.into()),
             threads: args.threads.map_or(cores, |threads| at_least_one(threads.into())),

@@ -15,3 +15,4 @@ mod dialect;
 mod outages;
 mod program;
 mod support;
+mod topologies;
