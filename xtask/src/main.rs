@@ -53,7 +53,7 @@ enum Command {
     },
     /// Runs a folder of test vectors on one interpreter.
     Vectors(vectors::Options),
-    /// Measures what the filter costs an Envoy, against peers in the same run.
+    /// Measures what the filter costs an Envoy, or what the gateway costs, beside peers in the same run.
     Bench(bench::Options),
     /// Writes the policy's JSON Schema to `policy.schema.json`.
     Schema,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use tollgate_tests::envoy::{Envoy, Filter, Listener, Options as EnvoyOptions, Store, Upstream};
 use tollgate_tests::gateway::Gateway;
@@ -15,19 +15,13 @@ use tollgate_tests::redis::Redis;
 use tollgate_tests::{ports, run_dir, tools};
 
 use super::generator::wrk;
-use super::{Options, programs};
+use super::{Options, median, programs};
 use crate::{build, setup, step};
 
 /// Builds what is measured, measures it, prints the tables and writes them to `target/bench.md`.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
     setup::run()?;
-    for program in ["wrk", "nginx"] {
-        if programs::which(program).is_none() {
-            bail!(
-                "`{program}` is not installed: `apt-get install -y wrk nginx` (no registry carries it for users without root)"
-            );
-        }
-    }
+    programs::require(&[programs::WRK, programs::NGINX], options.install)?;
     build::run()?;
     let mut empty = build::filter();
     empty.args(["--example", "empty"]);
@@ -148,7 +142,7 @@ async fn measure(options: &Options, answering: Answering) -> Result<String> {
             samples.push(sample);
         }
     }
-    let medians: Vec<_> = rows.iter().map(|(contender, _, samples)| (contender, median(samples))).collect();
+    let medians: Vec<_> = rows.iter().map(|(contender, _, samples)| (contender, medians(samples))).collect();
     Ok(table(options, answering, &medians))
 }
 
@@ -181,7 +175,7 @@ async fn sample(
     }
     let calls = delta("redis_calls_total");
     Ok(Sample {
-        requests_per_second: run.requests_per_second,
+        requests_per_second: run.requests_per_second(),
         p50_ms: run.p50_ms,
         p99_ms: run.p99_ms,
         cpu,
@@ -204,7 +198,7 @@ async fn start_nginx(dir: &Path) -> Result<(Process, SocketAddr)> {
     std::fs::write(&config, text)?;
     let spec = Spec {
         name: "nginx".into(),
-        program: programs::which("nginx").context("nginx")?,
+        program: programs::NGINX.path()?,
         args: vec!["-c".into(), config.into()],
         env: vec![],
         dir: dir.to_path_buf(),
@@ -249,12 +243,8 @@ fn table(options: &Options, answering: Answering, rows: &[(&Contender, Sample)])
     text
 }
 
-fn median(samples: &[Sample]) -> Sample {
-    let of = |field: fn(&Sample) -> f64| {
-        let mut values: Vec<f64> = samples.iter().map(field).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
+fn medians(samples: &[Sample]) -> Sample {
+    let of = |field: fn(&Sample) -> f64| median(samples.iter().map(field));
     Sample {
         requests_per_second: of(|s| s.requests_per_second),
         p50_ms: of(|s| s.p50_ms),

@@ -5,6 +5,7 @@
 
 mod decisions;
 mod filter;
+mod gateway;
 mod generator;
 mod programs;
 
@@ -30,9 +31,33 @@ pub(crate) struct Options {
     /// Measure the core alone instead: time by criterion, and instructions by valgrind.
     #[arg(long)]
     core: bool,
+    /// Measure the gateway instead: against redis-benchmark, webdis and an npm server, in about five minutes.
+    #[arg(long, conflicts_with = "core")]
+    gateway: bool,
+    /// One round of one second each, to see whether all of it works.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
+    /// Install the Debian packages that are missing, which only root may.
+    #[arg(long)]
+    install: bool,
 }
 
 /// Builds what is measured, measures it, and prints the tables.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    if options.core { decisions::run() } else { filter::run(options) }
+    let mut options = options.clone();
+    if options.quick {
+        (options.rounds, options.seconds) = (1, 1);
+    }
+    match () {
+        () if options.core => decisions::run(),
+        () if options.gateway => gateway::run(&options),
+        () => filter::run(&options),
+    }
+}
+
+/// The one in the middle, which a single disturbance does not move.
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
