@@ -17,6 +17,7 @@ mod check;
 mod demo;
 mod schema;
 mod setup;
+mod soak;
 mod step;
 mod up;
 mod vectors;
@@ -55,6 +56,8 @@ enum Command {
     Vectors(vectors::Options),
     /// Measures what the filter costs an Envoy, or what the gateway costs, beside peers in the same run.
     Bench(bench::Options),
+    /// Keeps thousands of clients on the gateway for minutes: its memory has to stay flat and every answer right.
+    Soak(soak::Options),
     /// Writes the policy's JSON Schema to `policy.schema.json`.
     Schema,
     /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, documentation.
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { only } => check::test(only.as_deref()),
         Command::Vectors(options) => vectors::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Schema => schema::run(),
         Command::Lint => check::lint(),
     }
