@@ -15,6 +15,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod manifests;
 mod schema;
 mod setup;
 mod soak;
@@ -60,7 +61,7 @@ enum Command {
     Soak(soak::Options),
     /// Writes the policy's JSON Schema to `policy.schema.json`.
     Schema,
-    /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, documentation.
+    /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, manifests, documentation.
     Lint,
 }
 
