@@ -24,6 +24,7 @@ mod command;
 pub mod config;
 mod health;
 mod listener;
+mod relay;
 mod reply;
 mod resp;
 mod server;

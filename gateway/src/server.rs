@@ -26,12 +26,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use crate::auth::Auth;
-use crate::backend::{Backend, Failure as NoReply, Replies, TransactionError};
-use crate::command::{Batch, Entry, ParseError, Rules, parse_command, parse_pipeline};
+use crate::backend::{Backend, Failure as NoReply, TransactionError};
+use crate::command::{ParseError, Rules, parse_command, parse_pipeline};
 use crate::config::{Config, Limits};
 use crate::health::health;
 use crate::listener;
-use crate::reply::{Encoding, error, write_error, write_reply};
+use crate::relay;
+use crate::reply::{Encoding, Format, error, write_error, write_result, write_results};
 
 /// A gateway that listens, and serves once it is [run](Self::run).
 pub struct Gateway {
@@ -117,12 +118,14 @@ async fn command(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         if let Some(refusal) = batch.refusal() {
             return Err(Failure::new(StatusCode::BAD_REQUEST, refusal));
         }
-        let reply = shared.backend.run(&batch).await.all()?;
+        let reply = relay::run(&shared.backend, &shared.rules, &batch).await.all()?;
         if let Some(text) = error(&reply) {
             return Err(Failure::new(StatusCode::BAD_REQUEST, String::from_utf8_lossy(text)));
         }
         let mut out = Vec::with_capacity(USUAL_REPLY);
-        write_reply(&mut out, &reply, encoding);
+        if let Some(sending) = batch.sending().next() {
+            write_result(&mut out, sending, &reply, Format::Json(encoding));
+        }
         Ok(out)
     });
     answer.await.unwrap_or_else(Failure::answer)
@@ -131,11 +134,11 @@ async fn command(State(shared): State<Arc<Shared>>, request: Request) -> Respons
 async fn pipeline(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let answer = shared.admitted(request, async |body, encoding| {
         let batch = parse_pipeline(&body, shared.limits.pipeline, &shared.rules)?;
-        let replies = shared.backend.run(&batch).await;
+        let replies = relay::run(&shared.backend, &shared.rules, &batch).await;
         // Where nothing at all was answered, the status says so.
         match replies.failure() {
             Some(failure) if batch.refusal().is_none() => Err(failure.clone().into()),
-            _ => Ok(write_replies(&batch, &replies, encoding)),
+            _ => Ok(write_results(&batch, &replies, Format::Json(encoding))),
         }
     });
     answer.await.unwrap_or_else(Failure::answer)
@@ -148,7 +151,7 @@ async fn multi_exec(State(shared): State<Arc<Shared>>, request: Request) -> Resp
             return Err(Failure::new(StatusCode::BAD_REQUEST, refusal));
         }
         match shared.backend.transact(&batch).await {
-            Ok(replies) => Ok(write_replies(&batch, &replies, encoding)),
+            Ok(replies) => Ok(write_results(&batch, &replies, Format::Json(encoding))),
             Err(TransactionError::Discarded(text)) => Err(Failure::new(StatusCode::BAD_REQUEST, text)),
             Err(TransactionError::Failed(failure)) => Err(failure.into()),
             Err(TransactionError::Nonsense) => Err(Failure::new(
@@ -259,28 +262,6 @@ async fn read(mut body: Body, limit: usize) -> Result<Bytes, Failure> {
         return Err(failure());
     }
     Ok(if whole.is_empty() { first } else { whole.into() })
-}
-
-/// The replies in the order of the request, with the refusals at their positions.
-fn write_replies(batch: &Batch, replies: &Replies, encoding: Encoding) -> Vec<u8> {
-    let mut out = Vec::with_capacity(2 + batch.entries().len() * USUAL_REPLY);
-    let mut replies = replies.iter();
-    out.push(b'[');
-    for (position, entry) in batch.entries().iter().enumerate() {
-        if position > 0 {
-            out.push(b',');
-        }
-        match entry {
-            Entry::Refused(text) => write_error(&mut out, text.as_bytes()),
-            Entry::Send(_) => match replies.next() {
-                Some(Ok(reply)) => write_reply(&mut out, reply, encoding),
-                Some(Err(failure)) => write_error(&mut out, failure.to_string().as_bytes()),
-                None => write_error(&mut out, b"ERR redis gave no reply"),
-            },
-        }
-    }
-    out.push(b']');
-    out
 }
 
 /// An answer that is an error.

@@ -332,3 +332,29 @@ async fn database_and_password_come_from_the_url() {
         assert!(!answer.text.contains("wrong@"));
     }
 }
+
+/// Newer SDKs of Upstash begin scripts with a flag that only Upstash knows.
+#[tokio::test]
+async fn scripts_with_the_flag_of_upstash_run_and_keep_their_digest() {
+    let redis = Redis::start().await;
+    let server = Server::start(&redis).await;
+    let script = "#!lua flags=allow-key-locking\nreturn redis.call('INCR', KEYS[1])";
+    // Its SHA-1, which is not what Redis calls it.
+    let digest = "5c6e36d70d4ec2144321a8f9c663f6c612440510";
+    let call = async |server: &Server, words: Value| server.post("/", words.to_string()).await.json;
+    assert_eq!(call(&server, json!(["SCRIPT", "LOAD", script])).await["result"], digest);
+    assert_eq!(call(&server, json!(["EVALSHA", digest, 1, "n"])).await["result"], 1);
+    assert_eq!(call(&server, json!(["EVAL", script, 1, "n"])).await["result"], 2);
+    assert_eq!(call(&server, json!(["SCRIPT", "EXISTS", digest, "x"])).await["result"], json!([1, 0]));
+    // A gateway that has never seen the text.
+    let other = Server::start(&redis).await;
+    assert_eq!(call(&other, json!(["EVALSHA", digest, 1, "n"])).await["result"], 3);
+    let pipeline = json!([["EVALSHA", digest, 1, "n"], ["SCRIPT", "LOAD", script]]).to_string();
+    assert_eq!(other.post("/pipeline", pipeline).await.json, json!([{ "result": 4 }, { "result": digest }]));
+    // Redis forgets; so does everybody else, and the client sends the text again.
+    call(&other, json!(["SCRIPT", "FLUSH"])).await;
+    let gone = call(&other, json!(["EVALSHA", digest, 1, "n"])).await;
+    assert!(gone["error"].as_str().unwrap().starts_with("NOSCRIPT"), "{gone}");
+    assert_eq!(call(&server, json!(["EVAL", script, 1, "n"])).await["result"], 5);
+    assert_eq!(call(&other, json!(["EVALSHA", digest, 1, "n"])).await["result"], 6);
+}
