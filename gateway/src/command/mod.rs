@@ -20,7 +20,7 @@ use script::Translated;
 
 pub(crate) use info::{Access, Fold, Info, Route};
 pub(crate) use json::{ParseError, parse_command, parse_pipeline};
-pub(crate) use path::parse_path;
+pub(crate) use path::{TOKEN as TOKEN_PARAMETER, parse_path};
 pub use rules::Rights;
 pub(crate) use rules::{Rules, Stream};
 pub(crate) use script::{Digest, Scripts, parse as parse_digest};

@@ -32,14 +32,14 @@ pub(crate) async fn serve<R, F, B>(
     F: Future<Output = Response<B>> + 'static,
     B: Body<Error = Infallible> + 'static,
 {
-    let pulse = Rc::new(Pulse::new(Patience { write: limits.write, idle: limits.idle }));
+    let pulse = Rc::new(Pulse::new(Patience { write: limits.write_timeout, idle: limits.idle_timeout }));
     let mut socket = match Socket::new(accepted, Rc::clone(&pulse)) {
         Ok(socket) => socket,
         Err(error) => return tracing::debug!(%error, "a client's socket cannot be used"),
     };
     let version = tokio::select! {
         // A client may not take longer to say what it speaks than to say nothing at all.
-        version = timeout(limits.idle, socket.version()) => version,
+        version = timeout(limits.idle_timeout, socket.version()) => version,
         _ = stopping.wait_for(|stopping| *stopping) => return,
     };
     let Ok(Ok(version)) = version else { return };
@@ -86,7 +86,7 @@ fn http1(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
     // hyper counts the idle time before a request's first byte as time to read its head.
     http.timer(TokioTimer::new())
-        .header_read_timeout(limits.idle)
+        .header_read_timeout(limits.idle_timeout)
         .max_header_size(limits.header)
         .max_buf_size(limits.header.max(BUFFER));
     http
@@ -100,7 +100,7 @@ fn http2(limits: &Limits) -> http2::Builder<Local> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(limits.header).unwrap_or(u32::MAX))
         .max_send_buf_size(BUFFER)
-        .keep_alive_interval(limits.idle.min(KEEP_ALIVE))
+        .keep_alive_interval(limits.idle_timeout.min(KEEP_ALIVE))
         .keep_alive_timeout(KEEP_ALIVE);
     http
 }

@@ -3,13 +3,13 @@
 mod connection;
 mod pulse;
 mod socket;
+mod unix;
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
@@ -17,33 +17,41 @@ pub(crate) use connection::serve;
 pub(crate) use pulse::{Pulse, Underway, Waiting};
 pub(crate) use socket::Accepted;
 
+use crate::config::{Listen, Mode};
+use unix::Path;
+
 /// A socket that clients connect to.
 #[derive(Debug)]
-pub(crate) struct Listener(TcpListener);
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, Path),
+}
 
 impl Listener {
     /// Takes an address.
-    pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let bound = TcpListener::bind(address).await;
-        Ok(Self(bound.with_context(|| format!("cannot listen on `{address}`"))?))
+    pub(crate) async fn bind(address: &Listen, mode: Mode) -> anyhow::Result<Self> {
+        let listener = match address {
+            Listen::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            Listen::Unix(path) => unix::bind(path, mode).map(|(listener, path)| Self::Unix(listener, path)),
+        };
+        listener.with_context(|| format!("cannot listen on `{address}`"))
     }
 
     /// The address taken; tells the port when port 0 was asked for.
-    pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
-        self.0.local_addr().context("cannot tell the address listened on")
+    pub(crate) fn address(&self) -> anyhow::Result<Listen> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().map(Listen::Tcp).context("cannot tell the address listened on")
+            }
+            Self::Unix(_, path) => Ok(Listen::Unix(path.to_path_buf())),
+        }
     }
 
     /// The next client. Failing to accept is either about one client, who is gone, or about the process having too many
     /// open files, which passes; neither may end the gateway.
     pub(crate) async fn accept(&self) -> Accepted {
         loop {
-            let accepted = self.0.accept().await.and_then(|(socket, _)| {
-                // An answer is one write, and holding it back for more would only cost time.
-                let _ = socket.set_nodelay(true);
-                // Another thread is going to serve it.
-                Ok(Accepted::Tcp(socket.into_std()?))
-            });
-            let error = match accepted {
+            let error = match self.try_accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) => error,
             };
@@ -57,6 +65,19 @@ impl Listener {
                 tracing::error!(%error, "cannot accept");
                 sleep(Duration::from_millis(100)).await;
             }
+        }
+    }
+
+    /// The socket leaves this thread's runtime: another thread is going to serve it.
+    async fn try_accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, _) = listener.accept().await?;
+                // An answer is one write, and holding it back for more would only cost time.
+                let _ = socket.set_nodelay(true);
+                Ok(Accepted::Tcp(socket.into_std()?))
+            }
+            Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) async fn read(body: Incoming, shared: &Arc<Shared>) -> Result<(Bytes,
     if body.is_end_stream() {
         return Ok((Bytes::new(), grant));
     }
-    let read = timeout(shared.limits.body_time, read_whole(body, shared.limits.body, &mut grant)).await;
+    let read = timeout(shared.limits.body_timeout, read_whole(body, shared.limits.body, &mut grant)).await;
     let whole = read.unwrap_or_else(|_| {
         Err(Failure::new(Kind::SlowBody, "ERR the request body did not arrive in time"))
     })?;
@@ -43,7 +43,7 @@ pub(crate) async fn skip(mut body: Incoming, headers: &HeaderMap, shared: &Share
         }
     };
     // Whether it was all of it or not, the answer is the same.
-    let _ = timeout(shared.limits.body_time, skipped).await;
+    let _ = timeout(shared.limits.body_timeout, skipped).await;
 }
 
 /// Of a body that is too large up to `limit` bytes more are thrown away, for the same reason as in [`skip`].

@@ -12,14 +12,15 @@ mod request;
 mod route;
 mod worker;
 
-use std::net::SocketAddr;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
 use crate::auth::Auth;
-use crate::command::Rules;
-use crate::config::{Config, Limits};
+use crate::command::{Rules, Scripts};
+use crate::config::{self, Config, Limits, Listen};
 use crate::listener::Listener;
 use crate::target::Target;
 use place::Gauge;
@@ -28,7 +29,7 @@ use worker::Thread;
 /// A gateway that listens, and serves once it is [run](Self::run).
 pub struct Gateway {
     listener: Listener,
-    address: SocketAddr,
+    address: Listen,
     shared: Arc<Shared>,
     threads: Vec<Thread>,
     stop: watch::Sender<bool>,
@@ -36,42 +37,39 @@ pub struct Gateway {
 
 impl Gateway {
     /// Takes the port, starts threads and connects to Redis. A Redis that is not there yet is no failure.
+    ///
+    /// # Errors
+    /// The address cannot be taken, or a Redis will never do.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let Config { listen, redis, auth, connections, threads, limits } = config;
-        let listener = Listener::bind(listen).await?;
+        let listener = Listener::bind(&config.listen, config.listen_mode).await?;
         let address = listener.address()?;
-        if auth.is_open() {
-            tracing::warn!("NO TOKEN IS REQUIRED: everyone who reaches {address} can read and write {redis}");
+        for tenant in &config.tenants {
+            let (redis, name) = (&tenant.redis, &tenant.name);
+            match tenant.token {
+                Some(_) => tracing::info!(token = %name, %redis, "serving"),
+                None => tracing::warn!(
+                    "NO TOKEN IS REQUIRED: everyone who reaches {address} can read and write {redis}"
+                ),
+            }
         }
-        tracing::info!(%redis, "listening on http://{address}");
-        let tenant = Tenant {
-            redis,
-            connections: connections.get(),
-            rules: Rules::default(),
-            in_flight: Gauge::new(usize::MAX),
-        };
-        let shared = Arc::new(Shared {
-            auth,
-            tenants: vec![tenant],
-            limits,
-            in_flight: Gauge::new(limits.in_flight),
-            memory: Gauge::new(limits.memory),
-        });
+        tracing::info!("listening on {}", url(&address, &config));
+        let threads = config.threads.get();
+        let shared = Arc::new(Shared::new(config)?);
         let (stop, stopping) = watch::channel(false);
-        let mut started = Vec::new();
-        for number in 0..threads.get() {
-            started.push(Thread::start(number, Arc::clone(&shared), stopping.clone())?);
+        let mut starting = Vec::new();
+        for number in 0..threads {
+            starting.push(Thread::start(number, Arc::clone(&shared), stopping.clone())?);
         }
         let mut threads = Vec::new();
-        for thread in started {
+        for thread in starting {
             threads.push(thread.started().await?);
         }
         Ok(Self { listener, address, shared, threads, stop })
     }
 
     /// The address listened on; tells the port when port 0 was asked for.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Listen {
+        &self.address
     }
 
     /// Serves until `stop` is ready, and then what is under way for a few seconds more.
@@ -107,6 +105,7 @@ pub(crate) struct Shared {
     /// What the tokens open, in the order in which [`Auth`] counts them.
     tenants: Vec<Tenant>,
     limits: Limits,
+    drain: Duration,
     in_flight: Gauge,
     memory: Gauge,
 }
@@ -119,6 +118,39 @@ struct Tenant {
     in_flight: Gauge,
 }
 
+impl Shared {
+    fn new(config: Config) -> anyhow::Result<Self> {
+        let Config { tenants, limits, drain, .. } = config;
+        let open = tenants.iter().any(|tenant| tenant.token.is_none());
+        let auth = match open {
+            true => Auth::open(),
+            false => Auth::tokens(tenants.iter().filter_map(|tenant| tenant.token.clone())),
+        };
+        let scripts = Arc::<Scripts>::default();
+        let tenants = tenants.into_iter().map(|tenant| Tenant::new(tenant, Arc::clone(&scripts)));
+        Ok(Self {
+            auth,
+            tenants: tenants.collect::<anyhow::Result<_>>()?,
+            limits,
+            drain,
+            in_flight: Gauge::new(limits.in_flight),
+            memory: Gauge::new(limits.memory),
+        })
+    }
+}
+
+impl Tenant {
+    fn new(config: config::Tenant, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
+        let config::Tenant { redis, connections, rights, in_flight, .. } = config;
+        Ok(Self {
+            redis,
+            connections: connections.get(),
+            rules: Rules::new(rights, scripts)?,
+            in_flight: Gauge::new(in_flight.unwrap_or(usize::MAX)),
+        })
+    }
+}
+
 /// Whom a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -126,8 +158,16 @@ pub(crate) enum Role {
     Clients,
 }
 
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+fn url(address: &Listen, config: &Config) -> String {
+    match (address.tcp(), &config.tls) {
+        (None, _) => address.to_string(),
+        (Some(address), None) => format!("http://{address}"),
+        (Some(address), Some(_)) => format!("https://{address}"),
     }
 }

@@ -75,7 +75,7 @@ impl Worker {
 
     /// What can be said before the body is read.
     fn admit(&self, route: Route, head: &Parts) -> Result<Admitted, Failure> {
-        let Some(tenant) = self.shared.auth.admits(&head.headers, head.uri.query()).then_some(0) else {
+        let Some(tenant) = self.shared.auth.admits(&head.headers, head.uri.query()) else {
             return Err(Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token"));
         };
         let format = format(&head.headers, route)?;

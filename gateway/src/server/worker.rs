@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::{Builder, LocalOptions};
@@ -134,8 +133,8 @@ async fn work(
         });
     }
     let drained = async { while connections.join_next().await.is_some() {} };
-    if timeout(DRAIN, drained).await.is_err() {
-        tracing::warn!("some requests were still under way after {DRAIN:?}");
+    if timeout(worker.shared.drain, drained).await.is_err() {
+        tracing::warn!("some requests were still under way after {:?}", worker.shared.drain);
     }
 }
 
@@ -158,6 +157,3 @@ async fn backends(shared: &Arc<Shared>) -> anyhow::Result<Box<[Backend]>> {
     backends.sort_by_key(|(number, _)| *number);
     Ok(backends.into_iter().map(|(_, backend)| backend).collect())
 }
-
-/// How long requests may finish after the process was asked to end.
-const DRAIN: Duration = Duration::from_secs(5);

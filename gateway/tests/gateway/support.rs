@@ -87,7 +87,7 @@ impl Server {
 
     pub(crate) async fn start_with(redis: &str, flags: &[&str]) -> Self {
         let gateway = Gateway::bind(config(redis, flags)).await.unwrap();
-        let address = gateway.address();
+        let address = gateway.address().tcp().unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(gateway.run(async move { _ = stopped.await }));
         Self { address, stop: Some(stop), task }
@@ -112,7 +112,9 @@ impl Server {
 pub(crate) fn config(redis: &str, flags: &[&str]) -> Config {
     let args = ["tollgate", "gateway", "--redis", redis, "--listen", "127.0.0.1:0"];
     match Cli::parse_from(args.iter().chain(flags)).task {
-        Task::Gateway(args) => Config::new(&args, |_| Some(TOKEN.to_owned())).unwrap(),
+        Task::Gateway(args) => {
+            Config::new(*args, |name| (name == "TOLLGATE_TOKEN").then(|| TOKEN.to_owned())).unwrap()
+        }
         Task::Check { .. } => unreachable!(),
     }
 }
