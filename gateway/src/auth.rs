@@ -3,10 +3,12 @@
 //! A wrong "yes" gives away every key, so the token is compared without a shortcut that its timing could tell; a wrong
 //! "no" is a 401 that an operator sees at once.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use anyhow::ensure;
-use axum::http::{HeaderMap, header};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq as _;
 
 /// Who may use the gateway: holders of a token, or everyone.
@@ -33,11 +35,15 @@ impl Auth {
         self.0.is_none()
     }
 
-    /// Whether `headers` present the token as `Authorization: Bearer …`. Takes as long for a wrong token as for the
-    /// right one; only the token's length shows.
-    pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
+    /// Whether the token is presented, as `Authorization: Bearer …`, or, without such a header, as the parameter `_token` of
+    /// the query. Takes as long for a wrong token as for the right one; only the token's length shows.
+    pub(crate) fn admits(&self, headers: &HeaderMap, query: Option<&str>) -> bool {
         let Some(token) = &self.0 else { return true };
-        bearer(headers).is_some_and(|presented| presented.ct_eq(token.as_bytes()).into())
+        let presented = match headers.get(header::AUTHORIZATION) {
+            Some(value) => bearer(value).map(Cow::Borrowed),
+            None => query.and_then(parameter),
+        };
+        presented.is_some_and(|presented| presented.ct_eq(token.as_bytes()).into())
     }
 }
 
@@ -48,12 +54,21 @@ impl fmt::Debug for Auth {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(SCHEME.len())?;
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = value.as_bytes().split_at_checked(SCHEME.len())?;
     scheme.eq_ignore_ascii_case(SCHEME).then_some(token.trim_ascii())
 }
 
+fn parameter(query: &str) -> Option<Cow<'_, [u8]>> {
+    query.split('&').find_map(|parameter| match parameter.split_once('=')? {
+        (TOKEN, value) => Some(percent_decode_str(value).into()),
+        _ => None,
+    })
+}
+
 const SCHEME: &[u8] = b"Bearer ";
+
+const TOKEN: &str = "_token";
 
 #[cfg(test)]
 mod tests {
@@ -62,7 +77,7 @@ mod tests {
     fn admits(auth: &Auth, value: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-        auth.admits(&headers)
+        auth.admits(&headers, None)
     }
 
     #[test]
@@ -73,8 +88,8 @@ mod tests {
         for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Bearer", "secret", "Basic secret", ""] {
             assert!(!admits(&auth, wrong), "{wrong}");
         }
-        assert!(!auth.admits(&HeaderMap::new()));
-        assert!(Auth::open().admits(&HeaderMap::new()));
+        assert!(!auth.admits(&HeaderMap::new(), None));
+        assert!(Auth::open().admits(&HeaderMap::new(), None));
     }
 
     #[test]

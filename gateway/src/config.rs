@@ -40,8 +40,18 @@ pub struct Limits {
     pub in_flight: usize,
     /// The most client connections at once.
     pub connections: usize,
-    /// How long an HTTP/1.1 connection may stay idle.
+    /// How long a client connection may stay idle.
     pub idle: Duration,
+    /// The largest head of a request, in bytes.
+    pub header: usize,
+    /// The most bytes of replies to one request.
+    pub response: usize,
+    /// The most bytes that the bodies of all requests may take.
+    pub memory: usize,
+    /// How long the body of a request may take.
+    pub body_time: Duration,
+    /// How long a client may read nothing of an answer.
+    pub write: Duration,
 }
 
 impl Config {
@@ -61,6 +71,11 @@ impl Config {
                 in_flight: args.max_in_flight as usize,
                 connections: args.max_connections as usize,
                 idle: args.idle_timeout,
+                header: 32 << 10,
+                response: 100 << 20,
+                memory: 1 << 30,
+                body_time: Duration::from_secs(30),
+                write: Duration::from_secs(30),
             },
         })
     }

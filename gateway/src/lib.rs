@@ -24,7 +24,6 @@ mod command;
 pub mod config;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod health;
 mod listener;
 mod relay;
 mod reply;
@@ -53,8 +52,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
     log_to_stderr();
     let config = Config::new(args, |name| std::env::var(name).ok())?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.threads.get())
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?

@@ -13,5 +13,6 @@
 
 mod dialect;
 mod outages;
+mod paths;
 mod program;
 mod support;

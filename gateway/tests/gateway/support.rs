@@ -7,7 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser as _;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use hyper::header::HeaderMap;
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
@@ -132,6 +135,12 @@ impl Client {
         self.0.ready().await.unwrap();
         Answer::read(self.0.send_request(request).await.unwrap()).await
     }
+
+    /// Whatever comes, as it comes.
+    pub(crate) async fn bytes(&mut self, request: Request<Full<Bytes>>) -> (Parts, Bytes) {
+        self.0.ready().await.unwrap();
+        read(self.0.send_request(request).await.unwrap()).await
+    }
 }
 
 /// One h2c connection, whose clones share it.
@@ -150,23 +159,28 @@ impl H2Client {
         let request = request(Method::POST, &format!("http://gateway{path}"), body);
         Answer::read(self.0.send_request(request).await.unwrap()).await
     }
+
+    pub(crate) async fn bytes(&mut self, request: Request<Full<Bytes>>) -> (Parts, Bytes) {
+        read(self.0.send_request(request).await.unwrap()).await
+    }
 }
 
 /// An answer, whose body has already been found to be JSON that says it is.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) text: String,
     pub(crate) json: Value,
 }
 
 impl Answer {
-    async fn read(response: Response<hyper::body::Incoming>) -> Self {
-        let (head, body) = response.into_parts();
-        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
+    async fn read(response: Response<Incoming>) -> Self {
+        let (head, body) = read(response).await;
+        let text = String::from_utf8(body.into()).unwrap();
         assert_eq!(head.headers["content-type"], "application/json", "{} {text}", head.status);
         let json = serde_json::from_str(&text).unwrap();
-        Self { status: head.status, text, json }
+        Self { status: head.status, headers: head.headers, text, json }
     }
 
     /// The text of an error, which stands alone.
@@ -180,6 +194,11 @@ impl Answer {
     pub(crate) fn raw(&self) -> (u16, &str) {
         (self.status.as_u16(), &self.text)
     }
+}
+
+async fn read(response: Response<Incoming>) -> (Parts, Bytes) {
+    let (head, body) = response.into_parts();
+    (head, body.collect().await.unwrap().to_bytes())
 }
 
 /// A request with the token.
