@@ -22,6 +22,8 @@ pub mod check;
 pub mod cli;
 mod command;
 pub mod config;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod listener;
 mod log;
 mod relay;

@@ -3,7 +3,7 @@
 //! A wrong "it failed" makes a client repeat what has run; a wrong "it worked" loses a write. So nothing is ever sent
 //! twice here, and an error says whether the command may have run.
 
-mod connection;
+pub(crate) mod connection;
 mod link;
 mod replies;
 mod single;
