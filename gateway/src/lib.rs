@@ -13,8 +13,7 @@
 //! - It never stores anything. What is not in Redis is gone with the request.
 //! - It never logs a token, a password, a key or an argument.
 //!
-//! Not supported yet, and refused at start or by name: TLS to Redis (`rediss://`), Redis Cluster, Sentinel, commands in
-//! the path (`/get/key`), `/subscribe` and `/monitor` streams, read-only tokens, `Upstash-Response-Format: resp2`.
+//! Not supported yet, and refused at start or by name: Redis Cluster, commands in the path (`/get/key`), `/subscribe` and `/monitor` streams, read-only tokens, `Upstash-Response-Format: resp2`.
 
 mod auth;
 mod backend;
@@ -33,6 +32,7 @@ mod server;
 mod target;
 
 pub use server::Gateway;
+pub use target::{ReadFrom, Target, TargetOptions, TlsFiles};
 
 use anyhow::Context as _;
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +29,8 @@ pub(crate) struct Answer {
     pub(crate) replies: Bytes,
     /// How many they are.
     pub(crate) count: usize,
+    /// Whether an error is among them.
+    pub(crate) has_error: bool,
     /// Why there are no more.
     pub(crate) failure: Option<Broken>,
 }
@@ -35,10 +38,12 @@ pub(crate) struct Answer {
 /// Why replies are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Broken {
-    /// The connection was gone before the request was written.
+    /// The connection was gone before anything of the request was written.
     NotSent,
     /// The connection ended before the reply came.
     Lost,
+    /// The reply did not come within this time.
+    Late(Duration),
     /// The replies are larger than this many bytes, and were thrown away.
     TooLarge(usize),
 }
@@ -66,6 +71,7 @@ impl Connection {
             requests,
             incoming: Vec::with_capacity(AT_ONCE),
             outbox: Outbox::default(),
+            flushed: true,
             waiting: VecDeque::new(),
             received: BytesMut::new(),
             scanner: Scanner::default(),
@@ -75,12 +81,19 @@ impl Connection {
     }
 
     /// Asks for `replies` replies, at least one, to `resp`. The answer comes when all are there; dropping it before
-    /// `resp` is written keeps it from being written. An error means that the connection is gone.
+    /// `resp` is written keeps it from being written. An error means that the connection was gone before.
     pub(crate) fn ask(&self, resp: Bytes, replies: usize) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
         // A connection that is gone drops the request, and with it the sender.
         let _ = self.0.send(Request { resp, replies, answer });
         receiver
+    }
+}
+
+impl Answer {
+    /// No replies, for this reason.
+    pub(crate) fn missing(why: Broken) -> Self {
+        Self { replies: Bytes::new(), count: 0, has_error: false, failure: Some(why) }
     }
 }
 
@@ -95,10 +108,13 @@ struct Request {
 /// A request that was written, or is about to be.
 #[derive(Debug)]
 struct Waiting {
+    /// How many bytes were to be written before it, in the life of the connection.
+    begins: u64,
     asked: usize,
     came: usize,
     /// Where the last reply that came ends.
     end: usize,
+    has_error: bool,
     too_large: bool,
     answer: oneshot::Sender<Answer>,
 }
@@ -110,6 +126,8 @@ pub(crate) struct Driver<S> {
     requests: mpsc::UnboundedReceiver<Request>,
     incoming: Vec<Request>,
     outbox: Outbox,
+    /// Whether the stream holds nothing back that was written to it.
+    flushed: bool,
     waiting: VecDeque<Waiting>,
     /// What came for the first of `waiting`, and behind it perhaps for others.
     received: BytesMut,
@@ -123,15 +141,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let this = self.get_mut();
         let end = ready!(this.drive(cx));
-        while let Some(waiting) = this.waiting.pop_front() {
-            let replies = this.received.split_to(waiting.end.min(this.received.len())).freeze();
-            let (count, failure) = match waiting.too_large {
-                false => (waiting.came, Broken::Lost),
-                true => (0, Broken::TooLarge(this.largest)),
-            };
-            let _ = waiting.answer.send(Answer { replies, count, failure: Some(failure) });
-        }
+        this.settle();
         Poll::Ready(end)
+    }
+}
+
+/// A connection that is given up owes its requests the truth as well.
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+impl<S> Driver<S> {
+    /// Tells every request what became of it: there is nothing more to come.
+    fn settle(&mut self) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            let replies = self.received.split_to(waiting.end.min(self.received.len())).freeze();
+            let answer = if waiting.begins >= self.outbox.written {
+                Answer::missing(Broken::NotSent)
+            } else if waiting.too_large {
+                Answer::missing(Broken::TooLarge(self.largest))
+            } else {
+                let Waiting { came: count, has_error, .. } = waiting;
+                Answer { replies, count, has_error, failure: Some(Broken::Lost) }
+            };
+            let _ = waiting.answer.send(answer);
+        }
     }
 }
 
@@ -162,21 +198,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             for Request { resp, replies, answer } in self.incoming.drain(..) {
                 if !answer.is_closed() {
-                    self.outbox.push(resp);
                     self.waiting.push_back(Waiting {
+                        begins: self.outbox.end(),
                         asked: replies,
                         came: 0,
                         end: 0,
+                        has_error: false,
                         too_large: false,
                         answer,
                     });
+                    self.outbox.push(resp);
                 }
             }
         }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.outbox.is_empty() {
+        if self.outbox.is_empty() && self.flushed {
             return Poll::Ready(Ok(()));
         }
         while !self.outbox.is_empty() {
@@ -187,6 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.flushed = false;
             let was_full = self.outbox.size > OUTBOX;
             self.outbox.advance(written);
             if was_full && self.outbox.size <= OUTBOX {
@@ -194,7 +233,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 cx.waker().wake_by_ref();
             }
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<End> {
@@ -221,6 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             };
             if progress == Ok(true) {
                 first.came += 1;
+                first.has_error |= self.received.get(first.end) == Some(&b'-');
                 first.end = self.scanner.position();
             }
             if first.too_large || self.scanner.position() > self.largest {
@@ -237,12 +279,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             {
                 let replies = self.received.split_to(self.scanner.position()).freeze();
                 self.scanner.rebase();
-                let (count, failure) = match waiting.too_large {
-                    false => (waiting.came, None),
-                    true => (0, Some(Broken::TooLarge(self.largest))),
+                let answer = if waiting.too_large {
+                    Answer::missing(Broken::TooLarge(self.largest))
+                } else {
+                    let Waiting { came: count, has_error, .. } = waiting;
+                    Answer { replies, count, has_error, failure: None }
                 };
                 // Who does not wait any more has no use for it.
-                let _ = waiting.answer.send(Answer { replies, count, failure });
+                let _ = waiting.answer.send(answer);
             }
         }
     }
@@ -253,6 +297,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 struct Outbox {
     pieces: VecDeque<Bytes>,
     size: usize,
+    /// Bytes that are not here any more.
+    written: u64,
 }
 
 impl Outbox {
@@ -265,6 +311,11 @@ impl Outbox {
         self.size == 0
     }
 
+    /// How many bytes there were, written or not.
+    fn end(&self) -> u64 {
+        self.written + self.size as u64
+    }
+
     /// Fills `slices` from the front; says how many are filled.
     fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         slices.iter_mut().zip(&self.pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
@@ -272,6 +323,7 @@ impl Outbox {
 
     fn advance(&mut self, mut written: usize) {
         self.size = self.size.saturating_sub(written);
+        self.written += written as u64;
         while let Some(first) = self.pieces.front_mut() {
             if written < first.len() {
                 return first.advance(written);
@@ -340,12 +392,13 @@ mod tests {
     async fn what_came_before_the_end_is_handed_over() {
         let (connection, mut redis, driver) = pair(1000);
         let (first, second) = (connection.ask(bytes("a"), 3), connection.ask(bytes("b"), 1));
+        redis.read_exact(&mut [0; 2]).await.unwrap();
         redis.write_all(b"+1\r\n:2\r\n$5\r\nhal").await.unwrap();
         drop(redis);
         let (first, second) = (first.await.unwrap(), second.await.unwrap());
         assert_eq!((&first.replies[..], first.count), (&b"+1\r\n:2\r\n"[..], 2));
         assert_eq!((first.failure, second.failure), (Some(Broken::Lost), Some(Broken::Lost)));
-        assert_eq!((second.replies.len(), second.count), (0, 0));
+        assert_eq!((second.replies.len(), second.count, second.has_error), (0, 0, false));
         assert!(matches!(driver.await.unwrap(), End::Closed | End::Failed(_)));
         assert!(connection.ask(bytes("c"), 1).await.is_err());
     }
@@ -370,6 +423,34 @@ mod tests {
         assert_eq!(redis.read_u8().await.unwrap(), b'b');
         redis.write_all(b"+2\r\n").await.unwrap();
         assert_eq!(&second.await.unwrap().replies[..], b"+2\r\n");
+    }
+
+    #[tokio::test]
+    async fn errors_are_noticed_where_replies_begin() {
+        let (connection, mut redis, _driver) = pair(1000);
+        let (first, second) = (connection.ask(bytes("a"), 2), connection.ask(bytes("b"), 1));
+        redis.write_all(b"$1\r\n-\r\n*1\r\n-inside\r\n+1\r\n").await.unwrap();
+        assert!(!first.await.unwrap().has_error);
+        assert!(!second.await.unwrap().has_error);
+        let answer = connection.ask(bytes("c"), 2);
+        redis.write_all(b"+1\r\n-ERR no\r\n").await.unwrap();
+        assert!(answer.await.unwrap().has_error);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_says_what_was_sent() {
+        let (connection, mut redis, driver) = pair(1000);
+        let first = connection.ask(bytes(&"a".repeat(60)), 1);
+        let (second, third) = (connection.ask(bytes("123456"), 1), connection.ask(bytes("c"), 1));
+        // The other end takes 64 bytes and no more until they are read.
+        assert_eq!(redis.read_u8().await.unwrap(), b'a');
+        tokio::task::yield_now().await;
+        driver.abort();
+        let failure = async |answer: oneshot::Receiver<Answer>| answer.await.map(|answer| answer.failure);
+        assert_eq!(failure(first).await.unwrap(), Some(Broken::Lost));
+        assert_eq!(failure(second).await.unwrap(), Some(Broken::Lost));
+        assert_eq!(failure(third).await.unwrap(), Some(Broken::NotSent));
+        assert!(connection.ask(bytes("d"), 1).await.is_err());
     }
 
     #[tokio::test]

@@ -1,51 +1,82 @@
-//! The Redis behind the gateway: connections to its nodes, and which commands go where.
+//! The Redis behind the gateway: connections to its servers, and which commands go where.
 //!
-//! A wrong "it failed" makes a client repeat what has run; a wrong "it worked" loses a write. So nothing is ever sent
-//! twice here, and an error says whether the command may have run.
+//! A wrong "it failed" makes a client repeat what has run; a wrong "it worked" loses a write. So nothing that may have
+//! run is ever sent twice here, and an error says whether the command may have run.
 
 pub(crate) mod connection;
+mod deadline;
 mod link;
+mod node;
 mod replies;
-mod single;
+mod sentinel;
+mod status;
+mod transaction;
+mod transport;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::sync::Notify;
 
 use crate::command::Batch;
-use crate::resp::{Item, Reader, command};
-use crate::target::Target;
-use link::{Mode, Options};
-use single::Single;
+use crate::resp::command;
+use crate::target::{Address, Place, Target};
+use connection::Answer;
+use deadline::Deadline;
+use link::{ConnectError, Mode, Options};
+use node::Node;
+use sentinel::Sentinel;
 
 pub(crate) use replies::{Failure, Replies};
+pub(crate) use status::{Count, Counters, NodeStatus, Role, Status, TopologyStatus};
+pub(crate) use transaction::TransactionError;
 
 /// One Redis, whatever its topology, as one thread sees it. Dropping it closes its connections.
 #[derive(Debug)]
 pub(crate) struct Backend {
     topology: Topology,
     patience: Duration,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug)]
 enum Topology {
-    Single(Single),
+    Single(Node),
+    Sentinel(Sentinel),
 }
 
 impl Backend {
     /// Connects, and keeps trying in the background when Redis is not there yet. Fails only for a Redis that will never
-    /// do. `patience` bounds every request, `largest` the bytes of replies to one.
+    /// do. `connections` are those to each server, `patience` bounds every request, `largest` the bytes of replies to one.
     pub(crate) async fn start(
         target: &Target,
         connections: usize,
         patience: Duration,
         largest: usize,
     ) -> anyhow::Result<Self> {
-        let options =
-            Options { credentials: target.credentials.clone(), patience, largest, mode: Mode::Standalone };
-        let topology = Topology::Single(Single::start(target, connections, &options).await?);
-        Ok(Self { topology, patience })
+        let counters = Arc::new(Counters::default());
+        let options = Options {
+            credentials: Arc::clone(&target.credentials),
+            tls: target.tls.clone(),
+            patience,
+            largest,
+            mode: Mode::Standalone,
+            role: None,
+            changed: Arc::new(Notify::new()),
+            counters: Arc::clone(&counters),
+        };
+        let topology = match &target.place {
+            Place::Single(address) => {
+                Topology::Single(single(target, address.clone(), connections, &options).await?)
+            }
+            Place::Sentinel(sentinels) => {
+                Topology::Sentinel(Sentinel::start(target, sentinels, connections, options).await?)
+            }
+            Place::Cluster(_) => bail!("a cluster (`redis+cluster://`) is not supported yet"),
+        };
+        Ok(Self { topology, patience, counters })
     }
 
     /// Performs the commands that are to be sent, in order as far as they share keys.
@@ -54,69 +85,85 @@ impl Backend {
         if count == 0 {
             return Replies::default();
         }
+        self.count(batch, count);
+        let deadline = Deadline::within(self.patience);
         let replies = match &self.topology {
-            Topology::Single(single) => single.ask(batch.resp().clone(), count),
+            Topology::Single(server) => match server.connection() {
+                Ok(connection) => {
+                    Replies::of(deadline.ask(&connection, batch.resp().clone(), count).await, count)
+                }
+                Err(error) => Replies::failed(Failure::because(error), count),
+            },
+            Topology::Sentinel(sentinel) => sentinel.run(batch, count, deadline).await,
         };
-        timeout(self.patience, replies)
-            .await
-            .unwrap_or_else(|_| Replies::failed(Failure::TimedOut(self.patience), count))
+        self.counters.bytes_received.add(replies.size());
+        replies
     }
 
     /// Performs all of the commands as one transaction, or none. The replies are those inside the one to `EXEC`; an
     /// error text when Redis discarded the transaction.
     pub(crate) async fn transact(&self, batch: &Batch) -> Result<Replies, TransactionError> {
         let count = batch.sending().count();
-        let resp = [&command(&["MULTI"])[..], batch.resp(), &command(&["EXEC"])].concat();
-        let asked = match &self.topology {
-            Topology::Single(single) => single.ask(resp.into(), count + 2),
-        };
-        let whole = timeout(self.patience, asked)
-            .await
-            .unwrap_or_else(|_| Replies::failed(Failure::TimedOut(self.patience), count + 2));
-        let replies = whole.all()?;
-        let mut reader = Reader(&replies);
-        let begun = reader.reply().unwrap_or_default();
-        // Redis did not begin a transaction (a user that may not use MULTI), whatever became of the rest.
-        if let Some(Item::Error(error)) = Reader(begun).next() {
-            return Err(TransactionError::Discarded(String::from_utf8_lossy(error).into_owned()));
-        }
-        for _ in 0..count {
-            reader.reply();
-        }
-        match reader.next() {
-            Some(Item::Array(results)) if usize::try_from(results).is_ok_and(|results| results == count) => {
-                Ok(Replies::whole(replies.slice_ref(reader.0), count))
+        self.count(batch, count);
+        let deadline = Deadline::within(self.patience);
+        let results = match &self.topology {
+            Topology::Single(server) => {
+                let connection = server.connection().map_err(Failure::because)?;
+                let answer = deadline.ask(&connection, transaction::resp(batch), count + 2).await;
+                transaction::results(&Replies::of(answer, count + 2).all()?, count)
             }
-            Some(Item::Error(error)) => {
-                Err(TransactionError::Discarded(String::from_utf8_lossy(error).into_owned()))
-            }
-            _ => Err(TransactionError::Nonsense),
-        }
+            Topology::Sentinel(sentinel) => sentinel.transact(batch, count, deadline).await,
+        }?;
+        self.counters.bytes_received.add(results.size());
+        Ok(results)
     }
 
     /// Asks Redis whether it is there, for at most `bound`.
     pub(crate) async fn ping(&self, bound: Duration) -> Result<Bytes, Failure> {
-        let bound = bound.min(self.patience);
-        let asked = match &self.topology {
-            Topology::Single(single) => single.ask(command(&["PING"]).into(), 1),
+        let deadline = Deadline::within(bound.min(self.patience));
+        let answer = match &self.topology {
+            Topology::Single(server) => {
+                let connection = server.connection().map_err(Failure::because)?;
+                deadline.ask(&connection, command(&["PING"]).into(), 1).await
+            }
+            Topology::Sentinel(sentinel) => {
+                let (_, answer) = sentinel.ask(command(&["PING"]).into(), 1, deadline).await?;
+                answer
+            }
         };
-        timeout(bound, asked).await.unwrap_or_else(|_| Replies::failed(Failure::TimedOut(bound), 1)).all()
+        Replies::of(answer, 1).all()
+    }
+
+    /// What can be told of the servers. It asks nobody.
+    pub(crate) fn status(&self) -> Status {
+        let (topology, nodes) = match &self.topology {
+            Topology::Single(server) => (TopologyStatus::Single, vec![server.status(Role::Master)]),
+            Topology::Sentinel(sentinel) => sentinel.status(),
+        };
+        Status { topology, nodes }
+    }
+
+    /// What was counted since the start.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn count(&self, batch: &Batch, count: usize) {
+        self.counters.commands.add(count);
+        self.counters.bytes_sent.add(batch.resp().len());
     }
 }
 
-/// Why a transaction has no results.
-#[derive(Debug)]
-pub(crate) enum TransactionError {
-    /// Redis discarded it, with this error.
-    Discarded(String),
-    /// Redis could not be asked, or did not answer.
-    Failed(Failure),
-    /// Redis answered `EXEC` with something else.
-    Nonsense,
-}
-
-impl From<Failure> for TransactionError {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+async fn single(
+    target: &Target,
+    address: Address,
+    connections: usize,
+    options: &Options,
+) -> anyhow::Result<Node> {
+    let server = Node::open(address, connections, options);
+    // Known before the first request comes: it finds a connection, or the reason why there is none.
+    match server.attempted().await {
+        Err(error) if matches!(*error, ConnectError::Mode { .. }) => bail!("cannot serve {target}: {error}"),
+        _ => Ok(server),
     }
 }

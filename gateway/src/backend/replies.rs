@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::connection::{Answer, Broken};
+use super::link::ConnectError;
 use crate::resp::Reader;
 
 /// A reply or a failure for each command sent, in order.
@@ -33,6 +35,14 @@ pub(crate) enum Failure {
 }
 
 impl Replies {
+    /// What came for a request of `asked` commands, and why there is no more.
+    pub(super) fn of(answer: Answer, asked: usize) -> Self {
+        let mut replies = Self::whole(answer.replies, answer.count);
+        let failure = answer.failure.map_or(Failure::Lost, Failure::from);
+        replies.push_failure(failure, asked.saturating_sub(answer.count));
+        replies
+    }
+
     /// `count` replies, one after the other.
     pub(crate) fn whole(replies: Bytes, count: usize) -> Self {
         let mut whole = Self::default();
@@ -61,6 +71,11 @@ impl Replies {
         }
     }
 
+    /// Adds those for the commands that follow.
+    pub(super) fn append(&mut self, mut more: Self) {
+        self.0.append(&mut more.0);
+    }
+
     /// Each reply, or why there is none.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Result<&[u8], &Failure>> {
         self.0.iter().flat_map(|part| {
@@ -73,6 +88,11 @@ impl Replies {
                 None => Ok(reader.reply().unwrap_or_default()),
             })
         })
+    }
+
+    /// The bytes of all replies.
+    pub(super) fn size(&self) -> usize {
+        self.0.iter().map(|part| if let Part::Came(replies, _) = part { replies.len() } else { 0 }).sum()
     }
 
     /// All replies, one after the other, or the first failure.
@@ -95,6 +115,24 @@ impl Replies {
                 Some(failure)
             }
             _ => None,
+        }
+    }
+}
+
+impl Failure {
+    /// No connection is up.
+    pub(super) fn because(error: Arc<ConnectError>) -> Self {
+        Self::Unreachable(error.to_string().into())
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::NotSent => Self::Unreachable("the connection ended".into()),
+            Broken::Lost => Self::Lost,
+            Broken::Late(span) => Self::TimedOut(span),
+            Broken::TooLarge(most) => Self::TooLarge(most),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod address;
 mod describe;
 mod file;
+mod redis;
 mod secret;
 mod settings;
 mod tenant;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::address::{Listen, Mode};
 use super::units::{Count, Size, Span};
+use crate::target::ReadFrom;
 
 /// What can be set; what is not set has the default that its text names.
 #[derive(Args, Default, Deserialize)]
@@ -31,6 +32,38 @@ pub struct Settings {
     /// The file that holds the URL of Redis
     #[arg(long, env = "TOLLGATE_REDIS_FILE", value_name = "PATH", help_heading = REDIS)]
     pub(super) redis_file: Option<PathBuf>,
+
+    /// The authorities to trust for `rediss://`, a PEM file [default: those that this machine trusts]
+    #[arg(long, env = "TOLLGATE_REDIS_CA", value_name = "PATH", help_heading = REDIS)]
+    pub(super) redis_ca: Option<PathBuf>,
+
+    /// Our certificate for `rediss://`, a PEM file
+    #[arg(long, env = "TOLLGATE_REDIS_CERT", value_name = "PATH", help_heading = REDIS)]
+    pub(super) redis_cert: Option<PathBuf>,
+
+    /// The key of that certificate, a PEM file
+    #[arg(long, env = "TOLLGATE_REDIS_KEY", value_name = "PATH", help_heading = REDIS)]
+    pub(super) redis_key: Option<PathBuf>,
+
+    /// The name to ask for and to verify instead of the host of a `rediss://` URL
+    #[arg(long, env = "TOLLGATE_REDIS_SERVER_NAME", value_name = "NAME", help_heading = REDIS)]
+    pub(super) redis_server_name: Option<String>,
+
+    /// The user at the sentinels, if they ask for one
+    #[arg(long, env = "TOLLGATE_SENTINEL_USER", value_name = "NAME", help_heading = REDIS)]
+    pub(super) sentinel_user: Option<String>,
+
+    /// The environment variable that holds the password for the sentinels
+    #[arg(long, env = "TOLLGATE_SENTINEL_PASSWORD_ENV", value_name = "NAME", help_heading = REDIS)]
+    pub(super) sentinel_password_env: Option<String>,
+
+    /// The file that holds the password for the sentinels
+    #[arg(long, env = "TOLLGATE_SENTINEL_PASSWORD_FILE", value_name = "PATH", help_heading = REDIS)]
+    pub(super) sentinel_password_file: Option<PathBuf>,
+
+    /// Who answers commands that only read: `replica` may answer what is a little old [default: master]
+    #[arg(long, env = "TOLLGATE_READ_FROM", value_name = "WHO", value_enum, help_heading = REDIS)]
+    pub(super) read_from: Option<ReadFrom>,
 
     /// Connections to Redis for each thread and token, each shared by many requests (1 to 64) [default: 1]
     #[arg(long, env = "TOLLGATE_CONNECTIONS", value_name = "N", help_heading = REDIS)]
@@ -163,6 +196,14 @@ pub(super) struct TokenSettings {
     pub(super) redis: Option<String>,
     pub(super) redis_env: Option<String>,
     pub(super) redis_file: Option<PathBuf>,
+    pub(super) redis_ca: Option<PathBuf>,
+    pub(super) redis_cert: Option<PathBuf>,
+    pub(super) redis_key: Option<PathBuf>,
+    pub(super) redis_server_name: Option<String>,
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password_env: Option<String>,
+    pub(super) sentinel_password_file: Option<PathBuf>,
+    pub(super) read_from: Option<ReadFrom>,
     pub(super) connections: Option<Count<1, 64>>,
     #[serde(default)]
     pub(super) read_only: bool,
@@ -192,6 +233,14 @@ impl Settings {
             redis: self.redis.or(file.redis),
             redis_env: self.redis_env.or(file.redis_env),
             redis_file: self.redis_file.or(file.redis_file),
+            redis_ca: self.redis_ca.or(file.redis_ca),
+            redis_cert: self.redis_cert.or(file.redis_cert),
+            redis_key: self.redis_key.or(file.redis_key),
+            redis_server_name: self.redis_server_name.or(file.redis_server_name),
+            sentinel_user: self.sentinel_user.or(file.sentinel_user),
+            sentinel_password_env: self.sentinel_password_env.or(file.sentinel_password_env),
+            sentinel_password_file: self.sentinel_password_file.or(file.sentinel_password_file),
+            read_from: self.read_from.or(file.read_from),
             connections: self.connections.or(file.connections),
             command_timeout: self.command_timeout.or(file.command_timeout),
             token_env: self.token_env.or(file.token_env),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::redis::Redis;
 use super::secret::Places;
 use super::settings::{Settings, TokenSettings};
 use crate::auth::Token;
@@ -70,7 +71,7 @@ fn only(set: &Settings, var: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<
         }
         token(&place, var)?
     };
-    let redis = redis(&Places::redis(set), set, var)?.context(
+    let redis = Redis::common(set).target(None, var)?.context(
         "no Redis: give `--redis URL`, or set `TOLLGATE_REDIS`, or name a variable or file that holds the URL",
     )?;
     Ok(Tenant {
@@ -93,15 +94,11 @@ fn one(own: &TokenSettings, set: &Settings, var: &dyn Fn(&str) -> Option<String>
     let (env, file) = (own.token_env.as_deref(), own.token_file.as_deref());
     let token = token(&Places { what: "the token", inline: None, env, file }, var)?
         .context("it has no token: set `token_env` or `token_file`")?;
-    let places = Places {
-        what: "the URL of Redis",
-        inline: own.redis.as_deref(),
-        env: own.redis_env.as_deref(),
-        file: own.redis_file.as_deref(),
-    };
-    let target = match redis(&places, set, var)? {
-        Some(target) => target,
-        None => redis(&Places::redis(set), set, var)?
+    let common = Redis::common(set);
+    let redis = match Redis::own(own).target(Some(&common), var)? {
+        Some(redis) => redis,
+        None => common
+            .target(None, var)?
             .context("it has no Redis: set `redis_env`, `redis_file` or `redis`, here or for all tokens")?,
     };
     let rights = Rights {
@@ -113,7 +110,7 @@ fn one(own: &TokenSettings, set: &Settings, var: &dyn Fn(&str) -> Option<String>
     Ok(Tenant {
         name: own.name.clone(),
         token: Some(token),
-        redis: target,
+        redis,
         connections: own
             .connections
             .or(set.connections)
@@ -127,26 +124,6 @@ fn one(own: &TokenSettings, set: &Settings, var: &dyn Fn(&str) -> Option<String>
 fn token(places: &Places<'_>, var: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<Token>> {
     let Some((text, place)) = places.read(var)? else { return Ok(None) };
     Token::new(&text).map(Some).with_context(|| format!("the token in {place} cannot be used"))
-}
-
-fn redis(
-    places: &Places<'_>,
-    _set: &Settings,
-    var: &dyn Fn(&str) -> Option<String>,
-) -> anyhow::Result<Option<Target>> {
-    let Some((url, _)) = places.read(var)? else { return Ok(None) };
-    Target::parse(&url).map(Some)
-}
-
-impl<'a> Places<'a> {
-    fn redis(set: &'a Settings) -> Self {
-        Places {
-            what: "the URL of Redis",
-            inline: set.redis.as_deref(),
-            env: set.redis_env.as_deref(),
-            file: set.redis_file.as_deref(),
-        }
-    }
 }
 
 /// Without the token.

@@ -180,6 +180,25 @@ fn tokens_have_their_own_redis_and_rights() {
 }
 
 #[test]
+fn what_is_said_for_all_tokens_applies_where_it_can() {
+    let common = "redis_ca = '/no/such/ca'\nsentinel_user = 'u'\nsentinel_password_env = 'B_TOKEN'\nread_from = 'replica'\n";
+    let own =
+        |redis: &str| format!("{common}[[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\nredis = '{redis}'");
+    assert!(config(&[], &own("redis://h"), &[]).is_ok());
+    assert!(config(&[], &own("redis+sentinel://h/main"), &[]).is_ok());
+    assert!(error(&[], &own("rediss://h")).contains("/no/such/ca"));
+    assert!(
+        error(&[], &format!("{}\nread_from = 'replica'", own("redis://h")))
+            .contains("reads from replicas need")
+    );
+    assert!(error(&[], &format!("{common}redis = 'redis://h'")).contains("sentinel"));
+    assert!(
+        error(&[], &format!("{}\nsentinel_password_env = 'UNSET'", own("redis+sentinel://h/m")))
+            .contains("`UNSET`")
+    );
+}
+
+#[test]
 fn mistakes_name_their_place_and_the_fix() {
     let token = "[[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\n";
     let redis = "redis = 'redis://:hunter2@common'\n";
@@ -210,7 +229,7 @@ fn mistakes_name_their_place_and_the_fix() {
             "there are `[[tokens]]`, so `token_env`, `token_file` and `no_auth` must not be set",
         ),
         (format!("{redis}token_env = 'A_TOKEN'\n{token}"), "there are `[[tokens]]`, so"),
-        ("redis = 'redis://:hunter2@h:x'".into(), "the port in the Redis URL"),
+        ("redis = 'redis://:hunter2@h:x'".into(), "a port in the Redis URL is not a number"),
         (format!("{redis}tls_cert = 'x'"), "`tls_cert` and `tls_key` need each other"),
         (format!("{redis}listen_mode = 660"), "`listen_mode` is for a unix socket"),
         (format!("{redis}listen = 'unix:/x'\ntls_cert = 'x'\ntls_key = 'y'"), "TLS is not for a unix socket"),

@@ -16,3 +16,4 @@ mod outages;
 mod paths;
 mod program;
 mod support;
+mod topologies;

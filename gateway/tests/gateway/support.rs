@@ -19,9 +19,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tollgate_gateway::Gateway;
 use tollgate_gateway::cli::{Cli, Task};
 use tollgate_gateway::config::Config;
+use tollgate_gateway::{Gateway, Target};
 use tollgate_tests::tools;
 
 pub(crate) const TOKEN: &str = "a-token-for-tests";
@@ -45,6 +45,27 @@ impl Redis {
         let redis = Self { port, flags, child };
         redis.reachable().await;
         redis
+    }
+
+    /// A sentinel that keeps its configuration in this file.
+    pub(crate) async fn start_sentinel(config: &std::path::Path) -> Self {
+        let port = free_port().await;
+        let flags = vec![config.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
+        let child = Command::new(tools::redis_server().unwrap())
+            .args(&flags)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let redis = Self { port, flags, child };
+        redis.reachable().await;
+        redis
+    }
+
+    /// Asks it directly; the answer is for people to read.
+    pub(crate) async fn ask(&self, words: &[&str]) -> String {
+        ask(self.port, words).await
     }
 
     pub(crate) fn url(&self) -> String {
@@ -86,7 +107,18 @@ impl Server {
     }
 
     pub(crate) async fn start_with(redis: &str, flags: &[&str]) -> Self {
-        let gateway = Gateway::bind(config(redis, flags)).await.unwrap();
+        Self::start_configured(config(redis, flags)).await
+    }
+
+    /// In front of a Redis that a URL alone does not describe.
+    pub(crate) async fn start_at(redis: Target) -> Self {
+        let mut config = config("redis://unused", &[]);
+        config.tenants[0].redis = redis;
+        Self::start_configured(config).await
+    }
+
+    async fn start_configured(config: Config) -> Self {
+        let gateway = Gateway::bind(config).await.unwrap();
         let address = gateway.address().tcp().unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(gateway.run(async move { _ = stopped.await }));
@@ -221,6 +253,16 @@ pub(crate) async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bo
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Asks the server at this port directly; the answer is for people to read.
+pub(crate) async fn ask(port: u16, words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut redis = redis::Client::open(("127.0.0.1", port))?.get_connection()?;
+        redis::cmd(&words[0]).arg(&words[1..]).query::<redis::Value>(&mut redis)
+    });
+    format!("{:?}", asked.await.unwrap())
 }
 
 pub(crate) async fn free_port() -> u16 {
