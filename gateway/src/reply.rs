@@ -1,14 +1,16 @@
-//! From what Redis answered to the JSON of the dialect, written into one buffer without a tree in between.
+//! From what Redis answered to what the dialect says, written into one buffer without a tree in between.
 //!
-//! Values have the shapes of RESP2, whatever Redis was asked with: nil is null, integers are numbers, doubles are
-//! strings, booleans are 1 and 0, maps are flat arrays. Errors keep the text Redis gave them, because clients match on
-//! the code in front (`NOSCRIPT …`).
+//! Values have the shapes of RESP2: nil is null, integers are numbers, everything else is a string or an array. Errors
+//! keep the text Redis gave them, because clients match on the code in front (`NOSCRIPT …`).
 
 use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use redis::{ServerError, Value};
+
+use crate::backend::Replies;
+use crate::command::{Batch, Entry, Sending};
+use crate::resp::{Item, Reader};
 
 /// How the strings of results are written. Errors are always plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,72 +21,153 @@ pub(crate) enum Encoding {
     Base64,
 }
 
-/// `{"result":…}`, or `{"error":"…"}` when Redis answered an error.
-pub(crate) fn write_reply(out: &mut Vec<u8>, reply: &Value, encoding: Encoding) {
-    if let Value::ServerError(error) = reply {
-        return write_error(out, &error_text(error));
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// JSON.
+    Json(Encoding),
+    /// What Redis sent: `Upstash-Response-Format: resp2`.
+    Resp2,
+}
+
+impl Format {
+    /// The value of `Content-Type`.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Json(_) => "application/json",
+            Self::Resp2 => "application/octet-stream",
+        }
     }
-    out.extend_from_slice(br#"{"result":"#);
-    match reply {
+}
+
+/// The answer to one command, which was sent.
+pub(crate) fn write_result(out: &mut Vec<u8>, sending: &Sending, reply: &[u8], format: Format) {
+    match (format, sending.digest) {
+        (_, Some(digest)) if error(reply).is_none() => {
+            let own = [b"$40\r\n", &digest[..], b"\r\n"].concat();
+            write_own(out, &own, format);
+        }
+        _ => write_own(out, reply, format),
+    }
+}
+
+/// The answers to all commands of a batch, in order: a JSON array, or one RESP2 reply after the other.
+pub(crate) fn write_results(batch: &Batch, replies: &Replies, format: Format) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 + batch.entries().len() * USUAL_RESULT);
+    let mut replies = replies.iter();
+    let json = matches!(format, Format::Json(_));
+    if json {
+        out.push(b'[');
+    }
+    for (position, entry) in batch.entries().iter().enumerate() {
+        if json && position > 0 {
+            out.push(b',');
+        }
+        match entry {
+            Entry::Refused(text) => write_failure(&mut out, text, format),
+            Entry::Send(sending) => match replies.next() {
+                Some(Ok(reply)) => write_result(&mut out, sending, reply, format),
+                Some(Err(failure)) => write_failure(&mut out, &failure.to_string(), format),
+                None => write_failure(&mut out, "ERR redis gave no reply", format),
+            },
+        }
+    }
+    if json {
+        out.push(b']');
+    }
+    out
+}
+
+/// An error that does not come from Redis.
+pub(crate) fn write_failure(out: &mut Vec<u8>, text: &str, format: Format) {
+    match format {
+        Format::Json(_) => write_error(out, text.as_bytes()),
+        Format::Resp2 => {
+            out.push(b'-');
+            // A line of RESP2 ends with the first line break.
+            out.extend(text.bytes().map(|byte| if byte.is_ascii_control() { b' ' } else { byte }));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn write_own(out: &mut Vec<u8>, reply: &[u8], format: Format) {
+    match format {
+        Format::Json(encoding) => write_reply(out, reply, encoding),
+        Format::Resp2 => out.extend_from_slice(reply),
+    }
+}
+
+/// `{"result":…}`, or `{"error":"…"}` when Redis answered an error. `reply` is a whole one.
+fn write_reply(out: &mut Vec<u8>, reply: &[u8], encoding: Encoding) {
+    let start = out.len();
+    let mut reader = Reader(reply);
+    match reader.next() {
+        Some(Item::Error(text)) => write_error(out, text),
         // SDKs take a bare OK as it is; inside an array they decode every string.
-        Value::Okay => out.extend_from_slice(br#""OK""#),
-        value => write_value(out, value, encoding),
+        Some(Item::Status(b"OK")) => out.extend_from_slice(br#"{"result":"OK"}"#),
+        Some(first) => {
+            out.extend_from_slice(br#"{"result":"#);
+            if write_value(out, first, &mut reader, encoding).is_some() {
+                out.push(b'}');
+            } else {
+                out.truncate(start);
+                write_error(out, b"ERR the reply of redis is nested too deeply");
+            }
+        }
+        None => write_error(out, b"ERR redis gave no reply"),
     }
-    out.push(b'}');
 }
 
 /// `{"error":"…"}`.
-pub(crate) fn write_error(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn write_error(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(br#"{"error":"#);
-    write_text(out, text.as_bytes());
+    write_text(out, text);
     out.push(b'}');
 }
 
-/// An error as Redis sent it: redis-rs keeps code and detail apart.
-pub(crate) fn error_text(error: &ServerError) -> String {
-    match error.details() {
-        Some(detail) => format!("{} {detail}", error.code()),
-        None => error.code().to_owned(),
+/// The error that a reply is.
+pub(crate) fn error(reply: &[u8]) -> Option<&[u8]> {
+    match Reader(reply).next() {
+        Some(Item::Error(text)) => Some(text),
+        _ => None,
     }
 }
 
-/// Recursion is bounded: redis-rs refuses replies nested deeper than 100.
-fn write_value(out: &mut Vec<u8>, value: &Value, encoding: Encoding) {
-    match value {
-        Value::Int(number) => write_number(out, *number),
-        Value::BulkString(bytes) | Value::BigNumber(bytes) => write_string(out, bytes, encoding),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => {
-            write_string(out, text.as_bytes(), encoding);
+/// Writes `first` and what belongs to it; nothing when that is nested more than [`DEEPEST`] arrays deep.
+fn write_value(out: &mut Vec<u8>, first: Item<'_>, rest: &mut Reader<'_>, encoding: Encoding) -> Option<()> {
+    // How many values are missing in each array we are inside of.
+    let mut open: Vec<u64> = Vec::new();
+    let mut item = first;
+    loop {
+        match item {
+            Item::Integer(digits) => out.extend_from_slice(digits),
+            // A script can put an error into a table. It has no place of its own in the dialect, so its text stands there.
+            Item::Status(text) | Item::Bulk(text) | Item::Error(text) => write_string(out, text, encoding),
+            Item::Nil => out.extend_from_slice(b"null"),
+            Item::Array(0) => out.extend_from_slice(b"[]"),
+            Item::Array(elements) => {
+                if open.len() == DEEPEST {
+                    return None;
+                }
+                out.push(b'[');
+                open.push(elements);
+                item = rest.next()?;
+                continue;
+            }
         }
-        Value::Okay => write_string(out, b"OK", encoding),
-        Value::Array(items) | Value::Set(items) | Value::Push { data: items, .. } => {
-            write_array(out, items.iter(), encoding);
+        loop {
+            let Some(missing) = open.last_mut() else { return Some(()) };
+            *missing -= 1;
+            if *missing > 0 {
+                out.push(b',');
+                break;
+            }
+            out.push(b']');
+            open.pop();
         }
-        Value::Map(pairs) => write_array(out, pairs.iter().flat_map(|(key, value)| [key, value]), encoding),
-        Value::Attribute { data, .. } => write_value(out, data, encoding),
-        Value::Double(number) => write_string(out, number.to_string().as_bytes(), encoding),
-        Value::Boolean(truth) => write_number(out, i64::from(*truth)),
-        // A script can put an error into a table. It has no place of its own in the dialect, so its text stands there.
-        Value::ServerError(error) => write_string(out, error_text(error).as_bytes(), encoding),
-        // `Value` may gain kinds; RESP2, which is what Redis is asked with, has no more than those above.
-        _ => out.extend_from_slice(b"null"),
+        item = rest.next()?;
     }
-}
-
-fn write_array<'a>(out: &mut Vec<u8>, items: impl Iterator<Item = &'a Value>, encoding: Encoding) {
-    out.push(b'[');
-    for (position, item) in items.enumerate() {
-        if position > 0 {
-            out.push(b',');
-        }
-        write_value(out, item, encoding);
-    }
-    out.push(b']');
-}
-
-fn write_number(out: &mut Vec<u8>, number: i64) {
-    // Writing into a Vec cannot fail.
-    let _ = write!(out, "{number}");
 }
 
 fn write_string(out: &mut Vec<u8>, bytes: &[u8], encoding: Encoding) {
@@ -128,21 +211,26 @@ fn write_escaped(out: &mut Vec<u8>, mut text: &[u8]) {
     out.extend_from_slice(text);
 }
 
+/// What `{"result":[1,99,60000]}` takes, with room to spare.
+const USUAL_RESULT: usize = 48;
+
+/// Parsers of JSON give up at a depth; those of the clients bear more than this.
+const DEEPEST: usize = 128;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use redis::{PushKind, VerbatimFormat, parse_redis_value};
+    use redis::{Value, parse_redis_value};
+    use serde_json::json;
 
     use super::*;
+    use crate::resp::Scanner;
+    use crate::resp::tests::replies;
 
-    fn json(value: &Value, encoding: Encoding) -> String {
+    fn written(resp: &[u8], encoding: Encoding) -> String {
         let mut out = Vec::new();
-        write_reply(&mut out, value, encoding);
+        write_reply(&mut out, resp, encoding);
         String::from_utf8(out).unwrap()
-    }
-
-    fn text(resp: &[u8]) -> String {
-        json(&parse_redis_value(resp).unwrap(), Encoding::Text)
     }
 
     #[test]
@@ -150,24 +238,15 @@ mod tests {
         for (resp, expected) in [
             (&b"$-1\r\n"[..], r#"{"result":null}"#),
             (b"*-1\r\n", r#"{"result":null}"#),
-            (b"_\r\n", r#"{"result":null}"#),
             (b":-9223372036854775808\r\n", r#"{"result":-9223372036854775808}"#),
             (b"+OK\r\n", r#"{"result":"OK"}"#),
             (b"+PONG\r\n", r#"{"result":"PONG"}"#),
             (b"$5\r\na\"\\\n\x01\r\n", r#"{"result":"a\"\\\n\u0001"}"#),
             (b"$3\r\na\xffb\r\n", "{\"result\":\"a\u{fffd}b\"}"),
             (b"*3\r\n:1\r\n*1\r\n$1\r\na\r\n$-1\r\n", r#"{"result":[1,["a"],null]}"#),
-            (b"*0\r\n", r#"{"result":[]}"#),
-            (b"%1\r\n$1\r\na\r\n:1\r\n", r#"{"result":["a",1]}"#),
-            (b"~1\r\n:1\r\n", r#"{"result":[1]}"#),
-            (b",1.5\r\n", r#"{"result":"1.5"}"#),
-            (b",inf\r\n", r#"{"result":"inf"}"#),
-            (b"#t\r\n", r#"{"result":1}"#),
-            (b"#f\r\n", r#"{"result":0}"#),
-            (b"(12345678901234567890\r\n", r#"{"result":"12345678901234567890"}"#),
-            (b"=5\r\ntxt:a\r\n", r#"{"result":"a"}"#),
+            (b"*2\r\n*0\r\n*1\r\n*0\r\n", r#"{"result":[[],[[]]]}"#),
         ] {
-            assert_eq!(text(resp), expected);
+            assert_eq!(written(resp, Encoding::Text), expected);
         }
     }
 
@@ -182,14 +261,16 @@ mod tests {
             "ERR",
             "MOVED 3999 127.0.0.1:6381",
         ] {
-            assert_eq!(text(format!("-{error}\r\n").as_bytes()), format!(r#"{{"error":"{error}"}}"#));
+            let reply = format!("-{error}\r\n");
+            assert_eq!(written(reply.as_bytes(), Encoding::Text), format!(r#"{{"error":"{error}"}}"#));
         }
-        assert_eq!(text(b"*2\r\n:1\r\n-ERR inside\r\n"), r#"{"result":[1,"ERR inside"]}"#);
+        assert_eq!(written(b"*2\r\n:1\r\n-ERR inside\r\n", Encoding::Text), r#"{"result":[1,"ERR inside"]}"#);
+        assert_eq!(written(b"-ERR \xc3 x\r\n", Encoding::Base64), "{\"error\":\"ERR \u{fffd} x\"}");
     }
 
     #[test]
     fn base64_leaves_a_bare_ok_numbers_and_errors_alone() {
-        let encoded = |resp: &[u8]| json(&parse_redis_value(resp).unwrap(), Encoding::Base64);
+        let encoded = |resp: &[u8]| written(resp, Encoding::Base64);
         assert_eq!(encoded(b"+OK\r\n"), r#"{"result":"OK"}"#);
         assert_eq!(encoded(b"+PONG\r\n"), r#"{"result":"UE9ORw=="}"#);
         assert_eq!(encoded(b"*2\r\n+OK\r\n:1\r\n"), r#"{"result":["T0s=",1]}"#);
@@ -197,51 +278,64 @@ mod tests {
         assert_eq!(encoded(b"-ERR no\r\n"), r#"{"error":"ERR no"}"#);
     }
 
-    fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Nil),
-            Just(Value::Okay),
-            any::<i64>().prop_map(Value::Int),
-            any::<Vec<u8>>().prop_map(Value::BulkString),
-            any::<String>().prop_map(Value::SimpleString),
-            any::<f64>().prop_map(Value::Double),
-            any::<bool>().prop_map(Value::Boolean),
-            any::<String>().prop_map(|text| Value::VerbatimString { format: VerbatimFormat::Text, text }),
-            any::<Vec<u8>>().prop_map(Value::BigNumber),
-            "[A-Z]{1,8}( [^\r\n]{0,20})?"
-                .prop_map(|error| parse_redis_value(format!("-{error}\r\n").as_bytes()).unwrap()),
-        ];
-        leaf.prop_recursive(4, 32, 6, |inner| {
-            let items = || prop::collection::vec(inner.clone(), 0..6);
-            prop_oneof![
-                items().prop_map(Value::Array),
-                items().prop_map(Value::Set),
-                items().prop_map(|data| Value::Push { kind: PushKind::Invalidate, data }),
-                prop::collection::vec((inner.clone(), inner.clone()), 0..3).prop_map(Value::Map),
-                inner.clone().prop_map(|data| Value::Attribute { data: Box::new(data), attributes: vec![] }),
-            ]
-        })
+    #[test]
+    fn arrays_are_written_as_deep_as_parsers_go() {
+        let nested = |depth: usize| {
+            let resp = [b"*2\r\n".repeat(depth), b"$2\r\nin\r\n".to_vec(), b":1\r\n".repeat(depth)].concat();
+            serde_json::from_str::<serde_json::Value>(&written(&resp, Encoding::Text)).unwrap()
+        };
+        assert!(nested(100)["result"].is_array());
+        assert!(written(&b"*1\r\n".repeat(DEEPEST + 1), Encoding::Text).contains("nested too deeply"));
+    }
+
+    /// What the JSON has to say, by way of somebody else's parser.
+    fn expected(value: &Value, encoding: Encoding) -> serde_json::Value {
+        let string = |bytes: &[u8]| match encoding {
+            Encoding::Text => json!(String::from_utf8_lossy(bytes)),
+            Encoding::Base64 => json!(STANDARD.encode(bytes)),
+        };
+        match value {
+            Value::Nil => json!(null),
+            Value::Int(number) => json!(number),
+            Value::BulkString(bytes) => string(bytes),
+            Value::SimpleString(text) => string(text.as_bytes()),
+            Value::Okay => string(b"OK"),
+            Value::Array(items) => items.iter().map(|item| expected(item, encoding)).collect(),
+            Value::ServerError(error) => string(error_text(error).as_bytes()),
+            other => panic!("{other:?} is not RESP2"),
+        }
+    }
+
+    fn error_text(error: &redis::ServerError) -> String {
+        match error.details() {
+            Some(detail) => format!("{} {detail}", error.code()),
+            None => error.code().to_owned(),
+        }
     }
 
     proptest! {
         #[test]
-        fn any_value_becomes_one_json_object_with_one_field(value in values()) {
+        fn every_reply_becomes_the_json_that_says_the_same(reply in replies()) {
+            let value = parse_redis_value(&reply).unwrap();
             for encoding in [Encoding::Text, Encoding::Base64] {
-                let text = json(&value, encoding);
-                let parsed: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
-                let field = if matches!(value, Value::ServerError(_)) { "error" } else { "result" };
-                prop_assert_eq!(parsed.keys().collect::<Vec<_>>(), [field]);
+                let written: serde_json::Value = serde_json::from_str(&written(&reply, encoding)).unwrap();
+                prop_assert_eq!(written, match &value {
+                    Value::ServerError(error) => json!({ "error": error_text(error) }),
+                    Value::Okay => json!({ "result": "OK" }),
+                    value => json!({ "result": expected(value, encoding) }),
+                });
             }
         }
 
         #[test]
-        fn strings_survive_the_way_out_and_back(bytes: Vec<u8>) {
-            let value = Value::BulkString(bytes.clone());
-            let parse = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap()["result"].clone();
-            let text = parse(json(&value, Encoding::Text));
-            prop_assert_eq!(text.as_str().unwrap(), String::from_utf8_lossy(&bytes));
-            let encoded = parse(json(&value, Encoding::Base64));
-            prop_assert_eq!(STANDARD.decode(encoded.as_str().unwrap()).unwrap(), bytes);
+        fn any_reply_becomes_json_without_a_panic(bytes: Vec<u8>, lines in "[$*+:0-9\r\nx-]{0,40}") {
+            for bytes in [bytes.as_slice(), lines.as_bytes()] {
+                if !Scanner::default().advance(bytes).is_ok_and(|complete| complete) {
+                    continue;
+                }
+                let text = written(bytes, Encoding::Text);
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
+            }
         }
     }
 }

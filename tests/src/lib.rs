@@ -12,6 +12,7 @@
 //! | [`run_dir`] | a directory for one run's configuration and logs |
 //! | [`redis`], [`gateway`], [`envoy`] | the three real parts |
 //! | [`stack`] | all of them together |
+//! | `topologies` | a Redis Cluster, a Sentinel set, certificates; a feature, for tests only |
 //! | [`store_double`] | a store that fails as told |
 //! | [`upstream`] | an origin that echoes what it received |
 //! | [`client`], [`load`] | one request, raw bytes, many requests |
@@ -42,5 +43,7 @@ pub mod soak;
 pub mod stack;
 pub mod store_double;
 pub mod tools;
+#[cfg(feature = "topologies")]
+pub mod topologies;
 pub mod upstream;
 pub mod vectors;

@@ -24,7 +24,8 @@ pub(crate) fn test(only: Option<&str>) -> Result<ExitCode> {
     let mut failed = Failed::default();
     let mut sum = Sum::default();
     let only_check = CHECKS.iter().find(|check| Some(check.name) == only);
-    failed.note("setup", setup::run());
+    let setup = if only_check.is_some() { setup::run } else { setup::run_for_tests };
+    failed.note("setup", setup());
     if !failed.names.is_empty() {
         // Nothing else can succeed.
     } else if let Some(check) = only_check {
@@ -86,7 +87,7 @@ impl Check {
     }
 }
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     Check {
         name: "fmt",
         args: &["fmt", "--all", "--check", "--", "--color", "never"],
@@ -98,6 +99,20 @@ const CHECKS: [Check; 7] = [
         args: &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check", "--", "--color", "never"],
         env: None,
         fix: "fix: run `cargo fmt --manifest-path fuzz/Cargo.toml`",
+    },
+    Check {
+        name: "fmt-client",
+        args: &[
+            "fmt",
+            "--manifest-path",
+            "tests/clients/rust/Cargo.toml",
+            "--check",
+            "--",
+            "--color",
+            "never",
+        ],
+        env: None,
+        fix: "fix: run `cargo fmt --manifest-path tests/clients/rust/Cargo.toml`",
     },
     Check {
         name: "clippy",

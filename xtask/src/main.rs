@@ -14,6 +14,7 @@
 mod bench;
 mod build;
 mod check;
+mod commands;
 mod demo;
 mod manifests;
 mod schema;
@@ -57,6 +58,8 @@ enum Command {
     Vectors(vectors::Options),
     /// Measures what the filter costs an Envoy, or what the gateway costs, beside peers in the same run.
     Bench(bench::Options),
+    /// Writes the gateway's table of commands, as the pinned Redis describes them.
+    Commands,
     /// Keeps thousands of clients on the gateway for minutes: its memory has to stay flat and every answer right.
     Soak(soak::Options),
     /// Writes the policy's JSON Schema to `policy.schema.json`.
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { only } => check::test(only.as_deref()),
         Command::Vectors(options) => vectors::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Commands => commands::run(),
         Command::Soak(options) => soak::run(&options),
         Command::Schema => schema::run(),
         Command::Lint => check::lint(),

@@ -13,5 +13,7 @@
 
 mod dialect;
 mod outages;
+mod paths;
 mod program;
 mod support;
+mod topologies;

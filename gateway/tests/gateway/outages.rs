@@ -161,6 +161,6 @@ async fn cluster_mode_is_refused_at_start() {
     let config_file = format!("nodes-{}.conf", free_port().await);
     let redis = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-config-file", &config_file]).await;
     let error = Gateway::bind(config(&redis.url(), &[])).await.map(drop).unwrap_err().to_string();
-    assert!(error.ends_with("redis runs in cluster mode, which is not supported yet"), "{error}");
+    assert!(error.ends_with("redis runs in cluster mode: use `redis+cluster://`"), "{error}");
     let _ = std::fs::remove_file(std::env::temp_dir().join(config_file));
 }

@@ -41,11 +41,11 @@ async fn mistakes_are_one_line_on_stderr_and_exit_status_1() {
         ),
         ("redis://127.0.0.1:1", None, "tollgate: no token: set `TOLLGATE_TOKEN`".into()),
         (
-            "rediss://:hunter2@h",
+            "redis+sentinel://:hunter2@h",
             Some(TOKEN),
-            "tollgate: TLS to Redis (`rediss://`) is not supported yet".into(),
+            "tollgate: the Redis URL names no master: write `redis+sentinel://host:port/name`".into(),
         ),
-        ("redis://:hunter2@h:x", Some(TOKEN), "tollgate: the Redis URL cannot be used".into()),
+        ("redis://:hunter2@h:x", Some(TOKEN), "tollgate: a port in the Redis URL is not a number".into()),
     ] {
         let mut command = tollgate(&["gateway", "--listen", &listen, "--redis", redis]);
         if let Some(token) = token {

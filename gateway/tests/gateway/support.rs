@@ -7,7 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser as _;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use hyper::header::HeaderMap;
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
@@ -16,9 +19,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-use tollgate_gateway::Gateway;
 use tollgate_gateway::cli::{Cli, Task};
 use tollgate_gateway::config::Config;
+use tollgate_gateway::{Gateway, Target};
 use tollgate_tests::tools;
 
 pub(crate) const TOKEN: &str = "a-token-for-tests";
@@ -42,6 +45,27 @@ impl Redis {
         let redis = Self { port, flags, child };
         redis.reachable().await;
         redis
+    }
+
+    /// A sentinel that keeps its configuration in this file.
+    pub(crate) async fn start_sentinel(config: &std::path::Path) -> Self {
+        let port = free_port().await;
+        let flags = vec![config.to_str().unwrap().to_owned(), "--sentinel".to_owned()];
+        let child = Command::new(tools::redis_server().unwrap())
+            .args(&flags)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let redis = Self { port, flags, child };
+        redis.reachable().await;
+        redis
+    }
+
+    /// Asks it directly; the answer is for people to read.
+    pub(crate) async fn ask(&self, words: &[&str]) -> String {
+        ask(self.port, words).await
     }
 
     pub(crate) fn url(&self) -> String {
@@ -83,8 +107,19 @@ impl Server {
     }
 
     pub(crate) async fn start_with(redis: &str, flags: &[&str]) -> Self {
-        let gateway = Gateway::bind(config(redis, flags)).await.unwrap();
-        let address = gateway.address();
+        Self::start_configured(config(redis, flags)).await
+    }
+
+    /// In front of a Redis that a URL alone does not describe.
+    pub(crate) async fn start_at(redis: Target) -> Self {
+        let mut config = config("redis://unused", &[]);
+        config.tenants[0].redis = redis;
+        Self::start_configured(config).await
+    }
+
+    async fn start_configured(config: Config) -> Self {
+        let gateway = Gateway::bind(config).await.unwrap();
+        let address = gateway.address().tcp().unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(gateway.run(async move { _ = stopped.await }));
         Self { address, stop: Some(stop), task }
@@ -109,7 +144,9 @@ impl Server {
 pub(crate) fn config(redis: &str, flags: &[&str]) -> Config {
     let args = ["tollgate", "gateway", "--redis", redis, "--listen", "127.0.0.1:0"];
     match Cli::parse_from(args.iter().chain(flags)).task {
-        Task::Gateway(args) => Config::new(&args, |_| Some(TOKEN.to_owned())).unwrap(),
+        Task::Gateway(args) => {
+            Config::new(*args, |name| (name == "TOLLGATE_TOKEN").then(|| TOKEN.to_owned())).unwrap()
+        }
         Task::Check { .. } => unreachable!(),
     }
 }
@@ -132,6 +169,12 @@ impl Client {
         self.0.ready().await.unwrap();
         Answer::read(self.0.send_request(request).await.unwrap()).await
     }
+
+    /// Whatever comes, as it comes.
+    pub(crate) async fn bytes(&mut self, request: Request<Full<Bytes>>) -> (Parts, Bytes) {
+        self.0.ready().await.unwrap();
+        read(self.0.send_request(request).await.unwrap()).await
+    }
 }
 
 /// One h2c connection, whose clones share it.
@@ -150,23 +193,28 @@ impl H2Client {
         let request = request(Method::POST, &format!("http://gateway{path}"), body);
         Answer::read(self.0.send_request(request).await.unwrap()).await
     }
+
+    pub(crate) async fn bytes(&mut self, request: Request<Full<Bytes>>) -> (Parts, Bytes) {
+        read(self.0.send_request(request).await.unwrap()).await
+    }
 }
 
 /// An answer, whose body has already been found to be JSON that says it is.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) text: String,
     pub(crate) json: Value,
 }
 
 impl Answer {
-    async fn read(response: Response<hyper::body::Incoming>) -> Self {
-        let (head, body) = response.into_parts();
-        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
+    async fn read(response: Response<Incoming>) -> Self {
+        let (head, body) = read(response).await;
+        let text = String::from_utf8(body.into()).unwrap();
         assert_eq!(head.headers["content-type"], "application/json", "{} {text}", head.status);
         let json = serde_json::from_str(&text).unwrap();
-        Self { status: head.status, text, json }
+        Self { status: head.status, headers: head.headers, text, json }
     }
 
     /// The text of an error, which stands alone.
@@ -180,6 +228,11 @@ impl Answer {
     pub(crate) fn raw(&self) -> (u16, &str) {
         (self.status.as_u16(), &self.text)
     }
+}
+
+async fn read(response: Response<Incoming>) -> (Parts, Bytes) {
+    let (head, body) = response.into_parts();
+    (head, body.collect().await.unwrap().to_bytes())
 }
 
 /// A request with the token.
@@ -200,6 +253,16 @@ pub(crate) async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bo
         assert!(Instant::now() < deadline, "never: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Asks the server at this port directly; the answer is for people to read.
+pub(crate) async fn ask(port: u16, words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut redis = redis::Client::open(("127.0.0.1", port))?.get_connection()?;
+        redis::cmd(&words[0]).arg(&words[1..]).query::<redis::Value>(&mut redis)
+    });
+    format!("{:?}", asked.await.unwrap())
 }
 
 pub(crate) async fn free_port() -> u16 {

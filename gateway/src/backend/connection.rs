@@ -1,0 +1,497 @@
+//! One connection to Redis, shared by many requests.
+//!
+//! Requests are written in the order they come, as many at once as there are; replies come back in the same order, so
+//! those of one request lie side by side and are handed over as they are. Nothing is ever written twice: when the connection
+//! ends, each request is told how many of its replies came, and that the rest may have run.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::io::poll_read_buf;
+
+use crate::resp::{Malformed, Scanner};
+
+/// A handle on a connection. The connection closes when the last one is gone and everything asked is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection(mpsc::UnboundedSender<Request>);
+
+/// What came back for a request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The replies that came, one after the other; fewer than asked only with a failure.
+    pub(crate) replies: Bytes,
+    /// How many they are.
+    pub(crate) count: usize,
+    /// Whether an error is among them.
+    pub(crate) has_error: bool,
+    /// Why there are no more.
+    pub(crate) failure: Option<Broken>,
+}
+
+/// Why replies are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The connection was gone before anything of the request was written.
+    NotSent,
+    /// The connection ended before the reply came.
+    Lost,
+    /// The reply did not come within this time.
+    Late(Duration),
+    /// The replies are larger than this many bytes, and were thrown away.
+    TooLarge(usize),
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Redis closed it.
+    Closed,
+    /// Reading or writing failed.
+    Failed(io::Error),
+    /// Redis sent something that is not RESP2.
+    Malformed,
+    /// No handle is left.
+    Unused,
+}
+
+impl Connection {
+    /// A connection over `stream`, and what drives it: the connection lives while that is polled. Replies to one
+    /// request may take `largest` bytes.
+    pub(crate) fn new<S: AsyncRead + AsyncWrite + Unpin>(stream: S, largest: usize) -> (Self, Driver<S>) {
+        let (sender, requests) = mpsc::unbounded_channel();
+        let driver = Driver {
+            stream,
+            requests,
+            incoming: Vec::with_capacity(AT_ONCE),
+            outbox: Outbox::default(),
+            flushed: true,
+            waiting: VecDeque::new(),
+            received: BytesMut::new(),
+            scanner: Scanner::default(),
+            largest,
+        };
+        (Self(sender), driver)
+    }
+
+    /// Asks for `replies` replies, at least one, to `resp`. The answer comes when all are there; dropping it before
+    /// `resp` is written keeps it from being written. An error means that the connection was gone before.
+    pub(crate) fn ask(&self, resp: Bytes, replies: usize) -> oneshot::Receiver<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        // A connection that is gone drops the request, and with it the sender.
+        let _ = self.0.send(Request { resp, replies, answer });
+        receiver
+    }
+}
+
+impl Answer {
+    /// No replies, for this reason.
+    pub(crate) fn missing(why: Broken) -> Self {
+        Self { replies: Bytes::new(), count: 0, has_error: false, failure: Some(why) }
+    }
+}
+
+/// What a request waits for.
+#[derive(Debug)]
+struct Request {
+    resp: Bytes,
+    replies: usize,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A request that was written, or is about to be.
+#[derive(Debug)]
+struct Waiting {
+    /// How many bytes were to be written before it, in the life of the connection.
+    begins: u64,
+    asked: usize,
+    came: usize,
+    /// Where the last reply that came ends.
+    end: usize,
+    has_error: bool,
+    too_large: bool,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Reads, writes, and matches replies with requests.
+#[derive(Debug)]
+pub(crate) struct Driver<S> {
+    stream: S,
+    requests: mpsc::UnboundedReceiver<Request>,
+    incoming: Vec<Request>,
+    outbox: Outbox,
+    /// Whether the stream holds nothing back that was written to it.
+    flushed: bool,
+    waiting: VecDeque<Waiting>,
+    /// What came for the first of `waiting`, and behind it perhaps for others.
+    received: BytesMut,
+    scanner: Scanner,
+    largest: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let this = self.get_mut();
+        let end = ready!(this.drive(cx));
+        this.settle();
+        Poll::Ready(end)
+    }
+}
+
+/// A connection that is given up owes its requests the truth as well.
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+impl<S> Driver<S> {
+    /// Tells every request what became of it: there is nothing more to come.
+    fn settle(&mut self) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            let replies = self.received.split_to(waiting.end.min(self.received.len())).freeze();
+            let answer = if waiting.begins >= self.outbox.written {
+                Answer::missing(Broken::NotSent)
+            } else if waiting.too_large {
+                Answer::missing(Broken::TooLarge(self.largest))
+            } else {
+                let Waiting { came: count, has_error, .. } = waiting;
+                Answer { replies, count, has_error, failure: Some(Broken::Lost) }
+            };
+            let _ = waiting.answer.send(answer);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let unused = self.take_requests(cx);
+        let written = self.write(cx);
+        match (self.read(cx), written) {
+            (Poll::Ready(end), _) => Poll::Ready(end),
+            // What had come before was still worth reading.
+            (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(End::Failed(error)),
+            (Poll::Pending, _) if unused && self.waiting.is_empty() => Poll::Ready(End::Unused),
+            (Poll::Pending, _) => Poll::Pending,
+        }
+    }
+
+    /// Takes what was asked; `true` when nobody can ask any more.
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            // While Redis takes nothing in, requests wait outside, where their deadlines can still take them back.
+            if self.outbox.size > OUTBOX {
+                return false;
+            }
+            match self.requests.poll_recv_many(cx, &mut self.incoming, AT_ONCE) {
+                Poll::Pending => return false,
+                Poll::Ready(0) => return true,
+                Poll::Ready(_) => {}
+            }
+            for Request { resp, replies, answer } in self.incoming.drain(..) {
+                if !answer.is_closed() {
+                    self.waiting.push_back(Waiting {
+                        begins: self.outbox.end(),
+                        asked: replies,
+                        came: 0,
+                        end: 0,
+                        has_error: false,
+                        too_large: false,
+                        answer,
+                    });
+                    self.outbox.push(resp);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.outbox.is_empty() && self.flushed {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.outbox.fill(&mut slices);
+            let slices = slices.get(..count).unwrap_or_default();
+            let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.flushed = false;
+            let was_full = self.outbox.size > OUTBOX;
+            self.outbox.advance(written);
+            if was_full && self.outbox.size <= OUTBOX {
+                // There is room for requests again.
+                cx.waker().wake_by_ref();
+            }
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            self.received.reserve(CHUNK);
+            match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.received)) {
+                Err(error) => return Poll::Ready(End::Failed(error)),
+                Ok(0) => return Poll::Ready(End::Closed),
+                Ok(_) => {}
+            }
+            if let Err(Malformed) = self.hand_over() {
+                return Poll::Ready(End::Malformed);
+            }
+        }
+    }
+
+    /// Gives every request whose replies are complete its answer.
+    fn hand_over(&mut self) -> Result<(), Malformed> {
+        loop {
+            let progress = self.scanner.advance(&self.received);
+            let Some(first) = self.waiting.front_mut() else {
+                // Nobody asked for this.
+                return if self.received.is_empty() { Ok(()) } else { Err(Malformed) };
+            };
+            if progress == Ok(true) {
+                first.came += 1;
+                first.has_error |= self.received.get(first.end) == Some(&b'-');
+                first.end = self.scanner.position();
+            }
+            if first.too_large || self.scanner.position() > self.largest {
+                first.too_large = true;
+                first.end = 0;
+                self.received.advance(self.scanner.position());
+                self.scanner.rebase();
+            }
+            if !progress? {
+                return Ok(());
+            }
+            if first.came == first.asked
+                && let Some(waiting) = self.waiting.pop_front()
+            {
+                let replies = self.received.split_to(self.scanner.position()).freeze();
+                self.scanner.rebase();
+                let answer = if waiting.too_large {
+                    Answer::missing(Broken::TooLarge(self.largest))
+                } else {
+                    let Waiting { came: count, has_error, .. } = waiting;
+                    Answer { replies, count, has_error, failure: None }
+                };
+                // Who does not wait any more has no use for it.
+                let _ = waiting.answer.send(answer);
+            }
+        }
+    }
+}
+
+/// Bytes to be written, in the pieces they came in.
+#[derive(Debug, Default)]
+struct Outbox {
+    pieces: VecDeque<Bytes>,
+    size: usize,
+    /// Bytes that are not here any more.
+    written: u64,
+}
+
+impl Outbox {
+    fn push(&mut self, piece: Bytes) {
+        self.size += piece.len();
+        self.pieces.push_back(piece);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// How many bytes there were, written or not.
+    fn end(&self) -> u64 {
+        self.written + self.size as u64
+    }
+
+    /// Fills `slices` from the front; says how many are filled.
+    fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        slices.iter_mut().zip(&self.pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.size = self.size.saturating_sub(written);
+        self.written += written as u64;
+        while let Some(first) = self.pieces.front_mut() {
+            if written < first.len() {
+                return first.advance(written);
+            }
+            written -= first.len();
+            self.pieces.pop_front();
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("redis closed the connection"),
+            Self::Failed(error) => fmt::Display::fmt(error, f),
+            Self::Malformed => fmt::Display::fmt(&Malformed, f),
+            Self::Unused => f.write_str("the connection is not used any more"),
+        }
+    }
+}
+
+/// Requests taken in one go.
+const AT_ONCE: usize = 128;
+
+/// Pieces written in one go.
+const SLICES: usize = 64;
+
+/// Bytes that may wait to be written before no more requests are taken.
+const OUTBOX: usize = 1 << 20;
+
+/// Bytes read in one go, at least.
+const CHUNK: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A connection and its other end.
+    fn pair(largest: usize) -> (Connection, DuplexStream, tokio::task::JoinHandle<End>) {
+        let (ours, theirs) = duplex(64);
+        let (connection, driver) = Connection::new(ours, largest);
+        (connection, theirs, tokio::spawn(driver))
+    }
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn each_request_gets_its_own_replies() {
+        let (connection, mut redis, _driver) = pair(1000);
+        let (first, second) = (connection.ask(bytes("ab"), 2), connection.ask(bytes("c"), 1));
+        let mut asked = [0; 3];
+        redis.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"abc");
+        redis.write_all(b"+1\r\n*1\r\n:2\r\n$-1\r\n").await.unwrap();
+        let (first, second) = (first.await.unwrap(), second.await.unwrap());
+        assert_eq!((&first.replies[..], first.count, first.failure), (&b"+1\r\n*1\r\n:2\r\n"[..], 2, None));
+        assert_eq!((&second.replies[..], second.count, second.failure), (&b"$-1\r\n"[..], 1, None));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_end_is_handed_over() {
+        let (connection, mut redis, driver) = pair(1000);
+        let (first, second) = (connection.ask(bytes("a"), 3), connection.ask(bytes("b"), 1));
+        redis.read_exact(&mut [0; 2]).await.unwrap();
+        redis.write_all(b"+1\r\n:2\r\n$5\r\nhal").await.unwrap();
+        drop(redis);
+        let (first, second) = (first.await.unwrap(), second.await.unwrap());
+        assert_eq!((&first.replies[..], first.count), (&b"+1\r\n:2\r\n"[..], 2));
+        assert_eq!((first.failure, second.failure), (Some(Broken::Lost), Some(Broken::Lost)));
+        assert_eq!((second.replies.len(), second.count, second.has_error), (0, 0, false));
+        assert!(matches!(driver.await.unwrap(), End::Closed | End::Failed(_)));
+        assert!(connection.ask(bytes("c"), 1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn replies_too_large_are_thrown_away_and_the_next_ones_are_not() {
+        let (connection, mut redis, _driver) = pair(20);
+        let (first, second) = (connection.ask(bytes("a"), 2), connection.ask(bytes("b"), 1));
+        redis.write_all(b"+1\r\n$100\r\n").await.unwrap();
+        redis.write_all(&[b'x'; 100]).await.unwrap();
+        redis.write_all(b"\r\n+2\r\n").await.unwrap();
+        let (first, second) = (first.await.unwrap(), second.await.unwrap());
+        assert_eq!((first.replies.len(), first.count, first.failure), (0, 0, Some(Broken::TooLarge(20))));
+        assert_eq!((&second.replies[..], second.failure), (&b"+2\r\n"[..], None));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_written() {
+        let (connection, mut redis, _driver) = pair(1000);
+        drop(connection.ask(bytes("a"), 1));
+        let second = connection.ask(bytes("b"), 1);
+        assert_eq!(redis.read_u8().await.unwrap(), b'b');
+        redis.write_all(b"+2\r\n").await.unwrap();
+        assert_eq!(&second.await.unwrap().replies[..], b"+2\r\n");
+    }
+
+    #[tokio::test]
+    async fn errors_are_noticed_where_replies_begin() {
+        let (connection, mut redis, _driver) = pair(1000);
+        let (first, second) = (connection.ask(bytes("a"), 2), connection.ask(bytes("b"), 1));
+        redis.write_all(b"$1\r\n-\r\n*1\r\n-inside\r\n+1\r\n").await.unwrap();
+        assert!(!first.await.unwrap().has_error);
+        assert!(!second.await.unwrap().has_error);
+        let answer = connection.ask(bytes("c"), 2);
+        redis.write_all(b"+1\r\n-ERR no\r\n").await.unwrap();
+        assert!(answer.await.unwrap().has_error);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_says_what_was_sent() {
+        let (connection, mut redis, driver) = pair(1000);
+        let first = connection.ask(bytes(&"a".repeat(60)), 1);
+        let (second, third) = (connection.ask(bytes("123456"), 1), connection.ask(bytes("c"), 1));
+        // The other end takes 64 bytes and no more until they are read.
+        assert_eq!(redis.read_u8().await.unwrap(), b'a');
+        tokio::task::yield_now().await;
+        driver.abort();
+        let failure = async |answer: oneshot::Receiver<Answer>| answer.await.map(|answer| answer.failure);
+        assert_eq!(failure(first).await.unwrap(), Some(Broken::Lost));
+        assert_eq!(failure(second).await.unwrap(), Some(Broken::Lost));
+        assert_eq!(failure(third).await.unwrap(), Some(Broken::NotSent));
+        assert!(connection.ask(bytes("d"), 1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn nonsense_and_uncalled_for_replies_end_the_connection() {
+        for nonsense in ["HTTP/1.1 400\r\n", "+1\r\n+2\r\n"] {
+            let (connection, mut redis, driver) = pair(1000);
+            let answer = connection.ask(bytes("a"), 1);
+            redis.write_all(nonsense.as_bytes()).await.unwrap();
+            assert!(matches!(driver.await.unwrap(), End::Malformed));
+            drop(answer);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_nobody_can_ask_and_everything_is_answered() {
+        let (connection, mut redis, driver) = pair(1000);
+        let answer = connection.ask(bytes("a"), 1);
+        drop(connection);
+        redis.write_all(b"+1\r\n").await.unwrap();
+        assert_eq!(answer.await.unwrap().count, 1);
+        assert!(matches!(driver.await.unwrap(), End::Unused));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_from_redis_are_survived(bytes: Vec<u8>, lines in "[$*+:0-9\r\n-]{0,60}", largest in 0_usize..40) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for bytes in [bytes.as_slice(), lines.as_bytes()] {
+                runtime.block_on(async {
+                    let (connection, mut redis, _driver) = pair(largest);
+                    let answers: Vec<_> = (1..4).map(|replies| connection.ask(Bytes::from_static(b"x"), replies)).collect();
+                    let _ = redis.write_all(bytes).await;
+                    drop(redis);
+                    for answer in answers {
+                        if let Ok(answer) = answer.await {
+                            let mut reader = crate::resp::Reader(&answer.replies);
+                            assert_eq!(std::iter::from_fn(|| reader.reply()).count(), answer.count);
+                        }
+                    }
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Until when a request is waited for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::connection::{Answer, Broken, Connection};
+
+/// When patience ends, and how much there was of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    pub(super) at: Instant,
+    patience: Duration,
+}
+
+impl Deadline {
+    /// So long from now.
+    pub(super) fn within(patience: Duration) -> Self {
+        Self { at: Instant::now() + patience, patience }
+    }
+
+    /// Asks for `count` replies to `resp` over a connection.
+    pub(super) async fn ask(self, connection: &Connection, resp: Bytes, count: usize) -> Answer {
+        self.wait_for(connection.ask(resp, count)).await
+    }
+
+    /// Waits for the answer to what was asked already.
+    pub(super) async fn wait_for(
+        self,
+        answer: impl Future<Output = Result<Answer, tokio::sync::oneshot::error::RecvError>>,
+    ) -> Answer {
+        match timeout_at(self.at, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Answer::missing(Broken::NotSent),
+            Err(_) => Answer::missing(Broken::Late(self.patience)),
+        }
+    }
+
+    /// Waits; `false` when there is no time for that.
+    pub(super) async fn pause(self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        if until >= self.at {
+            return false;
+        }
+        sleep(pause).await;
+        true
+    }
+}

@@ -1,0 +1,169 @@
+//! The Redis behind the gateway: connections to its servers, and which commands go where.
+//!
+//! A wrong "it failed" makes a client repeat what has run; a wrong "it worked" loses a write. So nothing that may have
+//! run is ever sent twice here, and an error says whether the command may have run.
+
+pub(crate) mod connection;
+mod deadline;
+mod link;
+mod node;
+mod replies;
+mod sentinel;
+mod status;
+mod transaction;
+mod transport;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::command::Batch;
+use crate::resp::command;
+use crate::target::{Address, Place, Target};
+use connection::Answer;
+use deadline::Deadline;
+use link::{ConnectError, Mode, Options};
+use node::Node;
+use sentinel::Sentinel;
+
+pub(crate) use replies::{Failure, Replies};
+pub(crate) use status::{Count, Counters, NodeStatus, Role, Status, TopologyStatus};
+pub(crate) use transaction::TransactionError;
+
+/// One Redis, whatever its topology, as one thread sees it. Dropping it closes its connections.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    topology: Topology,
+    patience: Duration,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+enum Topology {
+    Single(Node),
+    Sentinel(Sentinel),
+}
+
+impl Backend {
+    /// Connects, and keeps trying in the background when Redis is not there yet. Fails only for a Redis that will never
+    /// do. `connections` are those to each server, `patience` bounds every request, `largest` the bytes of replies to one.
+    pub(crate) async fn start(
+        target: &Target,
+        connections: usize,
+        patience: Duration,
+        largest: usize,
+    ) -> anyhow::Result<Self> {
+        let counters = Arc::new(Counters::default());
+        let options = Options {
+            credentials: Arc::clone(&target.credentials),
+            tls: target.tls.clone(),
+            patience,
+            largest,
+            mode: Mode::Standalone,
+            role: None,
+            changed: Arc::new(Notify::new()),
+            counters: Arc::clone(&counters),
+        };
+        let topology = match &target.place {
+            Place::Single(address) => {
+                Topology::Single(single(target, address.clone(), connections, &options).await?)
+            }
+            Place::Sentinel(sentinels) => {
+                Topology::Sentinel(Sentinel::start(target, sentinels, connections, options).await?)
+            }
+            Place::Cluster(_) => bail!("a cluster (`redis+cluster://`) is not supported yet"),
+        };
+        Ok(Self { topology, patience, counters })
+    }
+
+    /// Performs the commands that are to be sent, in order as far as they share keys.
+    pub(crate) async fn run(&self, batch: &Batch) -> Replies {
+        let count = batch.sending().count();
+        if count == 0 {
+            return Replies::default();
+        }
+        self.count(batch, count);
+        let deadline = Deadline::within(self.patience);
+        let replies = match &self.topology {
+            Topology::Single(server) => match server.connection() {
+                Ok(connection) => {
+                    Replies::of(deadline.ask(&connection, batch.resp().clone(), count).await, count)
+                }
+                Err(error) => Replies::failed(Failure::because(error), count),
+            },
+            Topology::Sentinel(sentinel) => sentinel.run(batch, count, deadline).await,
+        };
+        self.counters.bytes_received.add(replies.size());
+        replies
+    }
+
+    /// Performs all of the commands as one transaction, or none. The replies are those inside the one to `EXEC`; an
+    /// error text when Redis discarded the transaction.
+    pub(crate) async fn transact(&self, batch: &Batch) -> Result<Replies, TransactionError> {
+        let count = batch.sending().count();
+        self.count(batch, count);
+        let deadline = Deadline::within(self.patience);
+        let results = match &self.topology {
+            Topology::Single(server) => {
+                let connection = server.connection().map_err(Failure::because)?;
+                let answer = deadline.ask(&connection, transaction::resp(batch), count + 2).await;
+                transaction::results(&Replies::of(answer, count + 2).all()?, count)
+            }
+            Topology::Sentinel(sentinel) => sentinel.transact(batch, count, deadline).await,
+        }?;
+        self.counters.bytes_received.add(results.size());
+        Ok(results)
+    }
+
+    /// Asks Redis whether it is there, for at most `bound`.
+    pub(crate) async fn ping(&self, bound: Duration) -> Result<Bytes, Failure> {
+        let deadline = Deadline::within(bound.min(self.patience));
+        let answer = match &self.topology {
+            Topology::Single(server) => {
+                let connection = server.connection().map_err(Failure::because)?;
+                deadline.ask(&connection, command(&["PING"]).into(), 1).await
+            }
+            Topology::Sentinel(sentinel) => {
+                let (_, answer) = sentinel.ask(command(&["PING"]).into(), 1, deadline).await?;
+                answer
+            }
+        };
+        Replies::of(answer, 1).all()
+    }
+
+    /// What can be told of the servers. It asks nobody.
+    pub(crate) fn status(&self) -> Status {
+        let (topology, nodes) = match &self.topology {
+            Topology::Single(server) => (TopologyStatus::Single, vec![server.status(Role::Master)]),
+            Topology::Sentinel(sentinel) => sentinel.status(),
+        };
+        Status { topology, nodes }
+    }
+
+    /// What was counted since the start.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn count(&self, batch: &Batch, count: usize) {
+        self.counters.commands.add(count);
+        self.counters.bytes_sent.add(batch.resp().len());
+    }
+}
+
+async fn single(
+    target: &Target,
+    address: Address,
+    connections: usize,
+    options: &Options,
+) -> anyhow::Result<Node> {
+    let server = Node::open(address, connections, options);
+    // Known before the first request comes: it finds a connection, or the reason why there is none.
+    match server.attempted().await {
+        Err(error) if matches!(*error, ConnectError::Mode { .. }) => bail!("cannot serve {target}: {error}"),
+        _ => Ok(server),
+    }
+}

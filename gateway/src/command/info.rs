@@ -1,0 +1,306 @@
+//! What Redis says of its commands: whether they write, where their keys are, and what a cluster makes of them.
+//!
+//! [`COMMANDS`] is what Redis answers to `COMMAND`, written down by `cargo xtask commands`; a test compares it with the
+//! Redis that is there. Names in it are in capitals and sorted. A command that is not in it comes from a module or a
+//! later Redis: it is passed on, but not to a token whose rights are limited, and in a cluster its first argument is taken
+//! for its key.
+
+use std::ops::Range;
+
+use super::table::COMMANDS;
+use crate::resp::Arguments;
+
+/// A command, or a subcommand such as `SCRIPT LOAD`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Info {
+    /// The name in capitals; of a subcommand without its parent's.
+    pub(crate) name: &'static str,
+    /// What it does to data.
+    pub(crate) access: Access,
+    /// Whether it may make its connection wait.
+    pub(crate) blocks: bool,
+    /// Whether Redis counts it among those that can take a server down, or take it over.
+    pub(crate) dangerous: bool,
+    /// Where its keys are.
+    pub(crate) keys: &'static [Keys],
+    /// Which nodes of a cluster it goes to.
+    pub(crate) route: Route,
+    /// What becomes of several answers.
+    pub(crate) fold: Fold,
+    /// Its subcommands, sorted by name.
+    pub(crate) subcommands: &'static [Self],
+}
+
+/// What a command does to data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It may change something.
+    Write,
+    /// It reads keys or the keyspace.
+    Read,
+    /// Anything else: scripts, messages, the server itself.
+    Other,
+}
+
+/// Which nodes of a cluster a command goes to, as its `request_policy` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// The one that holds its keys; any, if it has none.
+    Keys,
+    /// Each that holds some of its keys, with these.
+    MultiShard,
+    /// Every master.
+    AllShards,
+    /// Every node.
+    AllNodes,
+    /// `SCAN`: one master after the other.
+    Special,
+}
+
+/// What becomes of several answers, as the command's `response_policy` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fold {
+    /// One array: of values in the order of the keys, or of everything in any order.
+    Join,
+    /// Any of them, if all succeeded.
+    AllSucceeded,
+    /// One that succeeded, if there is one.
+    OneSucceeded,
+    /// The sum of integers.
+    Sum,
+    /// The least of integers.
+    Least,
+    /// Whether it is true on all nodes, for each element.
+    AllTrue,
+    /// As the command says.
+    Special,
+}
+
+/// Where some keys of a command are; a command may have several of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keys {
+    /// Where to begin.
+    pub(crate) begin: Begin,
+    /// What to take from there.
+    pub(crate) find: Find,
+}
+
+/// Where to begin looking for keys; the command's name is argument 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// At this argument.
+    Index(usize),
+    /// Behind this word, which is looked for from this argument on, or backwards from that far before the end.
+    Keyword(&'static str, isize),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Which arguments are keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Find {
+    /// Every `step`th up to `last`, which counts from the beginning, or from the command's end if it is negative; of
+    /// what remains to the end only a `limit`th part, if that is 2 or more.
+    Range {
+        /// The last key.
+        last: isize,
+        /// From one key to the next.
+        step: usize,
+        /// The part of the arguments that are keys.
+        limit: usize,
+    },
+    /// As many as the argument number `at` says, from `first` on, every `step`th.
+    Count {
+        /// Where the number is.
+        at: usize,
+        /// Where the first key is.
+        first: usize,
+        /// From one key to the next.
+        step: usize,
+    },
+    /// Nobody knows.
+    Unknown,
+}
+
+/// The keys of a command.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Which arguments they are.
+    pub(crate) positions: Vec<usize>,
+    /// Whether there are no others.
+    pub(crate) complete: bool,
+}
+
+impl Info {
+    /// The command of this name, which may be written in any case.
+    pub(crate) fn find(name: &[u8]) -> Option<&'static Self> {
+        find(COMMANDS, name)
+    }
+
+    /// The command, or the subcommand if it has some: what `arguments` call for.
+    pub(crate) fn of(mut arguments: Arguments<'_>) -> Option<&'static Self> {
+        let info = Self::find(arguments.next()?)?;
+        if info.subcommands.is_empty() {
+            return Some(info);
+        }
+        arguments.next().and_then(|name| find(info.subcommands, name))
+    }
+
+    /// As the table has it; its head says what the marks mean.
+    pub(super) const fn new(
+        name: &'static str,
+        marks: &str,
+        keys: &'static [Keys],
+        route: Route,
+        fold: Fold,
+        subcommands: &'static [Self],
+    ) -> Self {
+        let mut info = Self {
+            name,
+            access: Access::Other,
+            blocks: false,
+            dangerous: false,
+            keys,
+            route,
+            fold,
+            subcommands,
+        };
+        let mut marks = marks.as_bytes();
+        while let [mark, rest @ ..] = marks {
+            match mark {
+                b'w' => info.access = Access::Write,
+                b'r' => info.access = Access::Read,
+                b'b' => info.blocks = true,
+                _ => info.dangerous = true,
+            }
+            marks = rest;
+        }
+        info
+    }
+
+    /// The positions of the keys among `arguments`, ascending for each place they may be at. Nonsense, such as a number
+    /// of keys beyond the arguments, gives the keys there are: Redis refuses it.
+    pub(crate) fn keys(&self, arguments: &[&[u8]]) -> Found {
+        let mut found = Found { positions: Vec::new(), complete: true };
+        for keys in self.keys {
+            match keys.range(arguments) {
+                Some((range, step)) => found.positions.extend(range.step_by(step.max(1))),
+                None => found.complete = false,
+            }
+        }
+        found
+    }
+}
+
+impl Keys {
+    pub(super) const fn new(begin: Begin, find: Find) -> Self {
+        Self { begin, find }
+    }
+
+    /// The keys' positions as a range and a step; nothing when nobody knows.
+    fn range(&self, arguments: &[&[u8]]) -> Option<(Range<usize>, usize)> {
+        let all = arguments.len();
+        let begin = match self.begin {
+            Begin::Index(index) => index,
+            Begin::Keyword(word, from) => match keyword(arguments, word, from) {
+                Some(place) => place + 1,
+                None => return Some((0..0, 1)),
+            },
+            Begin::Unknown => return None,
+        };
+        match self.find {
+            Find::Range { last, step, limit } => {
+                let end = match usize::try_from(last) {
+                    Ok(last) => begin.saturating_add(last).saturating_add(1),
+                    Err(_) if limit >= 2 => begin + all.saturating_sub(begin) / limit,
+                    Err(_) => (all + 1).saturating_sub(last.unsigned_abs()),
+                };
+                Some((begin..end.min(all), step))
+            }
+            Find::Count { at, first, step } => {
+                let count = arguments.get(begin + at).and_then(|count| std::str::from_utf8(count).ok());
+                let count: usize = count.and_then(|count| count.parse().ok()).unwrap_or(0);
+                let first = begin + first;
+                Some((first..first.saturating_add(count.saturating_mul(step)).min(all), step))
+            }
+            Find::Unknown => None,
+        }
+    }
+}
+
+fn keyword(arguments: &[&[u8]], word: &str, from: isize) -> Option<usize> {
+    let is_it =
+        |place: &usize| arguments.get(*place).is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()));
+    match usize::try_from(from) {
+        Ok(from) => (from..arguments.len()).find(is_it),
+        Err(_) => (1..=arguments.len().checked_sub(from.unsigned_abs())?).rev().find(is_it),
+    }
+}
+
+fn find(among: &'static [Info], name: &[u8]) -> Option<&'static Info> {
+    let mut upper = [0; LONGEST_NAME];
+    let upper = upper.get_mut(..name.len())?;
+    upper.copy_from_slice(name);
+    upper.make_ascii_uppercase();
+    among.get(among.binary_search_by(|info| info.name.as_bytes().cmp(upper)).ok()?)
+}
+
+/// Longer than any name in the table.
+const LONGEST_NAME: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::command;
+
+    fn found(words: &[&str]) -> Found {
+        let arguments: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        Info::of(Arguments::of(&command(words))).unwrap().keys(&arguments)
+    }
+
+    #[test]
+    fn names_are_sorted_and_found_in_any_case() {
+        for commands in COMMANDS.iter().map(|info| info.subcommands).chain([COMMANDS]) {
+            assert!(commands.is_sorted_by(|a, b| a.name < b.name));
+            assert!(commands.iter().all(|info| info.name.len() < LONGEST_NAME));
+        }
+        assert_eq!(Info::find(b"gEt").unwrap().access, Access::Read);
+        assert_eq!(Info::find(b"nothing"), None);
+        assert_eq!(Info::find(&[b'x'; 1000]), None);
+        assert_eq!(
+            Info::of(Arguments::of(&command(&["script", "load", "x"]))).unwrap().route,
+            Route::AllNodes
+        );
+        assert_eq!(Info::of(Arguments::of(&command(&["script", "x"]))), None);
+        assert_eq!(Info::of(Arguments::of(&command(&["script"]))), None);
+    }
+
+    #[test]
+    fn keys_are_where_redis_says() {
+        for (words, expected) in [
+            ("GET a", "a"),
+            ("SET a 1 EX 5", "a"),
+            ("DEL a b c", "a b c"),
+            ("MSET a 1 b 2", "a b"),
+            ("EVAL return 2 a b x y", "a b"),
+            ("EVALSHA abc 0 x", ""),
+            ("EVAL return 99 a", "a"),
+            ("EVAL return nonsense a", ""),
+            ("BITOP AND d a b", "d a b"),
+            ("XREAD COUNT 2 STREAMS s t 0 0", "s t"),
+            ("XREADGROUP GROUP g c STREAMS s t > >", "s t"),
+            ("ZUNIONSTORE d 2 a b WEIGHTS 1 2", "d a b"),
+            ("GEORADIUS a 1 2 3 m STORE d", "a d"),
+            ("OBJECT ENCODING a", "a"),
+            ("PING", ""),
+            ("LMPOP 2 a b LEFT", "a b"),
+        ] {
+            let words: Vec<&str> = words.split(' ').collect();
+            let found = found(&words);
+            let keys: Vec<&str> = found.positions.iter().map(|position| words[*position]).collect();
+            assert_eq!(keys.join(" "), expected, "{words:?}");
+            assert!(found.complete, "{words:?}");
+        }
+        assert_eq!(found(&["SORT", "a", "BY", "x"]), Found { positions: vec![1], complete: false });
+    }
+}
