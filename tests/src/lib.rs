@@ -16,6 +16,7 @@
 //! | [`store_double`] | a store that fails as told |
 //! | [`upstream`] | an origin that echoes what it received |
 //! | [`client`], [`load`] | one request, raw bytes, many requests |
+//! | [`rest`] | commands to the gateway and what came of each |
 //! | [`metrics`] | Envoy's Prometheus page as values |
 //! | [`vectors`] | policies and requests with what must come of them, on the core and on Envoy |
 
@@ -36,6 +37,7 @@ pub mod metrics;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod rest;
 pub mod run_dir;
 mod server;
 pub mod stack;
