@@ -171,14 +171,9 @@ impl Ledger {
         self.counters.keys().chain(self.written.keys()).cloned().collect()
     }
 
-    /// Fails unless the servers hold what clients were told. `values` are those of [`Ledger::keys`]; what `may_lose`
-    /// names counts only as far as it had been acknowledged in `before`. Returns how much was lost of how much.
-    pub(crate) fn verify(
-        &self,
-        values: &[Option<String>],
-        before: &Ledger,
-        may_lose: impl Fn(&str) -> bool,
-    ) -> Loss {
+    /// Fails unless the servers hold what clients were told. `values` are those of [`Ledger::keys`]. Returns how much
+    /// of what was at risk is lost.
+    pub(crate) fn verify(&self, values: &[Option<String>], risk: Option<&Risk<'_>>) -> Loss {
         let values: BTreeMap<String, Option<&str>> =
             self.keys().into_iter().zip(values.iter().map(Option::as_deref)).collect();
         let mut loss = Loss::default();
@@ -186,13 +181,10 @@ impl Ledger {
             let value: u64 = values[key].unwrap_or("0").parse().unwrap();
             let most = said.acknowledged + said.unknown;
             assert!(value <= most, "`{key}` is {value}, more than {said:?} can have made it\n{self}");
-            let safe = if may_lose(key) {
-                before.counters.get(key).map_or(0, |before| before.acknowledged)
-            } else {
-                said.acknowledged
-            };
+            let at_risk = risk.map_or(0, |risk| risk.increments(key));
+            let safe = said.acknowledged - at_risk;
             assert!(value >= safe, "`{key}` is {value}, but {safe} must have survived of {said:?}\n{self}");
-            loss.at_risk += said.acknowledged - safe;
+            loss.at_risk += at_risk;
             loss.lost += said.acknowledged.saturating_sub(value);
         }
         for number in 0..PAIRS {
@@ -201,16 +193,15 @@ impl Ledger {
         }
         for (key, said) in &self.written {
             let value = values[key];
-            let safe = !may_lose(key) || before.written.get(key) == Some(&Said::Acknowledged);
             match said {
-                Said::Acknowledged if safe => assert_eq!(value, Some(&key[..]), "a write is lost\n{self}"),
-                Said::Acknowledged => {
+                Said::Acknowledged if risk.is_some_and(|risk| risk.has_write(key)) => {
                     loss.at_risk += 1;
                     loss.lost += u64::from(value.is_none());
                 }
+                Said::Acknowledged => assert_eq!(value, Some(&key[..]), "a write is lost\n{self}"),
                 Said::Unknown => assert!(value.is_none_or(|value| value == key), "`{key}` is {value:?}"),
                 Said::Refused => {
-                    assert_eq!(value, None, "`{key}` was refused and written all the same\n{self}")
+                    assert_eq!(value, None, "`{key}` was refused and written all the same\n{self}");
                 }
             }
         }
@@ -236,7 +227,7 @@ impl Ledger {
         }
         match ask {
             Ask::Increment(key) | Ask::ByDigest(key) | Ask::ByScript(key) => {
-                self.note_increment(shared, key, outcome)
+                self.note_increment(shared, key, outcome);
             }
             Ask::Write(keys) => self.note_write(keys, outcome),
             Ask::Read(keys) => {
@@ -318,10 +309,32 @@ impl fmt::Display for Ledger {
     }
 }
 
-/// How much was lost that nothing could have saved, because Redis acknowledges before it replicates.
+/// What Redis itself may lose, because it acknowledges before it replicates: what was acknowledged after all had been
+/// replicated and before there was another master.
+pub(crate) struct Risk<'a> {
+    /// When everything had been replicated.
+    pub(crate) before: &'a Ledger,
+    /// When another master answered.
+    pub(crate) after: &'a Ledger,
+    /// Which keys the dead one had.
+    pub(crate) had: &'a dyn Fn(&str) -> bool,
+}
+
+impl Risk<'_> {
+    fn increments(&self, key: &str) -> u64 {
+        let acknowledged = |ledger: &Ledger| ledger.counters.get(key).map_or(0, |said| said.acknowledged);
+        if (self.had)(key) { acknowledged(self.after) - acknowledged(self.before) } else { 0 }
+    }
+
+    fn has_write(&self, key: &str) -> bool {
+        let acknowledged = |ledger: &Ledger| ledger.written.get(key) == Some(&Said::Acknowledged);
+        (self.had)(key) && acknowledged(self.after) && !acknowledged(self.before)
+    }
+}
+
+/// How much was at risk, and how much of it is lost.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Loss {
-    /// Acknowledged, but not yet known to be replicated.
     at_risk: u64,
     lost: u64,
 }
