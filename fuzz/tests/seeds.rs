@@ -23,6 +23,16 @@ fn replies_hold() {
     replay("reply", tollgate_fuzz::reply::run);
 }
 
+#[test]
+fn bodies_hold() {
+    replay("body", tollgate_fuzz::body::run);
+}
+
+#[test]
+fn what_redis_sends_holds() {
+    replay("redis", tollgate_fuzz::redis::run);
+}
+
 fn replay(target: &str, run: fn(&[u8])) {
     run_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target), run);
 }

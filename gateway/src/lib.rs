@@ -21,8 +21,12 @@ pub mod check;
 pub mod cli;
 mod command;
 pub mod config;
-mod health;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod listener;
+mod log;
+mod metrics;
+mod relay;
 mod reply;
 mod resp;
 mod server;
@@ -31,10 +35,7 @@ mod target;
 pub use server::Gateway;
 pub use target::{ReadFrom, Target, TargetOptions, TlsFiles};
 
-use std::io::IsTerminal as _;
-
 use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, GatewayArgs, Task};
 use config::Config;
@@ -42,16 +43,20 @@ use config::Config;
 /// Does what the command line asks for, and returns when that is done.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.task {
-        Task::Gateway(args) => gateway(&args),
+        Task::Gateway(args) => gateway(*args),
         Task::Check { policy } => check::run(&policy),
     }
 }
 
-fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
-    log_to_stderr();
+fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
+    let check = args.check;
     let config = Config::new(args, |name| std::env::var(name).ok())?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.threads.get())
+    if check {
+        print!("{config}");
+        return Ok(());
+    }
+    log::to_stderr(&config.log)?;
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?
@@ -60,15 +65,4 @@ fn gateway(args: &GatewayArgs) -> anyhow::Result<()> {
             Gateway::bind(config).await?.run(stop).await;
             Ok(())
         })
-}
-
-/// Logs go to stderr, so that stdout stays free for answers; `RUST_LOG` chooses what is logged.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let ansi = std::io::stderr().is_terminal();
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        .try_init();
 }

@@ -1,4 +1,4 @@
-//! From what Redis answered to the JSON of the dialect, written into one buffer without a tree in between.
+//! From what Redis answered to what the dialect says, written into one buffer without a tree in between.
 //!
 //! Values have the shapes of RESP2: nil is null, integers are numbers, everything else is a string or an array. Errors
 //! keep the text Redis gave them, because clients match on the code in front (`NOSCRIPT …`).
@@ -8,6 +8,8 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::backend::Replies;
+use crate::command::{Batch, Entry, Sending};
 use crate::resp::{Item, Reader};
 
 /// How the strings of results are written. Errors are always plain text.
@@ -19,8 +21,111 @@ pub(crate) enum Encoding {
     Base64,
 }
 
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// JSON.
+    Json(Encoding),
+    /// What Redis sent: `Upstash-Response-Format: resp2`.
+    Resp2,
+}
+
+impl Format {
+    /// The value of `Content-Type`.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Json(_) => "application/json",
+            Self::Resp2 => "application/octet-stream",
+        }
+    }
+}
+
+/// The answer to one command, which was sent.
+pub(crate) fn write_result(out: &mut Vec<u8>, sending: &Sending, reply: &[u8], format: Format) {
+    match (format, sending.digest) {
+        (_, Some(digest)) if error(reply).is_none() => {
+            let own = [b"$40\r\n", &digest[..], b"\r\n"].concat();
+            write_own(out, &own, format);
+        }
+        _ => write_own(out, reply, format),
+    }
+}
+
+/// The answers to all commands of a batch.
+#[derive(Debug)]
+pub(crate) struct Results {
+    /// In order: a JSON array, or one RESP2 reply after the other.
+    pub(crate) body: Vec<u8>,
+    /// How many commands were refused.
+    pub(crate) refused: usize,
+    /// How many of the replies are errors.
+    pub(crate) errors: usize,
+    /// How many commands have no reply.
+    pub(crate) unanswered: usize,
+}
+
+/// Writes the answers to all commands of a batch.
+pub(crate) fn write_results(batch: &Batch, replies: &Replies, format: Format) -> Results {
+    let (mut refused, mut errors, mut unanswered) = (0, 0, 0);
+    let mut out = Vec::with_capacity(2 + batch.entries().len() * USUAL_RESULT);
+    let mut replies = replies.iter();
+    let json = matches!(format, Format::Json(_));
+    if json {
+        out.push(b'[');
+    }
+    for (position, entry) in batch.entries().iter().enumerate() {
+        if json && position > 0 {
+            out.push(b',');
+        }
+        match entry {
+            Entry::Refused(text) => {
+                refused += 1;
+                write_failure(&mut out, text, format);
+            }
+            Entry::Send(sending) => match replies.next() {
+                Some(Ok(reply)) => {
+                    errors += usize::from(reply.first() == Some(&b'-'));
+                    write_result(&mut out, sending, reply, format);
+                }
+                Some(Err(failure)) => {
+                    unanswered += 1;
+                    write_failure(&mut out, &failure.to_string(), format);
+                }
+                None => {
+                    unanswered += 1;
+                    write_failure(&mut out, "ERR redis gave no reply", format);
+                }
+            },
+        }
+    }
+    if json {
+        out.push(b']');
+    }
+    Results { body: out, refused, errors, unanswered }
+}
+
+/// An error that does not come from Redis.
+pub(crate) fn write_failure(out: &mut Vec<u8>, text: &str, format: Format) {
+    match format {
+        Format::Json(_) => write_error(out, text.as_bytes()),
+        Format::Resp2 => {
+            out.push(b'-');
+            // A line of RESP2 ends with the first line break.
+            out.extend(text.bytes().map(|byte| if byte.is_ascii_control() { b' ' } else { byte }));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn write_own(out: &mut Vec<u8>, reply: &[u8], format: Format) {
+    match format {
+        Format::Json(encoding) => write_reply(out, reply, encoding),
+        Format::Resp2 => out.extend_from_slice(reply),
+    }
+}
+
 /// `{"result":…}`, or `{"error":"…"}` when Redis answered an error. `reply` is a whole one.
-pub(crate) fn write_reply(out: &mut Vec<u8>, reply: &[u8], encoding: Encoding) {
+fn write_reply(out: &mut Vec<u8>, reply: &[u8], encoding: Encoding) {
     let start = out.len();
     let mut reader = Reader(reply);
     match reader.next() {
@@ -131,6 +236,9 @@ fn write_escaped(out: &mut Vec<u8>, mut text: &[u8]) {
     }
     out.extend_from_slice(text);
 }
+
+/// What `{"result":[1,99,60000]}` takes, with room to spare.
+const USUAL_RESULT: usize = 48;
 
 /// Parsers of JSON give up at a depth; those of the clients bear more than this.
 const DEEPEST: usize = 128;

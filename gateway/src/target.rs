@@ -6,7 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
 use percent_encoding::percent_decode_str;
+use serde::Deserialize;
 
 pub use tls::TlsFiles;
 pub(crate) use tls::{Tls, TlsError};
@@ -38,7 +40,8 @@ pub struct TargetOptions {
 }
 
 /// Who answers commands that only read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum ReadFrom {
     /// The master: what was written can be read.
     #[default]

@@ -1,6 +1,7 @@
 //! `commands`: the gateway's table of commands, written from what the pinned Redis says of itself.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,15 +14,22 @@ use crate::setup;
 /// Writes `gateway/src/command/table.rs`.
 pub(crate) fn run() -> Result<ExitCode> {
     setup::run()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let commands = runtime.block_on(ask())?;
-    let mut text = String::from(HEAD);
-    write_commands(&mut text, &commands, 4)?;
-    text.push_str("];\n");
-    let path = tools::workspace().join("gateway/src/command/table.rs");
-    std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
-    println!("{} commands written to {}", commands.len(), path.display());
+    let path = path();
+    std::fs::write(&path, table()?).with_context(|| format!("cannot write `{}`", path.display()))?;
+    println!("written to {}", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn path() -> PathBuf {
+    tools::workspace().join("gateway/src/command/table.rs")
+}
+
+fn table() -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut text = String::from(HEAD);
+    write_commands(&mut text, &runtime.block_on(ask())?, 4)?;
+    text.push_str("];\n");
+    Ok(text)
 }
 
 async fn ask() -> Result<Vec<Value>> {
@@ -160,5 +168,16 @@ use super::info::{Find, Fold, Info, Keys, Route};
 
 /// The commands of Redis, sorted by name.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: &[Info] = &[
+pub(crate) static COMMANDS: &[Info] = &[
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_what_redis_says() {
+        let committed = std::fs::read_to_string(path()).unwrap();
+        assert!(committed == table().unwrap(), "run `cargo xtask commands` and look at what changes");
+    }
+}

@@ -255,12 +255,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Gives every request whose replies are complete its answer.
     fn hand_over(&mut self) -> Result<(), Malformed> {
         loop {
-            let complete = self.scanner.advance(&self.received)?;
+            let progress = self.scanner.advance(&self.received);
             let Some(first) = self.waiting.front_mut() else {
                 // Nobody asked for this.
                 return if self.received.is_empty() { Ok(()) } else { Err(Malformed) };
             };
-            if complete {
+            if progress == Ok(true) {
                 first.came += 1;
                 first.has_error |= self.received.get(first.end) == Some(&b'-');
                 first.end = self.scanner.position();
@@ -271,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 self.received.advance(self.scanner.position());
                 self.scanner.rebase();
             }
-            if !complete {
+            if !progress? {
                 return Ok(());
             }
             if first.came == first.asked

@@ -4,7 +4,7 @@
 //! run is ever sent twice here, and an error says whether the command may have run.
 
 mod cluster;
-mod connection;
+pub(crate) mod connection;
 mod deadline;
 mod link;
 mod node;

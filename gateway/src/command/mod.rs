@@ -5,8 +5,10 @@
 
 mod info;
 mod json;
+mod path;
 mod refusal;
 mod rules;
+mod script;
 mod table;
 
 use std::ops::Range;
@@ -14,16 +16,22 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::resp::{Arguments, write_argument, write_command};
+use script::Translated;
 
 pub(crate) use info::{Access, Fold, Info, Route};
 pub(crate) use json::{ParseError, parse_command, parse_pipeline};
-pub(crate) use rules::Rules;
+pub(crate) use path::{TOKEN as TOKEN_PARAMETER, parse_path};
+pub use rules::Rights;
+pub(crate) use rules::{Rules, Stream};
+pub(crate) use script::{Digest, Scripts, parse as parse_digest};
+pub(crate) use table::COMMANDS;
 
 /// The commands of a request, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     resp: Bytes,
     entries: Vec<Entry>,
+    changed: Vec<(Digest, Digest)>,
 }
 
 /// A command of a request.
@@ -41,6 +49,8 @@ pub(crate) struct Sending {
     range: Range<usize>,
     /// What Redis says of it; nothing for a command of a module or of a later Redis.
     pub(crate) info: Option<&'static Info>,
+    /// The digest that `SCRIPT LOAD` has to answer, which is that of the script as the client has it.
+    pub(crate) digest: Option<Digest>,
 }
 
 impl Batch {
@@ -70,6 +80,16 @@ impl Batch {
         })
     }
 
+    /// The scripts that were changed on the way: their digests as the client has them and as Redis will.
+    pub(crate) fn changed(&self) -> &[(Digest, Digest)] {
+        &self.changed
+    }
+
+    /// Whether a script is called by its digest.
+    pub(crate) fn calls_by_digest(&self) -> bool {
+        self.sending().any(Sending::calls_by_digest)
+    }
+
     /// One command as it is sent.
     pub(crate) fn command(&self, sending: &Sending) -> Bytes {
         // The range was made for these bytes.
@@ -86,12 +106,20 @@ impl Batch {
     }
 }
 
+impl Sending {
+    /// Whether it calls a script by its digest.
+    pub(crate) fn calls_by_digest(&self) -> bool {
+        self.info.is_some_and(|info| matches!(info.name, "EVALSHA" | "EVALSHA_RO"))
+    }
+}
+
 /// Makes a [`Batch`].
 #[derive(Debug)]
 pub(crate) struct Builder<'a> {
     rules: &'a Rules,
     resp: Vec<u8>,
     entries: Vec<Entry>,
+    changed: Vec<(Digest, Digest)>,
     /// The arguments of the command at hand: Redis wants to know their number first.
     arguments: Vec<u8>,
     count: usize,
@@ -104,6 +132,7 @@ impl<'a> Builder<'a> {
             rules,
             resp: Vec::with_capacity(capacity + capacity / 4 + 32),
             entries: Vec::new(),
+            changed: Vec::new(),
             arguments: Vec::with_capacity(USUAL_ARGUMENTS),
             count: 0,
         }
@@ -135,20 +164,27 @@ impl<'a> Builder<'a> {
         let arguments = Arguments::of(self.resp.get(start..).unwrap_or_default());
         let info = Info::of(arguments.clone());
         let refusal =
-            refusal::reason(arguments.clone(), info).or_else(|| self.rules.refusal(arguments, info));
-        let entry = match refusal {
-            Some(reason) => {
-                self.resp.truncate(start);
-                Entry::Refused(reason)
-            }
-            None => Entry::Send(Sending { range: start..self.resp.len(), info }),
-        };
-        self.entries.push(entry);
+            refusal::reason(arguments.clone(), info).or_else(|| self.rules.refusal(arguments.clone(), info));
+        if let Some(reason) = refusal {
+            self.resp.truncate(start);
+            self.entries.push(Entry::Refused(reason));
+            return;
+        }
+        let mut digest = None;
+        if let Some(Translated { resp, changed, asked }) =
+            info.and_then(|info| self.rules.scripts().carry_over(arguments, info))
+        {
+            self.resp.truncate(start);
+            self.resp.extend_from_slice(&resp);
+            self.changed.extend(changed);
+            digest = asked;
+        }
+        self.entries.push(Entry::Send(Sending { range: start..self.resp.len(), info, digest }));
     }
 
     /// All commands.
     pub(crate) fn build(self) -> Batch {
-        Batch { resp: self.resp.into(), entries: self.entries }
+        Batch { resp: self.resp.into(), entries: self.entries, changed: self.changed }
     }
 }
 

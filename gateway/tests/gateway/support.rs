@@ -7,7 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Parser as _;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
+use hyper::header::HeaderMap;
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
@@ -94,6 +97,7 @@ impl Redis {
 /// A gateway in this process, stopped with this value.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    pub(crate) admin: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -109,15 +113,19 @@ impl Server {
 
     /// In front of a Redis that a URL alone does not describe.
     pub(crate) async fn start_at(redis: Target) -> Self {
-        Self::start_configured(Config { redis, ..config("redis://unused", &[]) }).await
+        let mut config = config("redis://unused", &[]);
+        config.tenants[0].redis = redis;
+        Self::start_configured(config).await
     }
 
-    async fn start_configured(config: Config) -> Self {
+    pub(crate) async fn start_configured(config: Config) -> Self {
         let gateway = Gateway::bind(config).await.unwrap();
-        let address = gateway.address();
+        // One on a unix socket has no address; its tests know the path.
+        let address = gateway.address().tcp().unwrap_or(([0; 4], 0).into());
+        let admin = gateway.admin_address().and_then(|address| address.tcp());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(gateway.run(async move { _ = stopped.await }));
-        Self { address, stop: Some(stop), task }
+        Self { address, admin, stop: Some(stop), task }
     }
 
     /// Stops, and returns when everything under way has finished.
@@ -139,8 +147,16 @@ impl Server {
 pub(crate) fn config(redis: &str, flags: &[&str]) -> Config {
     let args = ["tollgate", "gateway", "--redis", redis, "--listen", "127.0.0.1:0"];
     match Cli::parse_from(args.iter().chain(flags)).task {
-        Task::Gateway(args) => Config::new(&args, |_| Some(TOKEN.to_owned())).unwrap(),
+        Task::Gateway(args) => Config::new(*args, variable).unwrap(),
         Task::Check { .. } => unreachable!(),
+    }
+}
+
+/// What a test's environment holds.
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "TOLLGATE_TOKEN" => Some(TOKEN.to_owned()),
+        _ => name.strip_suffix("_TOKEN").map(|name| format!("token-of-{}", name.to_lowercase())),
     }
 }
 
@@ -158,9 +174,19 @@ impl Client {
         self.send(request(Method::POST, path, body)).await
     }
 
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.send(request(Method::GET, path, "")).await
+    }
+
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.0.ready().await.unwrap();
         Answer::read(self.0.send_request(request).await.unwrap()).await
+    }
+
+    /// Whatever comes, as it comes.
+    pub(crate) async fn bytes(&mut self, request: Request<Full<Bytes>>) -> (Parts, Bytes) {
+        self.0.ready().await.unwrap();
+        read(self.0.send_request(request).await.unwrap()).await
     }
 }
 
@@ -180,23 +206,28 @@ impl H2Client {
         let request = request(Method::POST, &format!("http://gateway{path}"), body);
         Answer::read(self.0.send_request(request).await.unwrap()).await
     }
+
+    pub(crate) async fn bytes(&mut self, request: Request<Full<Bytes>>) -> (Parts, Bytes) {
+        read(self.0.send_request(request).await.unwrap()).await
+    }
 }
 
 /// An answer, whose body has already been found to be JSON that says it is.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) text: String,
     pub(crate) json: Value,
 }
 
 impl Answer {
-    async fn read(response: Response<hyper::body::Incoming>) -> Self {
-        let (head, body) = response.into_parts();
-        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().into()).unwrap();
+    async fn read(response: Response<Incoming>) -> Self {
+        let (head, body) = read(response).await;
+        let text = String::from_utf8(body.into()).unwrap();
         assert_eq!(head.headers["content-type"], "application/json", "{} {text}", head.status);
         let json = serde_json::from_str(&text).unwrap();
-        Self { status: head.status, text, json }
+        Self { status: head.status, headers: head.headers, text, json }
     }
 
     /// The text of an error, which stands alone.
@@ -210,6 +241,11 @@ impl Answer {
     pub(crate) fn raw(&self) -> (u16, &str) {
         (self.status.as_u16(), &self.text)
     }
+}
+
+async fn read(response: Response<Incoming>) -> (Parts, Bytes) {
+    let (head, body) = response.into_parts();
+    (head, body.collect().await.unwrap().to_bytes())
 }
 
 /// A request with the token.

@@ -1,0 +1,241 @@
+//! Scripts written for Upstash, made to run on any Redis.
+//!
+//! Newer SDKs of Upstash begin their scripts with `#!lua flags=allow-key-locking`, and Redis refuses a script with a flag it
+//! does not know. So that flag is left out of the first line, and Redis knows the script by another digest than the client.
+//! This is the way back: the digests that clients use, and what they are called in Redis.
+//!
+//! The way is learned whenever a script's text passes by, is shared by all tokens, because a digest means one text
+//! whoever sends it, and may be forgotten at any time: a client that is told `NOSCRIPT` sends the text.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use sha1_smol::Sha1;
+
+use super::Info;
+use crate::resp::{Arguments, command};
+
+/// A SHA-1 in lower-case hexadecimal.
+pub(crate) type Digest = [u8; 40];
+
+/// Digests of scripts that were changed.
+#[derive(Debug, Default)]
+pub(crate) struct Scripts(RwLock<HashMap<Digest, Digest>>);
+
+/// A command that Redis has to be sent in another form.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Translated {
+    /// The form.
+    pub(super) resp: Vec<u8>,
+    /// The script that was changed: its digest as the client has it and as Redis will. Only if that was not known.
+    pub(super) changed: Option<(Digest, Digest)>,
+    /// What `SCRIPT LOAD` has to answer.
+    pub(super) asked: Option<Digest>,
+}
+
+impl Scripts {
+    /// The form in which Redis has to be sent a command that loads or calls a script; nothing when that is its own.
+    pub(super) fn carry_over(&self, arguments: Arguments<'_>, info: &Info) -> Option<Translated> {
+        let of_script = || arguments.clone().next().is_some_and(|name| name.eq_ignore_ascii_case(b"SCRIPT"));
+        let rewrite = |place: usize, with: &[u8]| {
+            let words: Vec<&[u8]> =
+                arguments.clone().enumerate().map(|(n, word)| if n == place { with } else { word }).collect();
+            command(&words)
+        };
+        match info.name {
+            "EVAL" | "EVAL_RO" => {
+                let (text, original, changed) = self.change(arguments.clone().nth(1)?)?;
+                Some(Translated {
+                    resp: rewrite(1, &text),
+                    changed: changed.map(|to| (original, to)),
+                    asked: None,
+                })
+            }
+            "LOAD" if of_script() => {
+                let (text, original, changed) = self.change(arguments.clone().nth(2)?)?;
+                let changed = changed.map(|to| (original, to));
+                Some(Translated { resp: rewrite(2, &text), changed, asked: Some(original) })
+            }
+            "EVALSHA" | "EVALSHA_RO" => {
+                let digest = self.translate(arguments.clone().nth(1)?)?;
+                Some(Translated { resp: rewrite(1, &digest), changed: None, asked: None })
+            }
+            "EXISTS" if of_script() => {
+                let digests: Vec<_> = arguments.clone().map(|name| self.translate(name)).collect();
+                digests.iter().any(Option::is_some).then(|| {
+                    let word =
+                        |(name, digest)| -> &[u8] { Option::map_or(digest, name, |digest: &Digest| digest) };
+                    let words: Vec<&[u8]> =
+                        arguments.clone().zip(digests.iter().map(Option::as_ref)).map(word).collect();
+                    Translated { resp: command(&words), changed: None, asked: None }
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// What `script` has to be changed into, if it has to be, its own digest, and that of what it becomes if it was not
+    /// known before.
+    fn change(&self, script: &[u8]) -> Option<(Vec<u8>, Digest, Option<Digest>)> {
+        let text = without_flag(script)?;
+        let (original, changed) = (digest(script), digest(&text));
+        let known = self.translate(&original).is_some();
+        self.learn(original, changed);
+        Some((text, original, (!known).then_some(changed)))
+    }
+
+    /// What Redis calls the script that a client calls `name`, in any case, if that is something else.
+    fn translate(&self, name: &[u8]) -> Option<Digest> {
+        let original = parse(name)?;
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&original).copied()
+    }
+
+    /// Remembers that Redis calls the script `original` by another digest.
+    pub(crate) fn learn(&self, original: Digest, changed: Digest) {
+        let mut scripts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if scripts.len() >= MOST {
+            scripts.clear();
+        }
+        scripts.insert(original, changed);
+    }
+}
+
+/// The digest that `name` is.
+pub(crate) fn parse(name: &[u8]) -> Option<Digest> {
+    let mut digest = Digest::try_from(name).ok()?;
+    digest.make_ascii_lowercase();
+    digest.iter().all(u8::is_ascii_hexdigit).then_some(digest)
+}
+
+fn digest(text: &[u8]) -> Digest {
+    let mut hexadecimal = [0; 40];
+    let digits = Sha1::from(text).digest().to_string();
+    hexadecimal.iter_mut().zip(digits.bytes()).for_each(|(to, digit)| *to = digit);
+    hexadecimal
+}
+
+/// `script` without the flag in its first line; nothing when it is not there. Line numbers stay as they are.
+fn without_flag(script: &[u8]) -> Option<Vec<u8>> {
+    if !script.starts_with(b"#!") {
+        return None;
+    }
+    let end = memchr::memchr(b'\n', script).unwrap_or(script.len());
+    let (line, rest) = script.split_at_checked(end)?;
+    let line = std::str::from_utf8(line).ok()?;
+    let mut found = false;
+    let mut words = Vec::new();
+    for word in line.split(' ') {
+        match word.strip_prefix("flags=") {
+            None => words.push(word.to_owned()),
+            Some(flags) => {
+                let known: Vec<&str> = flags.split(',').filter(|flag| flag.trim() != FLAG).collect();
+                found |= known.len() < flags.split(',').count();
+                if !known.is_empty() {
+                    words.push(format!("flags={}", known.join(",")));
+                }
+            }
+        }
+    }
+    // Redis would take a carriage return for a part of the last word.
+    found.then(|| [words.join(" ").trim_end().as_bytes(), rest].concat())
+}
+
+/// An extension of Upstash.
+const FLAG: &str = "allow-key-locking";
+
+/// Scripts remembered; more than any application has.
+const MOST: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_the_flag_goes() {
+        for (script, expected) in [
+            ("#!lua flags=allow-key-locking\nreturn 1", Some("#!lua\nreturn 1")),
+            ("#!lua flags=no-writes,allow-key-locking\nreturn 1", Some("#!lua flags=no-writes\nreturn 1")),
+            ("#!lua flags=allow-key-locking,allow-oom name=x\r\nx", Some("#!lua flags=allow-oom name=x\nx")),
+            ("#!lua flags=allow-key-locking\r\nreturn 1", Some("#!lua\nreturn 1")),
+            ("#!lua flags=allow-key-locking", Some("#!lua")),
+            ("#!lua flags=no-writes\nreturn 1 -- allow-key-locking", None),
+            ("#!lua\nreturn 1", None),
+            ("return 1", None),
+            ("\n#!lua flags=allow-key-locking\n", None),
+            ("#!lua flags=allow-key-lockings\n", None),
+        ] {
+            let changed = without_flag(script.as_bytes());
+            assert_eq!(
+                changed.as_deref().map(String::from_utf8_lossy),
+                expected.map(Into::into),
+                "{script:?}"
+            );
+        }
+        assert_eq!(without_flag(b"#!lua flags=allow-key-locking \xff\n"), None);
+    }
+
+    #[test]
+    fn digests_are_translated_in_any_case() {
+        let scripts = Scripts::default();
+        let text = "#!lua flags=allow-key-locking\nreturn 1";
+        let original = String::from_utf8_lossy(&digest(text.as_bytes())).into_owned();
+        let changed = String::from_utf8_lossy(&digest(b"#!lua\nreturn 1")).into_owned();
+        let carried = |words: &[&str]| {
+            let resp = command(words);
+            scripts.carry_over(Arguments::of(&resp), Info::of(Arguments::of(&resp)).unwrap()).map(
+                |translated| {
+                    (
+                        Arguments::of(&translated.resp)
+                            .map(|word| String::from_utf8_lossy(word).into_owned())
+                            .collect::<Vec<_>>()
+                            .join(" "),
+                        translated.changed.is_some(),
+                        translated.asked.is_some(),
+                    )
+                },
+            )
+        };
+        assert_eq!(carried(&["EVALSHA", &original, "0"]), None);
+        assert_eq!(
+            carried(&["eval", text, "1", "k"]),
+            Some(("eval #!lua\nreturn 1 1 k".into(), true, false))
+        );
+        assert_eq!(
+            carried(&["eval_ro", text, "0"]),
+            Some(("eval_ro #!lua\nreturn 1 0".into(), false, false))
+        );
+        assert_eq!(
+            carried(&["SCRIPT", "load", text]),
+            Some(("SCRIPT load #!lua\nreturn 1".into(), false, true))
+        );
+        assert_eq!(
+            carried(&["EVALSHA", &original.to_uppercase(), "0"]),
+            Some((format!("EVALSHA {changed} 0"), false, false))
+        );
+        let exists = carried(&["SCRIPT", "EXISTS", "x", &original]);
+        assert_eq!(exists, Some((format!("SCRIPT EXISTS x {changed}"), false, false)));
+        for words in [
+            &["EVAL", "return 1", "0"][..],
+            &["EVAL"],
+            &["SCRIPT", "LOAD"],
+            &["EXISTS", &original],
+            &["FUNCTION", "LOAD", text],
+        ] {
+            assert_eq!(carried(words), None, "{words:?}");
+        }
+        // What Redis itself says of this text.
+        assert_eq!(&digest(b"return 1"), b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
+    }
+
+    proptest! {
+        #[test]
+        fn any_script_is_looked_at_without_a_panic(script: Vec<u8>, line in "#!(lua|x)?( ?(flags=|,)(allow-key-locking|a)?){0,3}\n?") {
+            without_flag(&script);
+            if let Some(changed) = without_flag(line.as_bytes()) {
+                prop_assert!(without_flag(&changed).is_none());
+            }
+        }
+    }
+}

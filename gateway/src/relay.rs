@@ -1,0 +1,103 @@
+//! From a batch to its replies, with what scripts need on the way.
+//!
+//! Redis knows some scripts by another digest than their clients ([`command`](crate::command) says why). A gateway learns
+//! that from their text. So that a script loaded through one gateway can be called through all, and through one that was
+//! started anew, the two digests are also kept in Redis, under `tollgate:script:<digest>`, for [`KEPT`] after they were
+//! last needed. Nothing else of the gateway's is kept there.
+
+use crate::backend::{Backend, Replies};
+use crate::command::{Batch, Builder, Digest, Rules, parse_digest};
+use crate::reply::error;
+use crate::resp::{Item, Reader};
+
+/// Performs the commands of `batch` that are to be sent.
+pub(crate) async fn run(backend: &Backend, rules: &Rules, batch: &Batch) -> Replies {
+    let replies = backend.run(batch).await;
+    if !batch.changed().is_empty() {
+        keep(backend, batch.changed()).await;
+    }
+    if !batch.calls_by_digest() {
+        return replies;
+    }
+    let unknown = unknown(batch, &replies);
+    if unknown.is_empty() || !look_up(backend, rules, &unknown).await {
+        return replies;
+    }
+    match batch.entries() {
+        // It did not run. With others around it, it would now come after them; the client sends it again.
+        [_] => backend.run(&again(batch, rules)).await,
+        _ => replies,
+    }
+}
+
+/// The digests that Redis did not know.
+fn unknown(batch: &Batch, replies: &Replies) -> Vec<Digest> {
+    let missing = batch.sending().zip(replies.iter()).filter(|(sending, reply)| {
+        sending.calls_by_digest()
+            && reply.is_ok_and(|reply| error(reply).is_some_and(|text| text.starts_with(b"NOSCRIPT")))
+    });
+    let digests = missing.filter_map(|(sending, _)| parse_digest(batch.arguments(sending).nth(1)?));
+    digests.take(MOST_AT_ONCE).collect()
+}
+
+async fn keep(backend: &Backend, changed: &[(Digest, Digest)]) {
+    let rules = Rules::default();
+    let mut builder = Builder::new(128 * changed.len(), &rules);
+    for (original, digest) in changed {
+        for argument in [&b"SET"[..], &key(original), digest, b"EX", KEPT] {
+            builder.argument(argument);
+        }
+        builder.end_command();
+    }
+    let replies = backend.run(&builder.build()).await;
+    if let Some(reason) = replies.iter().find_map(|reply| match reply {
+        Ok(reply) => error(reply).map(|text| String::from_utf8_lossy(text).into_owned()),
+        Err(failure) => Some(failure.to_string()),
+    }) {
+        tracing::debug!(%reason, "the digest of a script cannot be kept, other gateways will not know it");
+    }
+}
+
+/// Asks Redis for what other gateways kept; `true` when something was learned.
+async fn look_up(backend: &Backend, rules: &Rules, unknown: &[Digest]) -> bool {
+    let own = Rules::default();
+    let mut builder = Builder::new(128 * unknown.len(), &own);
+    for original in unknown {
+        for argument in [&b"GETEX"[..], &key(original), b"EX", KEPT] {
+            builder.argument(argument);
+        }
+        builder.end_command();
+    }
+    let replies = backend.run(&builder.build()).await;
+    let mut learned = false;
+    for (original, reply) in unknown.iter().zip(replies.iter()) {
+        if let Ok(reply) = reply
+            && let Some(Item::Bulk(digest)) = Reader(reply).next()
+            && let Some(digest) = parse_digest(digest)
+        {
+            rules.scripts().learn(*original, digest);
+            learned = true;
+        }
+    }
+    learned
+}
+
+/// The same commands, with what is known of scripts now.
+fn again(batch: &Batch, rules: &Rules) -> Batch {
+    let mut builder = Builder::new(batch.resp().len(), rules);
+    for sending in batch.sending() {
+        batch.arguments(sending).for_each(|argument| builder.argument(argument));
+        builder.end_command();
+    }
+    builder.build()
+}
+
+fn key(original: &Digest) -> Vec<u8> {
+    [b"tollgate:script:", &original[..]].concat()
+}
+
+/// Seconds.
+const KEPT: &[u8] = b"2592000";
+
+/// Digests looked up for one request.
+const MOST_AT_ONCE: usize = 16;

@@ -1,0 +1,236 @@
+//! What a request is answered with, and why it fails.
+
+use std::rc::Rc;
+
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::ids::REQUEST_ID;
+use super::outgoing::{Kept, Outgoing};
+use super::place::Place;
+use crate::backend::{self, TransactionError};
+use crate::command::ParseError;
+use crate::listener::{Pulse, Underway};
+use crate::reply::{Encoding, Format, write_failure};
+
+/// An answer, before it becomes a response.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Vec<u8>,
+    /// How many commands it answers.
+    pub(crate) commands: usize,
+    /// The methods that are allowed, if this one is not.
+    pub(crate) allow: Option<&'static str>,
+    /// What clients of the dialect expect to be different on every answer.
+    pub(crate) sync_token: Option<HeaderValue>,
+    /// The place among the requests under way, which it keeps until it is written.
+    pub(crate) place: Option<Place>,
+}
+
+impl Answer {
+    /// In this format.
+    pub(crate) fn new(status: StatusCode, format: Format, body: Vec<u8>) -> Self {
+        let content_type = format.content_type();
+        Self { status, content_type, body, commands: 0, allow: None, sync_token: None, place: None }
+    }
+
+    /// JSON.
+    pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Self {
+        Self::new(status, JSON, body)
+    }
+
+    /// The response to the request of this id. One to a `HEAD` only says how long the body would be.
+    pub(crate) fn into_response(
+        self,
+        pulse: Rc<Pulse>,
+        underway: Underway,
+        head: bool,
+        id: HeaderValue,
+    ) -> Response<Outgoing> {
+        let Self { status, content_type, body, allow, sync_token, place, .. } = self;
+        let mut headers = HeaderMap::with_capacity(HEADERS);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(REQUEST_ID.clone(), id);
+        if let Some(token) = sync_token {
+            headers.insert(SYNC_TOKEN.clone(), token);
+        }
+        if let Some(allow) = allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if head {
+            headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        let body = if head { Vec::new() } else { body };
+        let mut response = Response::new(Outgoing::new(body.into(), Kept::new(pulse, underway, place)));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+/// Why a request has no result.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+    /// The form that answers were asked for in, once that is known.
+    pub(crate) format: Option<Format>,
+    /// The methods that are allowed, if this one is not.
+    pub(crate) allow: Option<&'static str>,
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request is no command, or asks for a form that does not exist.
+    Syntax,
+    /// The command is not available over REST, or not to this token.
+    Refused,
+    /// Redis answered an error.
+    Redis,
+    /// The token is missing or wrong.
+    Token,
+    /// There is nothing at this path.
+    Path,
+    /// The method means nothing here.
+    Method,
+    /// The body did not come in time.
+    SlowBody,
+    /// The body is too large.
+    LargeBody,
+    /// The token has too much under way.
+    TokenBusy,
+    /// All tokens together have too much under way.
+    Busy,
+    /// All bodies together take too much memory.
+    Memory,
+    /// Redis answered more than is allowed.
+    LargeReply,
+    /// Redis answered nonsense.
+    Nonsense,
+    /// No connection to Redis is up.
+    Unreachable,
+    /// The connection to Redis ended before the answer.
+    Lost,
+    /// Redis did not answer in time.
+    TimedOut,
+    /// A command of a pipeline has no answer, where others have.
+    Unanswered,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into(), format: None, allow: None }
+    }
+
+    /// The answer that says so.
+    pub(crate) fn answer(&self) -> Answer {
+        let format = self.format.unwrap_or(JSON);
+        let mut body = Vec::with_capacity(self.text.len() + 16);
+        write_failure(&mut body, &self.text, format);
+        Answer { allow: self.allow, ..Answer::new(self.kind.status(), format, body) }
+    }
+}
+
+impl Kind {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 17] = [
+        Self::Syntax,
+        Self::Refused,
+        Self::Redis,
+        Self::Token,
+        Self::Path,
+        Self::Method,
+        Self::SlowBody,
+        Self::LargeBody,
+        Self::TokenBusy,
+        Self::Busy,
+        Self::Memory,
+        Self::LargeReply,
+        Self::Nonsense,
+        Self::Unreachable,
+        Self::Lost,
+        Self::TimedOut,
+        Self::Unanswered,
+    ];
+
+    /// Its name in logs and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::Refused => "refused",
+            Self::Redis => "redis",
+            Self::Token => "token",
+            Self::Path => "path",
+            Self::Method => "method",
+            Self::SlowBody => "slow_body",
+            Self::LargeBody => "large_body",
+            Self::TokenBusy => "token_busy",
+            Self::Busy => "busy",
+            Self::Memory => "memory",
+            Self::LargeReply => "large_reply",
+            Self::Nonsense => "nonsense",
+            Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
+            Self::TimedOut => "timed_out",
+            Self::Unanswered => "unanswered",
+        }
+    }
+
+    /// The status that goes with it.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            // The dialect knows one status for commands that fail, whoever refuses them.
+            Self::Syntax | Self::Refused | Self::Redis => StatusCode::BAD_REQUEST,
+            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Path => StatusCode::NOT_FOUND,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::LargeBody => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TokenBusy => StatusCode::TOO_MANY_REQUESTS,
+            Self::LargeReply | Self::Nonsense => StatusCode::BAD_GATEWAY,
+            Self::Busy | Self::Memory | Self::Unreachable | Self::Lost => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut | Self::Unanswered => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        Self::new(Kind::Syntax, error.to_string())
+    }
+}
+
+impl From<backend::Failure> for Failure {
+    fn from(error: backend::Failure) -> Self {
+        let kind = match error {
+            backend::Failure::Unreachable(_) => Kind::Unreachable,
+            backend::Failure::Lost => Kind::Lost,
+            backend::Failure::TimedOut(_) => Kind::TimedOut,
+            backend::Failure::TooLarge(_) => Kind::LargeReply,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<TransactionError> for Failure {
+    fn from(error: TransactionError) -> Self {
+        match error {
+            TransactionError::Discarded(text) => Self::new(Kind::Redis, text),
+            TransactionError::Failed(failure) => failure.into(),
+            TransactionError::Nonsense => {
+                Self::new(Kind::Nonsense, "ERR redis answered EXEC with something else than an array")
+            }
+        }
+    }
+}
+
+/// The form of answers that nobody asked for in another one.
+const JSON: Format = Format::Json(Encoding::Text);
+
+/// Fields in an answer's head, with room to spare.
+const HEADERS: usize = 8;
+
+static SYNC_TOKEN: HeaderName = HeaderName::from_static("upstash-sync-token");

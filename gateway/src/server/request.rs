@@ -1,0 +1,164 @@
+//! The way of a request: who asks, what for, and what becomes of it.
+//!
+//! Whatever can refuse a request does so before its body is read. Everything that fails has `{"error":"…"}` as its body: SDKs
+//! parse it whatever the status.
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Failure, Kind};
+use super::incoming;
+use super::outgoing::Outgoing;
+use super::place::{Among, Full, Place};
+use super::route::Route;
+use super::worker::Worker;
+use super::{Role, details, health, scrape};
+use crate::listener::{Pulse, Underway};
+use crate::reply::{Encoding, Format};
+
+impl Worker {
+    /// Answers a request, and takes down what became of it.
+    pub(crate) async fn respond(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        role: Role,
+        pulse: Rc<Pulse>,
+    ) -> Response<Outgoing> {
+        let begun = Instant::now();
+        let underway = Underway::new(Rc::clone(&pulse));
+        let (head, body) = request.into_parts();
+        let route = Route::of(head.uri.path());
+        let id = self.ids.of_request(&head.headers);
+        let answer = match self.answer(route, role, &head, body).await {
+            Ok(answer) => answer,
+            Err(failure) => {
+                self.recorder.errors(failure.kind, 1);
+                self.complaints.failed(route, &id, &failure);
+                failure.answer()
+            }
+        };
+        let took = begun.elapsed();
+        self.recorder.request(route, answer.status, took, answer.body.len());
+        if self.shared.log_access {
+            super::log::access(&id, &head.method, route, &answer, took);
+        }
+        answer.into_response(pulse, underway, head.method == Method::HEAD, id)
+    }
+
+    async fn answer(
+        self: &Rc<Self>,
+        route: Route,
+        role: Role,
+        head: &Parts,
+        body: Incoming,
+    ) -> Result<Answer, Failure> {
+        let refusal = if !self.shared.has(route, role) {
+            Some(Failure::new(Kind::Path, "ERR there is nothing at this path"))
+        } else if !route.takes(&head.method) {
+            let failure = Failure::new(Kind::Method, "ERR method not allowed");
+            Some(Failure { allow: Some(route.methods()), ..failure })
+        } else {
+            None
+        };
+        if let Some(failure) = refusal {
+            incoming::skip(body, &head.headers, &self.shared).await;
+            return Err(failure);
+        }
+        match route {
+            Route::Health => Ok(health::live()),
+            Route::Ready => Ok(health::ready(&self.shared).await),
+            Route::Details => {
+                // Others than the operator see what is theirs.
+                let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                Ok(details::details(&self.shared, tenant).await)
+            }
+            Route::Metrics => {
+                if role != Role::Admin {
+                    self.tenant(head)?;
+                }
+                Ok(scrape::metrics(&self.shared).await)
+            }
+            Route::Subscribe | Route::PSubscribe | Route::Monitor => {
+                let admitted = self.admit(route, head, Among::Streams);
+                // SDKs post an empty array, which means nothing.
+                incoming::skip(body, &head.headers, &self.shared).await;
+                let _ = admitted?;
+                Err(Failure::new(Kind::Refused, "ERR streams are not supported yet"))
+            }
+            Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
+                let admitted = match self.admit(route, head, Among::Requests) {
+                    Ok(admitted) => admitted,
+                    Err(failure) => {
+                        incoming::skip(body, &head.headers, &self.shared).await;
+                        return Err(failure);
+                    }
+                };
+                let Admitted { tenant, format, place } = admitted;
+                let performed = async {
+                    let (body, _memory) = incoming::read(body, &self.shared).await?;
+                    self.perform(route, head, &body, tenant, format).await
+                };
+                match performed.await {
+                    Ok(mut answer) => {
+                        answer.place = Some(place);
+                        answer.sync_token = Some(self.ids.next());
+                        Ok(answer)
+                    }
+                    Err(failure) => Err(Failure { format: Some(format), ..failure }),
+                }
+            }
+        }
+    }
+
+    /// What can be said before the body is read.
+    fn admit(&self, route: Route, head: &Parts, among: Among) -> Result<Admitted, Failure> {
+        let tenant = self.tenant(head)?;
+        let format = format(&head.headers, route)?;
+        let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
+            Full::Token => Failure::new(Kind::TokenBusy, "ERR max requests limit exceeded"),
+            Full::All => Failure::new(Kind::Busy, "ERR too many requests are under way"),
+        })?;
+        Ok(Admitted { tenant, format, place })
+    }
+
+    /// Whose token it is.
+    fn tenant(&self, head: &Parts) -> Result<usize, Failure> {
+        let tenant = self.shared.auth.admits(&head.headers, head.uri.query());
+        tenant.ok_or_else(|| Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token"))
+    }
+}
+
+/// A request that may go on.
+struct Admitted {
+    tenant: usize,
+    format: Format,
+    place: Place,
+}
+
+/// The form of answers that is asked for.
+fn format(headers: &HeaderMap, route: Route) -> Result<Format, Failure> {
+    let refusal = |text: &str| Err(Failure::new(Kind::Syntax, text));
+    let encoding = match headers.get(&ENCODING).map(HeaderValue::as_bytes) {
+        None => Encoding::Text,
+        Some(b"base64") => Encoding::Base64,
+        Some(_) => return refusal("ERR `Upstash-Encoding` has to be `base64`, or left out"),
+    };
+    match headers.get(&RESPONSE_FORMAT).map(HeaderValue::as_bytes) {
+        None | Some(b"json") => Ok(Format::Json(encoding)),
+        // Transactions are answered as JSON whatever is asked for.
+        Some(b"resp2") if route == Route::Transaction => Ok(Format::Json(encoding)),
+        Some(b"resp2") if encoding == Encoding::Text => Ok(Format::Resp2),
+        Some(b"resp2") => {
+            refusal("ERR `Upstash-Response-Format: resp2` cannot be combined with `Upstash-Encoding`")
+        }
+        Some(_) => refusal("ERR `Upstash-Response-Format` has to be `json` or `resp2`"),
+    }
+}
+
+static ENCODING: HeaderName = HeaderName::from_static("upstash-encoding");
+static RESPONSE_FORMAT: HeaderName = HeaderName::from_static("upstash-response-format");

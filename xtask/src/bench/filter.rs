@@ -1,0 +1,259 @@
+//! What the filter costs an Envoy with one worker thread. Every contender has an Envoy of its own.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use tollgate_tests::envoy::{Envoy, Filter, Listener, Options as EnvoyOptions, Store, Upstream};
+use tollgate_tests::gateway::Gateway;
+use tollgate_tests::process::{Process, Ready, Spec};
+use tollgate_tests::redis::Redis;
+use tollgate_tests::{ports, run_dir, tools};
+
+use super::generator::wrk;
+use super::{Options, median, programs};
+use crate::{build, setup, step};
+
+/// Builds what is measured, measures it, prints the tables and writes them to `target/bench.md`.
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    setup::run()?;
+    programs::require(&[programs::WRK, programs::NGINX], options.install)?;
+    build::run()?;
+    let mut empty = build::filter();
+    empty.args(["--example", "empty"]);
+    step::run("build the empty filter", &mut empty, build::FIX)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut report = String::new();
+    for upstream in [Answering::Envoy, Answering::Nginx] {
+        let table = runtime.block_on(measure(options, upstream))?;
+        println!("\n{table}");
+        report.push_str(&table);
+        report.push('\n');
+    }
+    let path = tools::target_dir().join("bench.md");
+    std::fs::write(&path, report)?;
+    println!("written to {}", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What answers an admitted request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answering {
+    Envoy,
+    Nginx,
+}
+
+/// One row: an Envoy and what is in front of its router.
+struct Contender {
+    name: &'static str,
+    filters: Vec<Filter>,
+    uses_store: bool,
+    /// How many refusals are expected: none, or all.
+    refuses: bool,
+}
+
+/// What one measurement gave.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    requests_per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    /// Microseconds of CPU per request: Envoy, gateway, Redis.
+    cpu: [f64; 3],
+    batch: f64,
+}
+
+fn contenders() -> Vec<Contender> {
+    let policy = |quota: u64| {
+        let limit = json!({ "name": "bench", "algorithm": "gcra", "quota": quota, "window": "1h", "key": ["client_ip"] });
+        // As behind a trusted proxy; Envoy itself writes the entry with `use_remote_address`.
+        let client_ip = json!({ "from": "x-forwarded-for", "trusted_hops": 1 });
+        json!({ "client_ip": client_ip, "routes": [{ "name": "all", "match": { "path": "/*" }, "rate_limits": [limit] }] })
+    };
+    let store = |extra: Value| {
+        let mut store = json!({ "cluster": STORE, "authority": "tollgate", "token_env": "TOLLGATE_TOKEN", "timeout": "1s" });
+        store.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        store
+    };
+    let tollgate = |quota: u64, extra: Value| {
+        Filter::Tollgate(json!({ "policy": policy(quota), "store": store(extra) }))
+    };
+    let row = |name, filters, uses_store, refuses| Contender { name, filters, uses_store, refuses };
+    let empty = tools::target_dir().join("wasm32-wasip1/wasm/examples/empty.wasm");
+    vec![
+        row("plain Envoy", vec![], false, false),
+        row("empty wasm filter", vec![Filter::Wasm { path: empty, config: None }], false, false),
+        row("Envoy local_ratelimit", vec![Filter::LocalRateLimit { per_second: 10_000_000 }], false, false),
+        row("Tollgate, memory", vec![Filter::Tollgate(json!({ "policy": policy(PLENTY) }))], false, false),
+        row(
+            "Tollgate, one call per request",
+            vec![tollgate(PLENTY, json!({ "batch": 1, "calls_in_flight": 64, "key_prefix": "one" }))],
+            true,
+            false,
+        ),
+        row("Tollgate, group commit", vec![tollgate(PLENTY, json!({ "key_prefix": "group" }))], true, false),
+        row(
+            "Tollgate, refused from the denial cache",
+            vec![tollgate(1, json!({ "key_prefix": "denied" }))],
+            true,
+            true,
+        ),
+    ]
+}
+
+async fn measure(options: &Options, answering: Answering) -> Result<String> {
+    let dir = run_dir::create()?;
+    let redis = Redis::start(&dir, ports::free()?).await?;
+    let gateway = Gateway::start(&dir, ports::free()?, &redis.url(), "bench").await?;
+    let nginx = match answering {
+        Answering::Envoy => None,
+        Answering::Nginx => Some(start_nginx(&dir).await?),
+    };
+    let upstream = nginx.as_ref().map_or(Upstream::Direct, |(_, address)| Upstream::Address(*address));
+    let mut rows: Vec<(Contender, Envoy, Vec<Sample>)> = Vec::new();
+    for (index, contender) in contenders().into_iter().enumerate() {
+        if options.only.as_ref().is_some_and(|only| !contender.name.contains(only.as_str())) {
+            continue;
+        }
+        let mut listener = Listener::new(ports::free()?, upstream.clone());
+        listener.filters.clone_from(&contender.filters);
+        let envoy = EnvoyOptions {
+            name: format!("bench-{index}"),
+            admin_port: ports::free()?,
+            concurrency: 1,
+            listeners: vec![listener],
+            store: contender.uses_store.then(|| Store {
+                cluster: STORE.into(),
+                address: gateway.address(),
+                http2: false,
+            }),
+            token: Some("bench".into()),
+        };
+        rows.push((contender, Envoy::start(&dir, envoy).await?, Vec::new()));
+    }
+    for round in 1..=options.rounds {
+        for (contender, envoy, samples) in &mut rows {
+            let sample = sample(options, contender, envoy, &gateway, &redis).await?;
+            println!("round {round}: {:<42} {:>8.0} requests/s", contender.name, sample.requests_per_second);
+            samples.push(sample);
+        }
+    }
+    let medians: Vec<_> = rows.iter().map(|(contender, _, samples)| (contender, medians(samples))).collect();
+    Ok(table(options, answering, &medians))
+}
+
+async fn sample(
+    options: &Options,
+    contender: &Contender,
+    envoy: &Envoy,
+    gateway: &Gateway,
+    redis: &Redis,
+) -> Result<Sample> {
+    let url = format!("http://{}/bench", envoy.address());
+    // The first requests fill connection pools, and the quota of who is to be refused.
+    wrk(&url, 1, options.connections).await?;
+    let used =
+        || -> Result<[Duration; 3]> { Ok([envoy.cpu_time()?, gateway.cpu_time()?, redis.cpu_time()?]) };
+    let before = (used()?, envoy.metrics().await?);
+    let run = wrk(&url, options.seconds, options.connections).await?;
+    let after = (used()?, envoy.metrics().await?);
+    let refused = run.not_ok;
+    if (contender.refuses && refused != run.requests) || (!contender.refuses && refused != 0) {
+        bail!("{}: {refused} of {} answers were refusals", contender.name, run.requests);
+    }
+    let delta = |name: &str| after.1.sum(name, &[]) - before.1.sum(name, &[]);
+    if delta("rate_limit_degraded_total") > 0.0 {
+        bail!("{}: some decisions were made without the store", contender.name);
+    }
+    let mut cpu = [0.0; 3];
+    for (index, part) in cpu.iter_mut().enumerate() {
+        *part = (after.0[index] - before.0[index]).as_secs_f64() * 1e6 / run.requests.max(1) as f64;
+    }
+    let calls = delta("redis_calls_total");
+    Ok(Sample {
+        requests_per_second: run.requests_per_second(),
+        p50_ms: run.p50_ms,
+        p99_ms: run.p99_ms,
+        cpu,
+        batch: if calls > 0.0 { delta("redis_batch_size_sum") / calls } else { 0.0 },
+    })
+}
+
+async fn start_nginx(dir: &Path) -> Result<(Process, SocketAddr)> {
+    let address = ports::local(ports::free()?);
+    let config = dir.join("nginx.conf");
+    let text = format!(
+        "daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.error.log; worker_processes 1;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; keepalive_requests 100000000;\n\
+         client_body_temp_path {dir}/nginx.body; proxy_temp_path {dir}/nginx.proxy; fastcgi_temp_path {dir}/nginx.fcgi;\n\
+         uwsgi_temp_path {dir}/nginx.uwsgi; scgi_temp_path {dir}/nginx.scgi;\n\
+         server {{ listen {address}; location / {{ return 200 'ok\\n'; }} }} }}\n",
+        dir = dir.display()
+    );
+    std::fs::write(&config, text)?;
+    let spec = Spec {
+        name: "nginx".into(),
+        program: programs::NGINX.path()?,
+        args: vec!["-c".into(), config.into()],
+        env: vec![],
+        dir: dir.to_path_buf(),
+        ready: Ready::http(address, "/"),
+        ready_within: Duration::from_secs(5),
+    };
+    Ok((Process::start(spec).await?, address))
+}
+
+fn table(options: &Options, answering: Answering, rows: &[(&Contender, Sample)]) -> String {
+    let rate = |name: &str| {
+        rows.iter().find(|(c, _)| c.name == name).map_or(f64::NAN, |(_, s)| s.requests_per_second)
+    };
+    let (plain, empty) = (rate("plain Envoy"), rate("empty wasm filter"));
+    let what = if answering == Answering::Envoy { "Envoy answers itself" } else { "nginx answers" };
+    let mut text = format!(
+        "{what}; {} connections, medians of {} rounds of {} s\n\n\
+         | contender | requests/s | of plain | of empty | p50 ms | p99 ms | Envoy CPU µs | gateway CPU µs | Redis CPU µs | batch |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        options.connections, options.rounds, options.seconds
+    );
+    for (contender, s) in rows {
+        let share = |of: f64| format!("{:.0} %", 100.0 * s.requests_per_second / of);
+        let store = |value: f64| {
+            if contender.uses_store && !contender.refuses { format!("{value:.1}") } else { "–".into() }
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {} | {} | {:.2} | {:.2} | {:.1} | {} | {} | {} |",
+            contender.name,
+            s.requests_per_second,
+            share(plain),
+            share(empty),
+            s.p50_ms,
+            s.p99_ms,
+            s.cpu[0],
+            store(s.cpu[1]),
+            store(s.cpu[2]),
+            store(s.batch)
+        );
+    }
+    text
+}
+
+fn medians(samples: &[Sample]) -> Sample {
+    let of = |field: fn(&Sample) -> f64| median(samples.iter().map(field));
+    Sample {
+        requests_per_second: of(|s| s.requests_per_second),
+        p50_ms: of(|s| s.p50_ms),
+        p99_ms: of(|s| s.p99_ms),
+        cpu: [of(|s| s.cpu[0]), of(|s| s.cpu[1]), of(|s| s.cpu[2])],
+        batch: of(|s| s.batch),
+    }
+}
+
+const STORE: &str = "tollgate_store";
+/// A quota that no load here empties.
+const PLENTY: u64 = 300_000_000;
