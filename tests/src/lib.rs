@@ -16,6 +16,7 @@
 //! | [`store_double`] | a store that fails as told |
 //! | [`upstream`] | an origin that echoes what it received |
 //! | [`client`], [`load`] | one request, raw bytes, many requests |
+//! | [`soak`] | a gateway among clients of every kind for a long time |
 //! | [`rest`] | commands to the gateway and what came of each |
 //! | [`metrics`] | Envoy's Prometheus page as values |
 //! | [`vectors`] | policies and requests with what must come of them, on the core and on Envoy |
@@ -40,6 +41,7 @@ pub mod redis;
 pub mod rest;
 pub mod run_dir;
 mod server;
+pub mod soak;
 pub mod stack;
 pub mod store_double;
 pub mod tools;

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use tollgate_tests::process::last_lines;
 use tollgate_tests::tools;
 
-use crate::{build, setup, step};
+use crate::{build, manifests, setup, step};
 
 /// Runs the checks.
 pub(crate) fn lint() -> Result<ExitCode> {
     setup::run()?;
     let mut failed = Failed::default();
     CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
+    failed.note(manifests::NAME, manifests::check());
     failed.note(DEPENDENCIES, dependencies());
     failed.note(ADVISORIES, advisories());
     Ok(failed.conclude())
@@ -29,10 +30,13 @@ pub(crate) fn test(only: Option<&str>) -> Result<ExitCode> {
         // Nothing else can succeed.
     } else if let Some(check) = only_check {
         failed.note(check.name, check.run());
+    } else if only == Some(manifests::NAME) {
+        failed.note(manifests::NAME, manifests::check());
     } else {
         failed.note("build", build::run().and_then(|()| build::test_clock()));
         if only.is_none() {
             CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
+            failed.note(manifests::NAME, manifests::check());
             failed.note(DEPENDENCIES, dependencies());
         }
         failed.note(TESTS, tests(only, &mut sum));
