@@ -44,7 +44,7 @@ pub fn conversation(pieces: &[&[u8]], asked: usize, largest: usize) -> Vec<(Stri
             let replies = crate::backend::Replies::whole(answer.replies, answer.count);
             let names = vec![r#"["PING"]"#; answer.count].join(",");
             if let Ok(batch) = parse_pipeline(format!("[{names}]").as_bytes(), 100, &Rules::default()) {
-                let json = write_results(&batch, &replies, Format::Json(Encoding::Text));
+                let json = write_results(&batch, &replies, Format::Json(Encoding::Text)).body;
                 texts.push((String::from_utf8_lossy(&json).into_owned(), answer.count));
             }
         }

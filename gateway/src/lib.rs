@@ -25,6 +25,7 @@ pub mod config;
 pub mod fuzzing;
 mod listener;
 mod log;
+mod metrics;
 mod relay;
 mod reply;
 mod resp;

@@ -51,8 +51,22 @@ pub(crate) fn write_result(out: &mut Vec<u8>, sending: &Sending, reply: &[u8], f
     }
 }
 
-/// The answers to all commands of a batch, in order: a JSON array, or one RESP2 reply after the other.
-pub(crate) fn write_results(batch: &Batch, replies: &Replies, format: Format) -> Vec<u8> {
+/// The answers to all commands of a batch.
+#[derive(Debug)]
+pub(crate) struct Results {
+    /// In order: a JSON array, or one RESP2 reply after the other.
+    pub(crate) body: Vec<u8>,
+    /// How many commands were refused.
+    pub(crate) refused: usize,
+    /// How many of the replies are errors.
+    pub(crate) errors: usize,
+    /// How many commands have no reply.
+    pub(crate) unanswered: usize,
+}
+
+/// Writes the answers to all commands of a batch.
+pub(crate) fn write_results(batch: &Batch, replies: &Replies, format: Format) -> Results {
+    let (mut refused, mut errors, mut unanswered) = (0, 0, 0);
     let mut out = Vec::with_capacity(2 + batch.entries().len() * USUAL_RESULT);
     let mut replies = replies.iter();
     let json = matches!(format, Format::Json(_));
@@ -64,18 +78,30 @@ pub(crate) fn write_results(batch: &Batch, replies: &Replies, format: Format) ->
             out.push(b',');
         }
         match entry {
-            Entry::Refused(text) => write_failure(&mut out, text, format),
+            Entry::Refused(text) => {
+                refused += 1;
+                write_failure(&mut out, text, format);
+            }
             Entry::Send(sending) => match replies.next() {
-                Some(Ok(reply)) => write_result(&mut out, sending, reply, format),
-                Some(Err(failure)) => write_failure(&mut out, &failure.to_string(), format),
-                None => write_failure(&mut out, "ERR redis gave no reply", format),
+                Some(Ok(reply)) => {
+                    errors += usize::from(reply.first() == Some(&b'-'));
+                    write_result(&mut out, sending, reply, format);
+                }
+                Some(Err(failure)) => {
+                    unanswered += 1;
+                    write_failure(&mut out, &failure.to_string(), format);
+                }
+                None => {
+                    unanswered += 1;
+                    write_failure(&mut out, "ERR redis gave no reply", format);
+                }
             },
         }
     }
     if json {
         out.push(b']');
     }
-    out
+    Results { body: out, refused, errors, unanswered }
 }
 
 /// An error that does not come from Redis.

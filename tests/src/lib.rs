@@ -17,6 +17,7 @@
 //! | [`upstream`] | an origin that echoes what it received |
 //! | [`client`], [`load`] | one request, raw bytes, many requests |
 //! | [`soak`] | a gateway among clients of every kind for a long time |
+//! | [`rest`] | commands to the gateway and what came of each |
 //! | [`metrics`] | Envoy's Prometheus page as values |
 //! | [`vectors`] | policies and requests with what must come of them, on the core and on Envoy |
 
@@ -37,6 +38,7 @@ pub mod metrics;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod rest;
 pub mod run_dir;
 mod server;
 pub mod soak;

@@ -11,6 +11,7 @@
     reason = "test code: a panic is a failed test"
 )]
 
+use std::any::Any;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -24,6 +25,7 @@ use tokio::time::timeout;
 use tollgate_tests::gateway::Gateway;
 use tollgate_tests::process::{Process, Ready, Spec};
 use tollgate_tests::redis::{Build, Redis};
+use tollgate_tests::topologies::cluster::Cluster;
 use tollgate_tests::topologies::info;
 use tollgate_tests::{client, ports, run_dir, tools};
 
@@ -78,20 +80,50 @@ async fn upstash_redis_rs() {
     Behind::start(Build::Pinned).await.rust(9).await;
 }
 
+// Keys that belong together have a part in braces, as a Cluster wants it; pipelines go everywhere.
+
+#[tokio::test]
+async fn upstash_redis_for_javascript_on_a_cluster() {
+    Behind::start_cluster().await.node("redis", 85).await;
+}
+
+#[tokio::test]
+async fn upstash_ratelimit_for_javascript_on_a_cluster() {
+    Behind::start_cluster().await.node("ratelimit", 30).await;
+}
+
+#[tokio::test]
+async fn upstash_redis_for_python_on_a_cluster() {
+    Behind::start_cluster().await.python("redis_checks.py", 50).await;
+}
+
 /// A gateway, the Redis behind it, and the environment in which clients find it.
 struct Behind {
     dir: PathBuf,
     environment: Vec<(String, String)>,
     _gateway: Gateway,
-    _redis: Redis,
+    _servers: Box<dyn Any>,
 }
 
 impl Behind {
     async fn start(build: Build) -> Behind {
         let dir = run_dir::create().unwrap();
         let redis = Redis::start_as("redis", build, &dir, ports::free().unwrap(), &[]).await.unwrap();
-        let gateway = Gateway::start(&dir, ports::free().unwrap(), &redis.url(), TOKEN).await.unwrap();
         let version = info(&redis, "server", "redis_version").await.unwrap();
+        let url = redis.url();
+        Behind::gateway(dir, &url, version, Box::new(redis)).await
+    }
+
+    async fn start_cluster() -> Behind {
+        let dir = run_dir::create().unwrap();
+        let cluster = Cluster::start(&dir).await.unwrap();
+        let version = info(cluster.node(0), "server", "redis_version").await.unwrap();
+        let url = cluster.url();
+        Behind::gateway(dir, &url, version, Box::new(cluster)).await
+    }
+
+    async fn gateway(dir: PathBuf, url: &str, version: String, servers: Box<dyn Any>) -> Behind {
+        let gateway = Gateway::start(&dir, ports::free().unwrap(), url, TOKEN).await.unwrap();
         println!("Redis {version}");
         let environment = [
             ("GATEWAY_URL", format!("http://{}", gateway.address())),
@@ -99,7 +131,7 @@ impl Behind {
             ("REDIS_VERSION", version),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
-        Behind { dir, environment, _gateway: gateway, _redis: redis }
+        Behind { dir, environment, _gateway: gateway, _servers: servers }
     }
 
     async fn node(&self, suite: &str, at_least: u32) {

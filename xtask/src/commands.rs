@@ -168,7 +168,7 @@ use super::info::{Find, Fold, Info, Keys, Route};
 
 /// The commands of Redis, sorted by name.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: &[Info] = &[
+pub(crate) static COMMANDS: &[Info] = &[
 ";
 
 #[cfg(test)]

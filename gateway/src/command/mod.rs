@@ -24,6 +24,7 @@ pub(crate) use path::{TOKEN as TOKEN_PARAMETER, parse_path};
 pub use rules::Rights;
 pub(crate) use rules::{Rules, Stream};
 pub(crate) use script::{Digest, Scripts, parse as parse_digest};
+pub(crate) use table::COMMANDS;
 
 /// The commands of a request, in order.
 #[derive(Debug, Default)]

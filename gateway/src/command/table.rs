@@ -8,7 +8,7 @@ use super::info::{Find, Fold, Info, Keys, Route};
 
 /// The commands of Redis, sorted by name.
 #[rustfmt::skip]
-pub(crate) const COMMANDS: &[Info] = &[
+pub(crate) static COMMANDS: &[Info] = &[
     Info::new("ACL", "", &[], Route::Keys, Fold::Join, &[
         Info::new("CAT", "", &[], Route::Keys, Fold::Join, &[]),
         Info::new("DELUSER", "!", &[], Route::AllNodes, Fold::AllSucceeded, &[]),

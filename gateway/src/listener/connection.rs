@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::pulse::{Patience, Pulse, Verdict};
 use super::socket::{Accepted, Socket, Version};
@@ -40,7 +40,8 @@ pub(crate) async fn serve<R, F, B>(
     let version = tokio::select! {
         // A client may not take longer to say what it speaks than to say nothing at all.
         version = timeout(limits.idle_timeout, socket.version()) => version,
-        _ = stopping.wait_for(|stopping| *stopping) => return,
+        // One that came just before the end has perhaps said it already.
+        () = async { _ = stopping.wait_for(|stopping| *stopping).await; sleep(GRACE).await } => return,
     };
     let Ok(Ok(version)) = version else { return };
     let service = service_fn(|request| {
@@ -132,3 +133,6 @@ const STREAMS: u32 = 1024;
 
 /// An HTTP/2 connection that is silent this long is asked for a sign of life, and closed without one after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// What a client that said nothing yet is still given at the end.
+const GRACE: Duration = Duration::from_millis(100);

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use super::ids::REQUEST_ID;
 use super::outgoing::{Kept, Outgoing};
 use super::place::Place;
 use crate::backend::{self, TransactionError};
@@ -18,8 +19,12 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
     pub(crate) body: Vec<u8>,
+    /// How many commands it answers.
+    pub(crate) commands: usize,
     /// The methods that are allowed, if this one is not.
     pub(crate) allow: Option<&'static str>,
+    /// What clients of the dialect expect to be different on every answer.
+    pub(crate) sync_token: Option<HeaderValue>,
     /// The place among the requests under way, which it keeps until it is written.
     pub(crate) place: Option<Place>,
 }
@@ -27,7 +32,8 @@ pub(crate) struct Answer {
 impl Answer {
     /// In this format.
     pub(crate) fn new(status: StatusCode, format: Format, body: Vec<u8>) -> Self {
-        Self { status, content_type: format.content_type(), body, allow: None, place: None }
+        let content_type = format.content_type();
+        Self { status, content_type, body, commands: 0, allow: None, sync_token: None, place: None }
     }
 
     /// JSON.
@@ -35,16 +41,21 @@ impl Answer {
         Self::new(status, JSON, body)
     }
 
-    /// The response. One to a `HEAD` only says how long the body would be.
+    /// The response to the request of this id. One to a `HEAD` only says how long the body would be.
     pub(crate) fn into_response(
         self,
         pulse: Rc<Pulse>,
         underway: Underway,
         head: bool,
+        id: HeaderValue,
     ) -> Response<Outgoing> {
-        let Self { status, content_type, body, allow, place } = self;
+        let Self { status, content_type, body, allow, sync_token, place, .. } = self;
         let mut headers = HeaderMap::with_capacity(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(REQUEST_ID.clone(), id);
+        if let Some(token) = sync_token {
+            headers.insert(SYNC_TOKEN.clone(), token);
+        }
         if let Some(allow) = allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
@@ -64,6 +75,10 @@ impl Answer {
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) text: String,
+    /// The form that answers were asked for in, once that is known.
+    pub(crate) format: Option<Format>,
+    /// The methods that are allowed, if this one is not.
+    pub(crate) allow: Option<&'static str>,
 }
 
 /// What went wrong.
@@ -85,10 +100,12 @@ pub(crate) enum Kind {
     SlowBody,
     /// The body is too large.
     LargeBody,
-    /// The token has too many requests under way.
+    /// The token has too much under way.
     TokenBusy,
-    /// All tokens together have too many requests under way, or hold too much memory.
+    /// All tokens together have too much under way.
     Busy,
+    /// All bodies together take too much memory.
+    Memory,
     /// Redis answered more than is allowed.
     LargeReply,
     /// Redis answered nonsense.
@@ -99,22 +116,69 @@ pub(crate) enum Kind {
     Lost,
     /// Redis did not answer in time.
     TimedOut,
+    /// A command of a pipeline has no answer, where others have.
+    Unanswered,
 }
 
 impl Failure {
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into() }
+        Self { kind, text: text.into(), format: None, allow: None }
     }
 
     /// The answer that says so.
-    pub(crate) fn answer(&self, format: Format) -> Answer {
+    pub(crate) fn answer(&self) -> Answer {
+        let format = self.format.unwrap_or(JSON);
         let mut body = Vec::with_capacity(self.text.len() + 16);
         write_failure(&mut body, &self.text, format);
-        Answer::new(self.kind.status(), format, body)
+        Answer { allow: self.allow, ..Answer::new(self.kind.status(), format, body) }
     }
 }
 
 impl Kind {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 17] = [
+        Self::Syntax,
+        Self::Refused,
+        Self::Redis,
+        Self::Token,
+        Self::Path,
+        Self::Method,
+        Self::SlowBody,
+        Self::LargeBody,
+        Self::TokenBusy,
+        Self::Busy,
+        Self::Memory,
+        Self::LargeReply,
+        Self::Nonsense,
+        Self::Unreachable,
+        Self::Lost,
+        Self::TimedOut,
+        Self::Unanswered,
+    ];
+
+    /// Its name in logs and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::Refused => "refused",
+            Self::Redis => "redis",
+            Self::Token => "token",
+            Self::Path => "path",
+            Self::Method => "method",
+            Self::SlowBody => "slow_body",
+            Self::LargeBody => "large_body",
+            Self::TokenBusy => "token_busy",
+            Self::Busy => "busy",
+            Self::Memory => "memory",
+            Self::LargeReply => "large_reply",
+            Self::Nonsense => "nonsense",
+            Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
+            Self::TimedOut => "timed_out",
+            Self::Unanswered => "unanswered",
+        }
+    }
+
     /// The status that goes with it.
     pub(crate) fn status(self) -> StatusCode {
         match self {
@@ -127,8 +191,8 @@ impl Kind {
             Self::LargeBody => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TokenBusy => StatusCode::TOO_MANY_REQUESTS,
             Self::LargeReply | Self::Nonsense => StatusCode::BAD_GATEWAY,
-            Self::Busy | Self::Unreachable | Self::Lost => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::Busy | Self::Memory | Self::Unreachable | Self::Lost => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut | Self::Unanswered => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 }
@@ -164,7 +228,9 @@ impl From<TransactionError> for Failure {
 }
 
 /// The form of answers that nobody asked for in another one.
-pub(crate) const JSON: Format = Format::Json(Encoding::Text);
+const JSON: Format = Format::Json(Encoding::Text);
 
 /// Fields in an answer's head, with room to spare.
 const HEADERS: usize = 8;
+
+static SYNC_TOKEN: HeaderName = HeaderName::from_static("upstash-sync-token");

@@ -66,7 +66,7 @@ async fn read_whole(mut body: Incoming, limit: usize, grant: &mut Grant) -> Resu
         if size > limit {
             refusal = Some(too_large());
         } else if refusal.is_none() && !grant.grow(size) {
-            refusal = Some(Failure::new(Kind::Busy, "ERR too much memory is taken by requests under way"));
+            refusal = Some(Failure::new(Kind::Memory, "ERR too much memory is taken by requests under way"));
         }
         if size > skipped {
             break;

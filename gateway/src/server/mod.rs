@@ -4,19 +4,26 @@
 //! and a client stays with the thread that had the fewest when it came.
 
 mod answer;
+mod details;
 mod health;
+mod ids;
 mod incoming;
+mod log;
 mod outgoing;
+mod perform;
 mod place;
+mod report;
 mod request;
 mod route;
+mod scrape;
 mod worker;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::auth::Auth;
 use crate::command::{Rules, Scripts};
@@ -24,12 +31,16 @@ use crate::config::{self, Config, Limits, Listen};
 use crate::listener::Listener;
 use crate::target::Target;
 use place::Gauge;
-use worker::Thread;
+use worker::{Order, Thread};
+
+pub(crate) use answer::Kind;
+pub(crate) use route::Route;
 
 /// A gateway that listens, and serves once it is [run](Self::run).
 pub struct Gateway {
     listener: Listener,
     address: Listen,
+    admin: Option<(Listener, Listen)>,
     shared: Arc<Shared>,
     threads: Vec<Thread>,
     stop: watch::Sender<bool>,
@@ -43,6 +54,15 @@ impl Gateway {
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let listener = Listener::bind(&config.listen, config.listen_mode).await?;
         let address = listener.address()?;
+        let admin = match &config.admin_listen {
+            Some(address) => {
+                let listener = Listener::bind(address, config.listen_mode).await?;
+                let address = listener.address()?;
+                tracing::info!("health and metrics on {address}");
+                Some((listener, address))
+            }
+            None => None,
+        };
         for tenant in &config.tenants {
             let (redis, name) = (&tenant.redis, &tenant.name);
             match tenant.token {
@@ -54,8 +74,8 @@ impl Gateway {
         }
         tracing::info!("listening on {}", url(&address, &config));
         let threads = config.threads.get();
-        let shared = Arc::new(Shared::new(config)?);
         let (stop, stopping) = watch::channel(false);
+        let shared = Arc::new(Shared::new(config, stopping.clone())?);
         let mut starting = Vec::new();
         for number in 0..threads {
             starting.push(Thread::start(number, Arc::clone(&shared), stopping.clone())?);
@@ -64,7 +84,9 @@ impl Gateway {
         for thread in starting {
             threads.push(thread.started().await?);
         }
-        Ok(Self { listener, address, shared, threads, stop })
+        // Nobody else sets it.
+        let _ = shared.threads.set(threads.iter().map(Thread::orders).collect());
+        Ok(Self { listener, address, admin, shared, threads, stop })
     }
 
     /// The address listened on; tells the port when port 0 was asked for.
@@ -72,29 +94,49 @@ impl Gateway {
         &self.address
     }
 
-    /// Serves until `stop` is ready, and then what is under way for a few seconds more.
+    /// The address of health and metrics, if they have one of their own.
+    pub fn admin_address(&self) -> Option<&Listen> {
+        self.admin.as_ref().map(|(_, address)| address)
+    }
+
+    /// Serves until `stop` is ready, and then what is under way for as long as the configuration allows.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listener, shared, threads, stop: ending, .. } = self;
-        let places = Arc::new(Semaphore::new(shared.limits.connections));
-        let accept = async {
-            loop {
-                // The semaphore is never closed.
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-                let accepted = listener.accept().await;
-                if let Some(thread) = threads.iter().min_by_key(|thread| thread.clients()) {
-                    thread.serve(accepted, Role::Clients, place);
-                }
+        let Self { listener, admin, shared, threads, stop: ending, .. } = self;
+        let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+        let admin = async {
+            match &admin {
+                Some((listener, _)) => accept(listener, Role::Admin, &admin_places, &threads).await,
+                None => std::future::pending().await,
             }
         };
+        let mut admin = std::pin::pin!(admin);
         tokio::select! {
-            () = accept => {}
+            () = accept(&listener, Role::Clients, &shared.connections, &threads) => {}
+            () = admin.as_mut() => {}
             () = stop => {}
         }
         drop(listener);
         tracing::info!(clients = threads.iter().map(Thread::clients).sum::<usize>(), "stopping");
         ending.send_replace(true);
-        for thread in threads {
-            thread.ended().await;
+        let ended = async {
+            for thread in &threads {
+                thread.ended().await;
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = admin => {}
+        }
+    }
+}
+
+/// Hands clients to the threads with the fewest.
+async fn accept(listener: &Listener, role: Role, places: &Arc<Semaphore>, threads: &[Thread]) {
+    // The semaphore is never closed.
+    while let Ok(place) = Arc::clone(places).acquire_owned().await {
+        let accepted = listener.accept().await;
+        if let Some(thread) = threads.iter().min_by_key(|thread| thread.clients()) {
+            thread.serve(accepted, role, place);
         }
     }
 }
@@ -106,21 +148,33 @@ pub(crate) struct Shared {
     tenants: Vec<Tenant>,
     limits: Limits,
     drain: Duration,
+    log_access: bool,
+    /// Whether health and metrics have an address of their own.
+    has_admin: bool,
+    began: Instant,
+    stopping: watch::Receiver<bool>,
+    threads: OnceLock<Box<[mpsc::WeakUnboundedSender<Order>]>>,
+    /// Places for client connections, the one that is waited for included.
+    connections: Arc<Semaphore>,
+    clients: Gauge,
     in_flight: Gauge,
+    streams: Gauge,
     memory: Gauge,
 }
 
 /// What a token opens.
 struct Tenant {
+    name: String,
     redis: Target,
     connections: usize,
     rules: Rules,
     in_flight: Gauge,
+    streams: Gauge,
 }
 
 impl Shared {
-    fn new(config: Config) -> anyhow::Result<Self> {
-        let Config { tenants, limits, drain, .. } = config;
+    fn new(config: Config, stopping: watch::Receiver<bool>) -> anyhow::Result<Self> {
+        let Config { tenants, limits, drain, admin_listen, log, .. } = config;
         let open = tenants.iter().any(|tenant| tenant.token.is_none());
         let auth = match open {
             true => Auth::open(),
@@ -133,20 +187,44 @@ impl Shared {
             tenants: tenants.collect::<anyhow::Result<_>>()?,
             limits,
             drain,
+            log_access: log.access,
+            has_admin: admin_listen.is_some(),
+            began: Instant::now(),
+            stopping,
+            threads: OnceLock::new(),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            clients: Gauge::new(limits.connections),
             in_flight: Gauge::new(limits.in_flight),
+            streams: Gauge::new(limits.streams),
             memory: Gauge::new(limits.memory),
         })
+    }
+
+    /// Whether there is something at this route for those whom a listener is for.
+    fn has(&self, route: Route, role: Role) -> bool {
+        match route {
+            Route::Health | Route::Ready => true,
+            Route::Details | Route::Metrics => role == Role::Admin || !self.has_admin,
+            _ => role == Role::Clients,
+        }
+    }
+
+    /// Whether the gateway finishes what is under way and then ends.
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
     }
 }
 
 impl Tenant {
     fn new(config: config::Tenant, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
-        let config::Tenant { redis, connections, rights, in_flight, .. } = config;
+        let config::Tenant { name, redis, connections, rights, in_flight, streams, .. } = config;
         Ok(Self {
+            name,
             redis,
             connections: connections.get(),
             rules: Rules::new(rights, scripts)?,
             in_flight: Gauge::new(in_flight.unwrap_or(usize::MAX)),
+            streams: Gauge::new(streams.unwrap_or(usize::MAX)),
         })
     }
 }
@@ -156,6 +234,8 @@ impl Tenant {
 pub(crate) enum Role {
     /// Those who use Redis.
     Clients,
+    /// Those who operate the gateway.
+    Admin,
 }
 
 impl fmt::Debug for Shared {
@@ -171,3 +251,6 @@ fn url(address: &Listen, config: &Config) -> String {
         (Some(address), Some(_)) => format!("https://{address}"),
     }
 }
+
+/// Connections of those who operate the gateway.
+const ADMIN_CONNECTIONS: usize = 64;

@@ -24,8 +24,13 @@ impl Gauge {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// How many there may be.
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
     /// Takes `more` if that is not too much.
-    fn take(&self, more: usize) -> bool {
+    pub(super) fn take(&self, more: usize) -> bool {
         let before = self.count.fetch_add(more, Ordering::Relaxed);
         let fits = before.saturating_add(more) <= self.most;
         if !fits {
@@ -34,16 +39,26 @@ impl Gauge {
         fits
     }
 
-    fn give_back(&self, count: usize) {
+    pub(super) fn give_back(&self, count: usize) {
         self.count.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
-/// A place among the requests under way, of a token and of all.
+/// A place among the requests or streams under way, of a token and of all.
 #[derive(Debug)]
 pub(crate) struct Place {
     shared: Arc<Shared>,
     tenant: usize,
+    among: Among,
+}
+
+/// What a place is among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Among {
+    /// Requests.
+    Requests,
+    /// Subscriptions and monitors.
+    Streams,
 }
 
 /// Why there is no place.
@@ -57,25 +72,36 @@ pub(crate) enum Full {
 
 impl Place {
     /// Takes a place for the token of this number.
-    pub(crate) fn take(shared: &Arc<Shared>, tenant: usize) -> Result<Self, Full> {
-        let own = &shared.tenants.get(tenant).ok_or(Full::All)?.in_flight;
+    pub(crate) fn take(shared: &Arc<Shared>, tenant: usize, among: Among) -> Result<Self, Full> {
+        let (own, all) = among.gauges(shared, tenant).ok_or(Full::All)?;
         if !own.take(1) {
             return Err(Full::Token);
         }
-        if !shared.in_flight.take(1) {
+        if !all.take(1) {
             own.give_back(1);
             return Err(Full::All);
         }
-        Ok(Self { shared: Arc::clone(shared), tenant })
+        Ok(Self { shared: Arc::clone(shared), tenant, among })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.shared.in_flight.give_back(1);
-        if let Some(tenant) = self.shared.tenants.get(self.tenant) {
-            tenant.in_flight.give_back(1);
+        if let Some((own, all)) = self.among.gauges(&self.shared, self.tenant) {
+            own.give_back(1);
+            all.give_back(1);
         }
+    }
+}
+
+impl Among {
+    /// Those of the token, and of all tokens.
+    fn gauges(self, shared: &Shared, tenant: usize) -> Option<(&Gauge, &Gauge)> {
+        let tenant = shared.tenants.get(tenant)?;
+        Some(match self {
+            Self::Requests => (&tenant.in_flight, &shared.in_flight),
+            Self::Streams => (&tenant.streams, &shared.streams),
+        })
     }
 }
 

@@ -5,131 +5,131 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
+use tokio::time::Instant;
 
-use super::answer::{Answer, Failure, JSON, Kind};
+use super::answer::{Answer, Failure, Kind};
 use super::incoming;
 use super::outgoing::Outgoing;
-use super::place::{Full, Place};
+use super::place::{Among, Full, Place};
 use super::route::Route;
 use super::worker::Worker;
-use super::{Role, health};
-use crate::command::{Batch, parse_command, parse_path, parse_pipeline};
+use super::{Role, details, health, scrape};
 use crate::listener::{Pulse, Underway};
-use crate::relay;
-use crate::reply::{Encoding, Format, error, write_result, write_results};
+use crate::reply::{Encoding, Format};
 
 impl Worker {
-    /// Answers a request.
+    /// Answers a request, and takes down what became of it.
     pub(crate) async fn respond(
         self: Rc<Self>,
         request: Request<Incoming>,
-        _role: Role,
+        role: Role,
         pulse: Rc<Pulse>,
     ) -> Response<Outgoing> {
+        let begun = Instant::now();
         let underway = Underway::new(Rc::clone(&pulse));
         let (head, body) = request.into_parts();
         let route = Route::of(head.uri.path());
-        let answer = if route.takes(&head.method) {
-            match route {
-                Route::Health | Route::Ready | Route::Details | Route::Metrics => health::health(&self).await,
-                Route::Subscribe | Route::PSubscribe | Route::Monitor => {
-                    incoming::skip(body, &head.headers, &self.shared).await;
-                    Failure::new(Kind::Refused, "ERR streams are not supported yet").answer(JSON)
-                }
-                Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
-                    self.commands(route, &head, body).await
-                }
+        let id = self.ids.of_request(&head.headers);
+        let answer = match self.answer(route, role, &head, body).await {
+            Ok(answer) => answer,
+            Err(failure) => {
+                self.recorder.errors(failure.kind, 1);
+                self.complaints.failed(route, &id, &failure);
+                failure.answer()
             }
-        } else {
-            incoming::skip(body, &head.headers, &self.shared).await;
-            let failure = Failure::new(Kind::Method, "ERR method not allowed");
-            Answer { allow: Some(route.methods()), ..failure.answer(JSON) }
         };
-        answer.into_response(pulse, underway, head.method == Method::HEAD)
+        let took = begun.elapsed();
+        self.recorder.request(route, answer.status, took, answer.body.len());
+        if self.shared.log_access {
+            super::log::access(&id, &head.method, route, &answer, took);
+        }
+        answer.into_response(pulse, underway, head.method == Method::HEAD, id)
     }
 
-    async fn commands(&self, route: Route, head: &Parts, body: Incoming) -> Answer {
-        let admitted = match self.admit(route, head) {
-            Ok(admitted) => admitted,
-            Err(failure) => {
-                incoming::skip(body, &head.headers, &self.shared).await;
-                return failure.answer(JSON);
+    async fn answer(
+        self: &Rc<Self>,
+        route: Route,
+        role: Role,
+        head: &Parts,
+        body: Incoming,
+    ) -> Result<Answer, Failure> {
+        let refusal = if !self.shared.has(route, role) {
+            Some(Failure::new(Kind::Path, "ERR there is nothing at this path"))
+        } else if !route.takes(&head.method) {
+            let failure = Failure::new(Kind::Method, "ERR method not allowed");
+            Some(Failure { allow: Some(route.methods()), ..failure })
+        } else {
+            None
+        };
+        if let Some(failure) = refusal {
+            incoming::skip(body, &head.headers, &self.shared).await;
+            return Err(failure);
+        }
+        match route {
+            Route::Health => Ok(health::live()),
+            Route::Ready => Ok(health::ready(&self.shared).await),
+            Route::Details => {
+                // Others than the operator see what is theirs.
+                let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                Ok(details::details(&self.shared, tenant).await)
             }
-        };
-        let Admitted { tenant, format, place } = admitted;
-        let mut answer = match incoming::read(body, &self.shared).await {
-            Ok((body, _memory)) => match self.perform(route, head, &body, tenant, format).await {
-                Ok(answer) => answer,
-                Err(failure) => failure.answer(format),
-            },
-            Err(failure) => failure.answer(format),
-        };
-        answer.place = Some(place);
-        answer
+            Route::Metrics => {
+                if role != Role::Admin {
+                    self.tenant(head)?;
+                }
+                Ok(scrape::metrics(&self.shared).await)
+            }
+            Route::Subscribe | Route::PSubscribe | Route::Monitor => {
+                let admitted = self.admit(route, head, Among::Streams);
+                // SDKs post an empty array, which means nothing.
+                incoming::skip(body, &head.headers, &self.shared).await;
+                let _ = admitted?;
+                Err(Failure::new(Kind::Refused, "ERR streams are not supported yet"))
+            }
+            Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
+                let admitted = match self.admit(route, head, Among::Requests) {
+                    Ok(admitted) => admitted,
+                    Err(failure) => {
+                        incoming::skip(body, &head.headers, &self.shared).await;
+                        return Err(failure);
+                    }
+                };
+                let Admitted { tenant, format, place } = admitted;
+                let performed = async {
+                    let (body, _memory) = incoming::read(body, &self.shared).await?;
+                    self.perform(route, head, &body, tenant, format).await
+                };
+                match performed.await {
+                    Ok(mut answer) => {
+                        answer.place = Some(place);
+                        answer.sync_token = Some(self.ids.next());
+                        Ok(answer)
+                    }
+                    Err(failure) => Err(Failure { format: Some(format), ..failure }),
+                }
+            }
+        }
     }
 
     /// What can be said before the body is read.
-    fn admit(&self, route: Route, head: &Parts) -> Result<Admitted, Failure> {
-        let Some(tenant) = self.shared.auth.admits(&head.headers, head.uri.query()) else {
-            return Err(Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token"));
-        };
+    fn admit(&self, route: Route, head: &Parts, among: Among) -> Result<Admitted, Failure> {
+        let tenant = self.tenant(head)?;
         let format = format(&head.headers, route)?;
-        let place = Place::take(&self.shared, tenant).map_err(|full| match full {
+        let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
             Full::Token => Failure::new(Kind::TokenBusy, "ERR max requests limit exceeded"),
             Full::All => Failure::new(Kind::Busy, "ERR too many requests are under way"),
         })?;
         Ok(Admitted { tenant, format, place })
     }
 
-    /// Hands the commands to Redis.
-    async fn perform(
-        &self,
-        route: Route,
-        head: &Parts,
-        body: &Bytes,
-        tenant: usize,
-        format: Format,
-    ) -> Result<Answer, Failure> {
-        let missing = || Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token");
-        let rules = &self.shared.tenants.get(tenant).ok_or_else(missing)?.rules;
-        let backend = self.backends.get(tenant).ok_or_else(missing)?;
-        let limit = self.shared.limits.pipeline;
-        match route {
-            Route::Pipeline => {
-                let batch = parse_pipeline(body, limit, rules)?;
-                let replies = relay::run(backend, rules, &batch).await;
-                // Where nothing at all was answered, the status says so.
-                match replies.failure() {
-                    Some(failure) if batch.refusal().is_none() => Err(failure.clone().into()),
-                    _ => Ok(Answer::new(StatusCode::OK, format, write_results(&batch, &replies, format))),
-                }
-            }
-            Route::Transaction => {
-                let batch = parse_pipeline(body, limit, rules)?;
-                refused(&batch)?;
-                let replies = backend.transact(&batch).await?;
-                Ok(Answer::new(StatusCode::OK, format, write_results(&batch, &replies, format)))
-            }
-            _ => {
-                let batch = match route {
-                    Route::Command => parse_command(body, rules)?,
-                    _ => parse_path(head.uri.path(), head.uri.query(), body, rules)?,
-                };
-                refused(&batch)?;
-                let reply = relay::run(backend, rules, &batch).await.all()?;
-                let mut out = Vec::with_capacity(reply.len() + USUAL_RESULT);
-                if let Some(sending) = batch.sending().next() {
-                    write_result(&mut out, sending, &reply, format);
-                }
-                let status = if error(&reply).is_some() { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-                Ok(Answer::new(status, format, out))
-            }
-        }
+    /// Whose token it is.
+    fn tenant(&self, head: &Parts) -> Result<usize, Failure> {
+        let tenant = self.shared.auth.admits(&head.headers, head.uri.query());
+        tenant.ok_or_else(|| Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token"))
     }
 }
 
@@ -140,36 +140,25 @@ struct Admitted {
     place: Place,
 }
 
-fn refused(batch: &Batch) -> Result<(), Failure> {
-    batch.refusal().map_or(Ok(()), |text| Err(Failure::new(Kind::Refused, text)))
-}
-
 /// The form of answers that is asked for.
 fn format(headers: &HeaderMap, route: Route) -> Result<Format, Failure> {
+    let refusal = |text: &str| Err(Failure::new(Kind::Syntax, text));
     let encoding = match headers.get(&ENCODING).map(HeaderValue::as_bytes) {
         None => Encoding::Text,
         Some(b"base64") => Encoding::Base64,
-        Some(_) => {
-            return Err(Failure::new(Kind::Syntax, "ERR `Upstash-Encoding` has to be `base64`, or left out"));
-        }
+        Some(_) => return refusal("ERR `Upstash-Encoding` has to be `base64`, or left out"),
     };
     match headers.get(&RESPONSE_FORMAT).map(HeaderValue::as_bytes) {
         None | Some(b"json") => Ok(Format::Json(encoding)),
         // Transactions are answered as JSON whatever is asked for.
         Some(b"resp2") if route == Route::Transaction => Ok(Format::Json(encoding)),
         Some(b"resp2") if encoding == Encoding::Text => Ok(Format::Resp2),
-        Some(b"resp2") => Err(Failure::new(
-            Kind::Syntax,
-            "ERR `Upstash-Response-Format: resp2` cannot be combined with `Upstash-Encoding`",
-        )),
-        Some(_) => {
-            Err(Failure::new(Kind::Syntax, "ERR `Upstash-Response-Format` has to be `json` or `resp2`"))
+        Some(b"resp2") => {
+            refusal("ERR `Upstash-Response-Format: resp2` cannot be combined with `Upstash-Encoding`")
         }
+        Some(_) => refusal("ERR `Upstash-Response-Format` has to be `json` or `resp2`"),
     }
 }
 
 static ENCODING: HeaderName = HeaderName::from_static("upstash-encoding");
 static RESPONSE_FORMAT: HeaderName = HeaderName::from_static("upstash-response-format");
-
-/// What is around a value in an answer.
-const USUAL_RESULT: usize = 48;

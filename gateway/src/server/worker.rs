@@ -7,24 +7,38 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context as _;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::timeout;
 
+use super::ids::Ids;
+use super::log::Complaints;
+use super::report::{Ask, Report};
 use super::{Role, Shared};
 use crate::backend::Backend;
 use crate::listener::{self, Accepted};
+use crate::metrics::Recorder;
 
 /// A thread, seen from outside.
 pub(crate) struct Thread {
-    clients: mpsc::UnboundedSender<Client>,
+    orders: mpsc::UnboundedSender<Order>,
     count: Arc<AtomicUsize>,
     started: Option<oneshot::Receiver<anyhow::Result<()>>>,
-    /// Ends when the thread does.
-    ended: oneshot::Receiver<()>,
+    /// Closed when the thread ends.
+    alive: watch::Sender<()>,
+}
+
+/// What a thread is told.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// To serve a client.
+    Serve(Client),
+    /// To say what it knows.
+    Report(Ask, oneshot::Sender<Report>),
 }
 
 /// A client on its way to a thread.
-struct Client {
+#[derive(Debug)]
+pub(crate) struct Client {
     accepted: Accepted,
     role: Role,
     /// Its place among all connections.
@@ -38,10 +52,10 @@ impl Thread {
         shared: Arc<Shared>,
         stopping: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
-        let (clients, received) = mpsc::unbounded_channel();
+        let (orders, received) = mpsc::unbounded_channel();
         let count = Arc::new(AtomicUsize::new(0));
         let (ready, started) = oneshot::channel();
-        let (alive, ended) = oneshot::channel();
+        let (alive, held) = watch::channel(());
         let work = {
             let count = Arc::clone(&count);
             move || {
@@ -53,14 +67,14 @@ impl Thread {
                     Ok(runtime) => runtime.block_on(work(shared, received, count, ready, stopping)),
                     Err(error) => _ = ready.send(Err(error)),
                 }
-                drop::<oneshot::Sender<()>>(alive);
+                drop(held);
             }
         };
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(work)
             .context("cannot start a thread")?;
-        Ok(Self { clients, count, started: Some(started), ended })
+        Ok(Self { orders, count, started: Some(started), alive })
     }
 
     /// Waits until it has connected to Redis, or tried to.
@@ -69,6 +83,11 @@ impl Thread {
             started.await.context("a thread ended before it began")??;
         }
         Ok(self)
+    }
+
+    /// Where orders for it go, as long as it lives.
+    pub(crate) fn orders(&self) -> mpsc::WeakUnboundedSender<Order> {
+        self.orders.downgrade()
     }
 
     /// How many clients it has.
@@ -80,15 +99,13 @@ impl Thread {
     pub(crate) fn serve(&self, accepted: Accepted, role: Role, place: OwnedSemaphorePermit) {
         self.count.fetch_add(1, Ordering::Relaxed);
         // A thread that is gone drops the client.
-        let _ = self.clients.send(Client { accepted, role, place });
+        let _ = self.orders.send(Order::Serve(Client { accepted, role, place }));
     }
 
     /// Waits until it has finished what was under way.
-    pub(crate) async fn ended(self) {
-        let Self { clients, ended, .. } = self;
-        drop(clients);
-        // It sends nothing; what ends is the other side.
-        let _ = ended.await;
+    pub(crate) async fn ended(&self) {
+        // What ends is the other side.
+        self.alive.closed().await;
     }
 }
 
@@ -97,44 +114,109 @@ pub(crate) struct Worker {
     pub(super) shared: Arc<Shared>,
     /// The Redis of each tenant.
     pub(super) backends: Box<[Backend]>,
+    pub(super) recorder: Recorder,
+    pub(super) ids: Ids,
+    pub(super) complaints: Complaints,
 }
 
 async fn work(
     shared: Arc<Shared>,
-    mut clients: mpsc::UnboundedReceiver<Client>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
     count: Arc<AtomicUsize>,
     ready: oneshot::Sender<anyhow::Result<()>>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let worker = match backends(&shared).await {
-        Ok(backends) => Rc::new(Worker { shared, backends }),
+    let backends = match backends(&shared).await {
+        Ok(backends) => backends,
         Err(error) => {
             let _ = ready.send(Err(error));
             return;
         }
     };
+    let (recorder, ids, complaints) = (Recorder::default(), Ids::new(), Complaints::new());
+    let worker = Rc::new(Worker { shared, backends, recorder, ids, complaints });
     let _ = ready.send(Ok(()));
-    let mut connections = JoinSet::new();
+    let patience = worker.shared.drain;
+    let mut served = Served::new(worker, count, stopping.clone());
     loop {
-        let client = tokio::select! {
-            client = clients.recv() => client,
-            // They are finished as they come.
-            Some(_) = connections.join_next() => continue,
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            () = served.one_ends() => continue,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
-        let Some(Client { accepted, role, place }) = client else { return };
-        let (worker, stopping, count) = (Rc::clone(&worker), stopping.clone(), Arc::clone(&count));
-        connections.spawn_local(async move {
-            let limits = worker.shared.limits;
-            let respond = move |request, pulse| Rc::clone(&worker).respond(request, role, pulse);
-            listener::serve(accepted, &limits, stopping, respond).await;
-            count.fetch_sub(1, Ordering::Relaxed);
-            drop(place);
-        });
+        match order {
+            Some(order) => served.carry_out(order),
+            None => return,
+        }
     }
-    let drained = async { while connections.join_next().await.is_some() {} };
-    if timeout(worker.shared.drain, drained).await.is_err() {
-        tracing::warn!("some requests were still under way after {:?}", worker.shared.drain);
+    let drained = async {
+        while !served.clients.is_empty() {
+            tokio::select! {
+                // Who asks for health is still told that this is the end.
+                Some(order) = orders.recv() => served.carry_out(order),
+                () = served.one_ends() => {}
+            }
+        }
+    };
+    if timeout(patience, drained).await.is_err() {
+        tracing::warn!("some requests were still under way after {patience:?}");
+    }
+}
+
+/// The connections of a thread.
+struct Served {
+    worker: Rc<Worker>,
+    /// How many clients there are, for those who choose among threads.
+    count: Arc<AtomicUsize>,
+    stopping: watch::Receiver<bool>,
+    clients: JoinSet<()>,
+    /// Those who operate the gateway, who are served to the very end.
+    admins: JoinSet<()>,
+    never: watch::Sender<bool>,
+}
+
+impl Served {
+    fn new(worker: Rc<Worker>, count: Arc<AtomicUsize>, stopping: watch::Receiver<bool>) -> Self {
+        let (clients, admins) = (JoinSet::new(), JoinSet::new());
+        Self { worker, count, stopping, clients, admins, never: watch::Sender::new(false) }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        let worker = Rc::clone(&self.worker);
+        match order {
+            Order::Serve(Client { accepted, role, place }) => {
+                let (connections, stopping) = match role {
+                    Role::Clients => (&mut self.clients, self.stopping.clone()),
+                    Role::Admin => (&mut self.admins, self.never.subscribe()),
+                };
+                let count = Arc::clone(&self.count);
+                worker.shared.clients.take((role == Role::Clients).into());
+                connections.spawn_local(async move {
+                    let shared = Arc::clone(&worker.shared);
+                    let limits = worker.shared.limits;
+                    let respond = move |request, pulse| Rc::clone(&worker).respond(request, role, pulse);
+                    listener::serve(accepted, &limits, stopping, respond).await;
+                    count.fetch_sub(1, Ordering::Relaxed);
+                    shared.clients.give_back((role == Role::Clients).into());
+                    drop(place);
+                });
+            }
+            Order::Report(ask, answer) => {
+                spawn_local(async move {
+                    // Who does not wait any more has no use for it.
+                    let _ = answer.send(worker.report(ask).await);
+                });
+            }
+        }
+    }
+
+    /// Waits until a connection ends, as long as there are some.
+    async fn one_ends(&mut self) {
+        tokio::select! {
+            Some(_) = self.clients.join_next() => {}
+            Some(_) = self.admins.join_next() => {}
+            else => std::future::pending().await,
+        }
     }
 }
 

@@ -12,8 +12,10 @@
 )]
 
 mod dialect;
+mod operation;
 mod outages;
 mod paths;
 mod program;
 mod support;
+mod tokens;
 mod topologies;

@@ -29,17 +29,22 @@ async fn a_redis_that_dies_means_503_at_once_until_it_is_back() {
         assert!(answer.error().1.starts_with("ERR redis is unreachable: "), "{}", answer.text);
         assert!(begun.elapsed() < Duration::from_millis(500), "a request waited for redis");
     }
-    let health = server.client().await.send(request(Method::GET, "/health", "")).await;
-    assert_eq!((health.status.as_u16(), &health.json["status"]), (503, &"unavailable".into()));
-    assert!(health.json["error"].as_str().unwrap().starts_with("ERR redis is unreachable: "));
+    let ready = server.client().await.send(request(Method::GET, "/ready", "")).await;
+    assert_eq!((ready.status.as_u16(), &ready.json["status"]), (503, &"unavailable".into()));
+    assert!(ready.json["error"].as_str().unwrap().starts_with("ERR redis is unreachable: "));
+    // To restart the gateway would not help.
+    assert_eq!(server.client().await.send(request(Method::GET, "/health", "")).await.status, 200);
 
     redis.restart().await;
     eventually("the gateway recovers by itself", async || {
         server.post("/", r#"["PING"]"#).await.status == 200
     })
     .await;
-    let health = server.client().await.send(request(Method::GET, "/health", "")).await;
-    assert_eq!(health.status, 200);
+    eventually("every thread has recovered", async || {
+        server.client().await.send(request(Method::GET, "/ready", "")).await.raw()
+            == (200, r#"{"status":"ready"}"#)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -60,8 +65,8 @@ async fn a_redis_that_hangs_means_504_then_503_and_recovers() {
     redis.signal("STOP").await;
     let answer = server.post("/", r#"["INCR","n"]"#).await;
     assert_eq!(answer.error(), (504, "ERR redis did not answer within 100ms, what was sent may have run"));
-    let health = server.client().await.send(request(Method::GET, "/health", "")).await;
-    assert_eq!(health.status, 503);
+    let ready = server.client().await.send(request(Method::GET, "/ready", "")).await;
+    assert_eq!(ready.status, 503);
 
     eventually("the silent connection is given up", async || {
         server.post("/", r#"["PING"]"#).await.error().1.starts_with("ERR redis is unreachable: ")

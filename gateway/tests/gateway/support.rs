@@ -97,6 +97,7 @@ impl Redis {
 /// A gateway in this process, stopped with this value.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    pub(crate) admin: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -117,12 +118,14 @@ impl Server {
         Self::start_configured(config).await
     }
 
-    async fn start_configured(config: Config) -> Self {
+    pub(crate) async fn start_configured(config: Config) -> Self {
         let gateway = Gateway::bind(config).await.unwrap();
-        let address = gateway.address().tcp().unwrap();
+        // One on a unix socket has no address; its tests know the path.
+        let address = gateway.address().tcp().unwrap_or(([0; 4], 0).into());
+        let admin = gateway.admin_address().and_then(|address| address.tcp());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(gateway.run(async move { _ = stopped.await }));
-        Self { address, stop: Some(stop), task }
+        Self { address, admin, stop: Some(stop), task }
     }
 
     /// Stops, and returns when everything under way has finished.
@@ -144,10 +147,16 @@ impl Server {
 pub(crate) fn config(redis: &str, flags: &[&str]) -> Config {
     let args = ["tollgate", "gateway", "--redis", redis, "--listen", "127.0.0.1:0"];
     match Cli::parse_from(args.iter().chain(flags)).task {
-        Task::Gateway(args) => {
-            Config::new(*args, |name| (name == "TOLLGATE_TOKEN").then(|| TOKEN.to_owned())).unwrap()
-        }
+        Task::Gateway(args) => Config::new(*args, variable).unwrap(),
         Task::Check { .. } => unreachable!(),
+    }
+}
+
+/// What a test's environment holds.
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "TOLLGATE_TOKEN" => Some(TOKEN.to_owned()),
+        _ => name.strip_suffix("_TOKEN").map(|name| format!("token-of-{}", name.to_lowercase())),
     }
 }
 
@@ -163,6 +172,10 @@ impl Client {
 
     pub(crate) async fn post(&mut self, path: &str, body: impl Into<Bytes>) -> Answer {
         self.send(request(Method::POST, path, body)).await
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
+        self.send(request(Method::GET, path, "")).await
     }
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {

@@ -10,7 +10,8 @@ export async function run(checks, { Redis, url, token }) {
   for (const [algorithm, limiter] of Object.entries(ALGORITHMS)) {
     for (const [name, body] of Object.entries(ALL)) {
       await checks.check(`${name} (${algorithm})`, () => {
-        const prefix = `${name}:${algorithm}`;
+        // The braces keep the keys of one limiter together in a Cluster.
+        const prefix = `{${name}:${algorithm}}`;
         // Without a cache of its own every call asks the gateway.
         const of = (quota, options = {}) =>
           new Ratelimit({
@@ -26,7 +27,9 @@ export async function run(checks, { Redis, url, token }) {
   }
   // These wait for time to pass, so they wait together.
   await Promise.all(
-    Object.entries(OTHERS).map(([name, body]) => checks.check(name, () => body({ client, prefix: name }))),
+    Object.entries(OTHERS).map(([name, body]) =>
+      checks.check(name, () => body({ client, prefix: `{${name}}` })),
+    ),
   );
 }
 

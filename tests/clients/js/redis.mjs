@@ -36,9 +36,9 @@ export async function run(checks, { Redis, url, token, version }) {
   }
 }
 
-/** Names of keys that no other check uses. */
+/** Names of keys that no other check uses. The part in braces keeps those of one check together in a Cluster. */
 function keys(of) {
-  return (name) => `${of}:${name}`;
+  return (name) => `{${of}}:${name}`;
 }
 
 function atLeast([major, minor], [wantedMajor, wantedMinor]) {

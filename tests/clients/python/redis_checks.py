@@ -43,8 +43,8 @@ def client(token=TOKEN, **options):
 
 
 def keys(of):
-    """Names of keys that no other check uses."""
-    return lambda name: f"{of}:{name}"
+    """Names of keys that no other check uses. The part in braces keeps those of one check together in a Cluster."""
+    return lambda name: f"{{{of}}}:{name}"
 
 
 class Waiting:
@@ -320,10 +320,12 @@ def errors(redis, key):
 
 
 def pipelines(redis, key):
+    # Without braces: in a Cluster these go everywhere, and answers come in the order of the commands.
     pipeline = redis.pipeline()
     for command in range(200):
-        pipeline.set(key(f"m{command}"), command)
-        pipeline.get(key(f"m{command}"))
+        name = key(f"m{command}").translate({ord("{"): None, ord("}"): None})
+        pipeline.set(name, command)
+        pipeline.get(name)
     expected = [answer for command in range(200) for answer in (True, str(command))]
     equal(pipeline.exec(), expected)
     pipeline = redis.pipeline()

@@ -181,9 +181,10 @@ impl Cluster {
     /// between the two for `dwell` when its keys have moved. Returns how many keys moved.
     pub async fn move_slots(&self, slots: &[u16], to: usize, dwell: Duration) -> Result<usize> {
         let mut moved = 0;
-        let masters: BTreeSet<usize> = self.slots().await?.into_values().collect();
+        let owners = self.slots().await?;
+        let masters: BTreeSet<usize> = owners.values().copied().collect();
         for &slot in slots {
-            let from = self.owner(slot).await?;
+            let from = *owners.get(&slot).with_context(|| format!("nobody serves slot {slot}"))?;
             ensure!(from != to, "{} serves slot {slot} already", self.node(to).name());
             let set = |state: &str, id: &str| {
                 let mut set = cmd("CLUSTER");

@@ -122,13 +122,6 @@ impl Sentinel {
         self.master().await
     }
 
-    /// Waits until a server that was started again follows the master.
-    pub async fn wait_until_it_follows(&self, index: usize, within: Duration) -> Result<()> {
-        let server = self.server(index);
-        settled(&format!("{} follows the master", server.name()), within, async || follows(server).await)
-            .await
-    }
-
     /// What these keys hold, asked of the master.
     pub async fn read(&self, keys: &[String]) -> Result<Vec<Option<String>>> {
         let mut connection = connect(self.server(self.master().await?).address()).await?;
