@@ -26,6 +26,7 @@ pub mod fuzzing;
 mod listener;
 mod log;
 mod metrics;
+mod pem;
 mod relay;
 mod reply;
 mod resp;
