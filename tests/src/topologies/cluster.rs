@@ -16,7 +16,8 @@ use super::{connect, follows, settled};
 use crate::ports;
 use crate::redis::{Build, Redis};
 
-/// A running cluster. Nodes are called by their index: first the masters it began with, then their replicas.
+/// A running cluster. Nodes are called by their index: first the three masters that it begins with, then the
+/// replica of each.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
@@ -113,11 +114,6 @@ impl Cluster {
     /// A node, to start it again.
     pub fn node_mut(&mut self, index: usize) -> &mut Redis {
         &mut self.nodes[index].redis
-    }
-
-    /// The replica that a master began with.
-    pub fn replica_of(&self, master: usize) -> &Redis {
-        self.node(master + MASTERS)
     }
 
     /// Waits until every node that runs says that the cluster is well and every slot has a master that runs.
@@ -230,8 +226,10 @@ impl Cluster {
         Ok(owners)
     }
 
+    /// The nodes that answer: those that have neither ended nor hang.
     fn running(&self) -> impl Iterator<Item = usize> {
-        (0..self.nodes.len()).filter(|index| self.nodes[*index].redis.ended().is_none())
+        let runs = |node: &Redis| node.ended().is_none() && !node.is_suspended();
+        (0..self.nodes.len()).filter(move |index| runs(self.node(*index)))
     }
 
     /// The members as one of them sees them.

@@ -180,14 +180,24 @@ async fn a_sentinel_set_with_tls_is_used() {
 
 #[tokio::test]
 async fn a_cluster_master_is_killed() {
+    a_cluster_master_fails("killed", async |master| master.kill().await).await;
+}
+
+/// Its connections stay open and nothing answers: only time tells.
+#[tokio::test]
+async fn a_cluster_master_hangs() {
+    a_cluster_master_fails("hung", async |master| master.suspend().unwrap()).await;
+}
+
+async fn a_cluster_master_fails(how: &str, fail: impl AsyncFnOnce(&Redis)) {
     let (dir, cluster) = cluster().await;
     let gateway = gateway(&dir, &cluster.url(), &[]).await;
     let load = Load::start(gateway.address(), shards(&cluster).await).await;
-    let doomed = 0;
+    let (doomed, successor) = (0, 3);
     let before = load.ledger();
-    replicated(cluster.node(doomed), &[cluster.replica_of(doomed)]).await.unwrap();
+    replicated(cluster.node(doomed), &[cluster.node(successor)]).await.unwrap();
     load.disturb(Some(doomed));
-    cluster.node(doomed).kill().await;
+    fail(cluster.node(doomed)).await;
     cluster.wait_until_well(BOUND).await.unwrap();
     let after = load.ledger();
     let trouble = load.recovered(BOUND).await;
@@ -196,17 +206,11 @@ async fn a_cluster_master_is_killed() {
     let values = cluster.read(&keys).await.unwrap();
     // Its replica took over its slots, and nobody else's.
     let owners = cluster.owners_of(&keys).await.unwrap();
-    let taken_over: BTreeSet<&str> = keys
-        .iter()
-        .zip(owners)
-        .filter(|(_, owner)| *owner == doomed + 3)
-        .map(|(key, _)| key.as_str())
-        .collect();
-    let loss = ledger.verify(
-        &values,
-        Some(&Risk { before: &before, after: &after, had: &|key| taken_over.contains(key) }),
-    );
-    println!("a cluster's master killed: errors for {trouble:.2?}\n{ledger}{loss}");
+    let taken_over = keys.iter().zip(owners).filter(|(_, owner)| *owner == successor);
+    let taken_over: BTreeSet<&str> = taken_over.map(|(key, _)| key.as_str()).collect();
+    let had = |key: &str| taken_over.contains(key);
+    let loss = ledger.verify(&values, Some(&Risk { before: &before, after: &after, had: &had }));
+    println!("a cluster's master {how}: errors for {trouble:.2?}\n{ledger}{loss}");
 }
 
 #[tokio::test]
