@@ -183,8 +183,9 @@ async fn a_cluster_master_is_killed_and_comes_back() {
     let came_back = async |cluster: &mut Cluster| {
         // It comes back empty, with slots that are another's now.
         cluster.node_mut(DOOMED).restart().await.unwrap();
-        sleep(Duration::from_secs(3)).await;
-        assert_eq!(info(cluster.node(DOOMED), "replication", "role").await.unwrap(), "slave");
+        let demoted = async || Ok(info(cluster.node(DOOMED), "replication", "role").await? == "slave");
+        settled("it is a replica now", BOUND, demoted).await.unwrap();
+        sleep(Duration::from_secs(2)).await;
     };
     a_cluster_master_fails("killed", async |master| master.kill().await, came_back).await;
 }
