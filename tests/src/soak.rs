@@ -111,6 +111,8 @@ impl SoakedGateway {
             ("TOLLGATE_REDIS", redis.url()),
             ("TOLLGATE_LISTEN", address.to_string()),
             ("TOLLGATE_MAX_CONNECTIONS", "65536".to_owned()),
+            // An answer that is read slowly is under way.
+            ("TOLLGATE_MAX_IN_FLIGHT", "65536".to_owned()),
             ("TOLLGATE_COMMAND_TIMEOUT", format!("{}s", PATIENCE.as_secs())),
         ];
         let ping = raw_request("/", &json!(["PING"]).to_string());

@@ -38,15 +38,15 @@ async fn the_deployment_starts_a_gateway_that_answers_its_probes() {
     let deployment = read("deploy/kubernetes/deployment.yaml");
     let dir = run_dir::create().unwrap();
     let redis = Redis::start(&dir, ports::free().unwrap()).await.unwrap();
-    let address = ports::local(ports::free().unwrap());
-    let (mut env, mut replaced) = (Vec::new(), 0);
-    for (name, value) in plain_variables(&deployment) {
-        // A pod has an address of its own; here only loopback will do.
-        let listens = name == "TOLLGATE_LISTEN";
-        replaced += usize::from(listens);
-        env.push((name, if listens { address.to_string() } else { value }));
+    let mut env: Vec<(String, String)> = plain_variables(&deployment).collect();
+    // A pod has an address of its own; here only loopback will do.
+    let (clients, admin) = (ports::local(ports::free().unwrap()), ports::local(ports::free().unwrap()));
+    for (name, port, address) in [("TOLLGATE_LISTEN", 8079, clients), ("TOLLGATE_ADMIN_LISTEN", 8080, admin)]
+    {
+        let (_, value) = env.iter_mut().find(|(found, _)| found == name).unwrap();
+        assert_eq!(*value, format!("0.0.0.0:{port}"));
+        *value = address.to_string();
     }
-    assert!(replaced == 1 && env.len() > 2, "{env:?}");
     for (name, value) in [("TOLLGATE_REDIS", redis.url()), (TOKEN_VARIABLE, "a-token".into())] {
         assert!(deployment.contains(&format!("- name: {name}\n")), "`{name}` comes from the secret");
         env.push((name.to_owned(), value));
@@ -57,16 +57,21 @@ async fn the_deployment_starts_a_gateway_that_answers_its_probes() {
         args: vec!["gateway".into()],
         env,
         dir,
-        ready: Ready::http(address, "/health"),
+        ready: Ready::http(admin, "/health"),
         ready_within: Duration::from_secs(10),
     });
     let _gateway = gateway.await.unwrap();
     let paths: Vec<&str> = deployment.split("path: ").skip(1).map(first_word).collect();
     assert_eq!(paths, ["/metrics", "/health", "/ready"]);
     for path in paths {
-        let answer = client::get(address, path, &[]).await.unwrap();
+        let answer = client::get(admin, path, &[]).await.unwrap();
         assert_eq!(answer.status, 200, "{path}: {answer}");
     }
+    // Metrics need no token, so clients do not reach them.
+    let answer = client::get(clients, "/metrics", &[]).await.unwrap();
+    assert!(answer.status.is_client_error(), "{answer}");
+    let answer = client::get(clients, "/ping?_token=a-token", &[]).await.unwrap();
+    assert_eq!(answer.text(), r#"{"result":"PONG"}"#);
 }
 
 #[test]
@@ -74,7 +79,7 @@ fn versions_are_those_of_the_repository() {
     let container = read("deploy/Containerfile");
     let toolchain = read("rust-toolchain.toml");
     let compiler = toolchain.split("channel = \"").nth(1).unwrap().split('"').next().unwrap();
-    assert!(container.contains(&format!("FROM rust:{compiler}-alpine AS build\n")), "{container}");
+    assert!(container.contains(&format!("FROM rust:{compiler}-bookworm AS build\n")), "{container}");
     assert!(container.contains(&format!("ENV RUSTUP_TOOLCHAIN={compiler}\n")), "{container}");
     let image = format!("tollgate:{}", env!("CARGO_PKG_VERSION"));
     for file in ["deploy/Containerfile", "deploy/README.md", "deploy/kubernetes/deployment.yaml"] {

@@ -15,6 +15,7 @@ mod dialect;
 mod operation;
 mod outages;
 mod paths;
+mod pressure;
 mod program;
 mod support;
 mod tokens;

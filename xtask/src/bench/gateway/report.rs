@@ -60,7 +60,7 @@ fn notes(rows: &[Row]) -> String {
         );
     }
     let others = median(rows.iter().flat_map(|row| &row.samples).map(|s| s.others));
-    if others > 0.1 {
+    if others > OTHERS_MATTER {
         let _ = write!(
             text,
             "\n**Not alone:** something else kept {others:.1} cores busy meanwhile. The rates mean little; CPU per command suffers less.\n"
@@ -160,5 +160,7 @@ const PROMISES: [Promise; 6] = [
     },
 ];
 
+/// Cores busy with something else from which on it is worth a word.
+const OTHERS_MATTER: f64 = 0.2;
 /// The share of its core from which on the generator is what is measured.
 const GENERATOR_FULL: f64 = 0.95;
