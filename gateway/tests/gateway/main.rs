@@ -12,6 +12,7 @@
 )]
 
 mod dialect;
+mod listening;
 mod operation;
 mod outages;
 mod paths;
