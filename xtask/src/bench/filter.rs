@@ -1,15 +1,12 @@
-//! `bench`: what Tollgate costs an Envoy with one worker thread, against peers in the same interleaved run.
-//!
-//! Machines differ and are noisy, so what counts are the ratios within one run. Every contender has an Envoy of its own that idles
-//! while others are measured; each round measures all of them once, and the medians of the rounds are shown.
+//! What the filter costs an Envoy with one worker thread. Every contender has an Envoy of its own.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use tollgate_tests::envoy::{Envoy, Filter, Listener, Options as EnvoyOptions, Store, Upstream};
 use tollgate_tests::gateway::Gateway;
@@ -17,41 +14,14 @@ use tollgate_tests::process::{Process, Ready, Spec};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::{ports, run_dir, tools};
 
+use super::generator::wrk;
+use super::{Options, median, programs};
 use crate::{build, setup, step};
 
-/// What `bench` is told.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Options {
-    /// How often each contender is measured; medians are shown.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 4)]
-    seconds: u64,
-    /// Keep-alive connections of the load generator.
-    #[arg(long, default_value_t = 64)]
-    connections: u32,
-    /// Measure only contenders whose name contains this.
-    #[arg(long)]
-    only: Option<String>,
-    /// Measure the core alone instead: time by criterion, and instructions by valgrind.
-    #[arg(long)]
-    core: bool,
-}
-
 /// Builds what is measured, measures it, prints the tables and writes them to `target/bench.md`.
-pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    if options.core {
-        return core();
-    }
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
     setup::run()?;
-    for program in ["wrk", "nginx"] {
-        if which(program).is_none() {
-            bail!(
-                "`{program}` is not installed: `apt-get install -y wrk nginx` (no registry carries it for users without root)"
-            );
-        }
-    }
+    programs::require(&[programs::WRK, programs::NGINX], options.install)?;
     build::run()?;
     let mut empty = build::filter();
     empty.args(["--example", "empty"]);
@@ -68,39 +38,6 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     std::fs::write(&path, report)?;
     println!("written to {}", path.display());
     Ok(ExitCode::SUCCESS)
-}
-
-/// The core alone. Instructions are repeatable where time is not.
-fn core() -> Result<ExitCode> {
-    let mut criterion = step::cargo(["bench", "--package", "tollgate-shared", "--bench", "decisions"]);
-    let (status, _) = step::streamed("time of a decision", &mut criterion, |_| false)?;
-    if !status.success() {
-        bail!("the benchmarks failed: {status}");
-    }
-    if which("valgrind").is_none() {
-        bail!("`valgrind` is not installed: `apt-get install -y valgrind` counts instructions");
-    }
-    let mut example =
-        step::cargo(["build", "--release", "--package", "tollgate-shared", "--example", "decisions"]);
-    step::run("build the example", &mut example, build::FIX)?;
-    for from in ["memory", "store"] {
-        // The difference of two runs leaves out what starting costs.
-        let per_decision = (instructions(from, 6400)? - instructions(from, 3200)?) / 3200;
-        println!("instructions of a decision, {from}: {per_decision}");
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn instructions(from: &str, decisions: u64) -> Result<u64> {
-    let program = tools::target_dir().join("release/examples/decisions");
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(program)
-        .args([from, &decisions.to_string()])
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let count = text.split("Collected :").nth(1).and_then(|rest| rest.split_whitespace().next());
-    count.and_then(|count| count.parse().ok()).with_context(|| format!("valgrind counted nothing:\n{text}"))
 }
 
 /// What answers an admitted request.
@@ -205,7 +142,7 @@ async fn measure(options: &Options, answering: Answering) -> Result<String> {
             samples.push(sample);
         }
     }
-    let medians: Vec<_> = rows.iter().map(|(contender, _, samples)| (contender, median(samples))).collect();
+    let medians: Vec<_> = rows.iter().map(|(contender, _, samples)| (contender, medians(samples))).collect();
     Ok(table(options, answering, &medians))
 }
 
@@ -238,56 +175,11 @@ async fn sample(
     }
     let calls = delta("redis_calls_total");
     Ok(Sample {
-        requests_per_second: run.requests_per_second,
+        requests_per_second: run.requests_per_second(),
         p50_ms: run.p50_ms,
         p99_ms: run.p99_ms,
         cpu,
         batch: if calls > 0.0 { delta("redis_batch_size_sum") / calls } else { 0.0 },
-    })
-}
-
-/// What the load generator saw.
-#[derive(Debug)]
-struct Wrk {
-    requests: u64,
-    not_ok: u64,
-    requests_per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-}
-
-async fn wrk(url: &str, seconds: u64, connections: u32) -> Result<Wrk> {
-    let (connections, duration) = (format!("-c{connections}"), format!("-d{seconds}s"));
-    let output = tokio::process::Command::new("wrk")
-        .args(["-t1", &connections, &duration, "--latency", url])
-        .output()
-        .await?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let after = |mark: &str| text.split(mark).nth(1).map(str::trim_start);
-    let number = |mark: &str| -> Result<f64> {
-        let rest = after(mark).with_context(|| format!("no `{mark}` in\n{text}"))?;
-        Ok(rest.split_whitespace().next().unwrap_or_default().parse()?)
-    };
-    // Of the lines of the latency distribution: `     50%    1.26ms`.
-    let millis = |mark: &str| -> Result<f64> {
-        let word = text.lines().find_map(|line| line.trim().strip_prefix(mark)).context("no latency")?.trim();
-        let split = word.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(word.len());
-        let value: f64 = word[..split].parse()?;
-        Ok(match &word[split..] {
-            "us" => value / 1000.0,
-            "s" => value * 1000.0,
-            _ => value,
-        })
-    };
-    let total = text
-        .lines()
-        .find_map(|line| line.trim().strip_suffix("read").and_then(|l| l.split(" requests in").next()));
-    Ok(Wrk {
-        requests: total.context("no total")?.trim().parse()?,
-        not_ok: number("Non-2xx or 3xx responses:").unwrap_or(0.0) as u64,
-        requests_per_second: number("Requests/sec:")?,
-        p50_ms: millis("50%")?,
-        p99_ms: millis("99%")?,
     })
 }
 
@@ -306,7 +198,7 @@ async fn start_nginx(dir: &Path) -> Result<(Process, SocketAddr)> {
     std::fs::write(&config, text)?;
     let spec = Spec {
         name: "nginx".into(),
-        program: which("nginx").context("nginx")?,
+        program: programs::NGINX.path()?,
         args: vec!["-c".into(), config.into()],
         env: vec![],
         dir: dir.to_path_buf(),
@@ -351,12 +243,8 @@ fn table(options: &Options, answering: Answering, rows: &[(&Contender, Sample)])
     text
 }
 
-fn median(samples: &[Sample]) -> Sample {
-    let of = |field: fn(&Sample) -> f64| {
-        let mut values: Vec<f64> = samples.iter().map(field).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
+fn medians(samples: &[Sample]) -> Sample {
+    let of = |field: fn(&Sample) -> f64| median(samples.iter().map(field));
     Sample {
         requests_per_second: of(|s| s.requests_per_second),
         p50_ms: of(|s| s.p50_ms),
@@ -364,12 +252,6 @@ fn median(samples: &[Sample]) -> Sample {
         cpu: [of(|s| s.cpu[0]), of(|s| s.cpu[1]), of(|s| s.cpu[2])],
         batch: of(|s| s.batch),
     }
-}
-
-fn which(program: &str) -> Option<PathBuf> {
-    let output = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().ok()?;
-    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    (!path.is_empty()).then(|| path.into())
 }
 
 const STORE: &str = "tollgate_store";
