@@ -18,6 +18,7 @@ mod outages;
 mod paths;
 mod pressure;
 mod program;
+mod streams;
 mod support;
 mod tokens;
 mod topologies;
