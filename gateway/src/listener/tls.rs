@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::{self, Ticketer};
@@ -63,7 +63,7 @@ impl Tls {
         let Ok(mut hangup) = signal(SignalKind::hangup()) else {
             return tracing::warn!("cannot catch SIGHUP, the certificate is not renewed");
         };
-        let mut ticks = interval(LOOK_AGAIN);
+        let mut ticks = interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

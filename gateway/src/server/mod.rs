@@ -16,6 +16,7 @@ mod report;
 mod request;
 mod route;
 mod scrape;
+mod stream;
 mod worker;
 
 use std::fmt;
