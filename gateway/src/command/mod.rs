@@ -21,8 +21,7 @@ use script::Translated;
 pub(crate) use info::{Access, Fold, Info, Route};
 pub(crate) use json::{ParseError, parse_command, parse_pipeline};
 pub(crate) use path::{TOKEN as TOKEN_PARAMETER, parse_path};
-pub use rules::Rights;
-pub(crate) use rules::{Rules, Stream};
+pub(crate) use rules::{Rights, Rules, Stream};
 pub(crate) use script::{Digest, Scripts, parse as parse_digest};
 pub(crate) use table::COMMANDS;
 
@@ -170,9 +169,15 @@ impl<'a> Builder<'a> {
             self.entries.push(Entry::Refused(reason));
             return;
         }
+        if let Some(resp) = refusal::instead(arguments.clone(), info) {
+            self.resp.truncate(start);
+            self.resp.extend_from_slice(&resp);
+            self.entries.push(Entry::Send(Sending { range: start..self.resp.len(), info, digest: None }));
+            return;
+        }
         let mut digest = None;
         if let Some(Translated { resp, changed, asked }) =
-            info.and_then(|info| self.rules.scripts().carry_over(arguments, info))
+            info.and_then(|info| self.rules.scripts().carry_over(&arguments, info))
         {
             self.resp.truncate(start);
             self.resp.extend_from_slice(&resp);
