@@ -10,15 +10,15 @@ use serde::de::{Error, Visitor};
 
 /// A whole number from `LEAST` to `MOST`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count<const LEAST: u64, const MOST: u64>(u64);
+pub(crate) struct Count<const LEAST: u64, const MOST: u64>(u64);
 
 /// A span of time from `LEAST` to `MOST` milliseconds, such as `250ms`, `5s`, `2m` or `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span<const LEAST: u64, const MOST: u64>(u64);
+pub(crate) struct Span<const LEAST: u64, const MOST: u64>(u64);
 
 /// A number of bytes from `LEAST` to `MOST`, such as `512`, `4KiB`, `10MiB` or `1GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size<const LEAST: u64, const MOST: u64>(u64);
+pub(crate) struct Size<const LEAST: u64, const MOST: u64>(u64);
 
 impl<const LEAST: u64, const MOST: u64> Count<LEAST, MOST> {
     /// The number.

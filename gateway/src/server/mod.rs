@@ -115,7 +115,7 @@ impl Gateway {
             if let Some(tls) = &shared.tls {
                 tls.keep_current().await;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = renewing => {}

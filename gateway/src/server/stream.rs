@@ -172,11 +172,8 @@ fn write_event(out: &mut String, reply: &[u8]) {
                 if part > 0 {
                     line.push(b',');
                 }
-                match reader.next() {
-                    Some(Item::Bulk(text) | Item::Status(text) | Item::Integer(text)) => {
-                        line.extend_from_slice(text)
-                    }
-                    _ => {}
+                if let Some(Item::Bulk(text) | Item::Status(text) | Item::Integer(text)) = reader.next() {
+                    line.extend_from_slice(text);
                 }
             }
         }

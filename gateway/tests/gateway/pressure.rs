@@ -82,7 +82,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         assert_eq!(error(&answer), (408, "ERR the request body did not arrive in time".into()));
     }
     // One that is refused is not waited for either.
-    let refused = format!("POST / HTTP/1.1\r\nhost: gateway\r\ncontent-length: 100\r\n\r\n");
+    let refused = "POST / HTTP/1.1\r\nhost: gateway\r\ncontent-length: 100\r\n\r\n";
     assert_eq!(error(&heard(&mut raw(&server, refused).await).await).0, 401);
     assert!(begun.elapsed() < Duration::from_secs(10));
 }

@@ -26,7 +26,7 @@ fn tollgate(flags: &[&str]) -> Command {
 }
 
 async fn fails(command: &mut Command) -> String {
-    let run = tokio::time::timeout(Duration::from_secs(20), command.output());
+    let run = timeout(Duration::from_secs(20), command.output());
     let Output { status, stdout, stderr } = run.await.expect("the program ends").unwrap();
     assert_eq!(status.code(), Some(1));
     assert!(stdout.is_empty());
