@@ -1,19 +1,23 @@
 //! The gateway: Redis over HTTP in the Upstash REST dialect, in front of a Redis of your own.
 //!
 //! A wasm filter or an edge isolate cannot hold a pool of TCP connections; it can post JSON. The gateway takes those
-//! posts (HTTP/1.1 or h2c) and hands the commands to Redis over a few multiplexed connections, a pipeline as one write.
+//! posts (HTTP/1.1 or HTTP/2, with TLS or without) and hands the commands to Redis over a few multiplexed connections, a
+//! pipeline as one write.
 //!
 //! ```text
-//! listener ─▶ server ─▶ auth ─▶ command ─▶ backend ─▶ reply
-//! sockets     routes    token   JSON → RESP  Redis     RESP → JSON
+//! listener ─▶ server ─▶ auth ─▶ command ─▶ relay ─▶ backend ─▶ reply
+//! sockets     routes    token   JSON → RESP  scripts  Redis      RESP → JSON
 //! ```
 //!
-//! What it never does:
-//! - It never sends a command twice. One that was sent and not answered is reported as such, and the client decides.
-//! - It never stores anything. What is not in Redis is gone with the request.
-//! - It never logs a token, a password, a key or an argument.
+//! Each thread does all of that by itself, with connections to Redis of its own; a client stays with its thread. What threads
+//! share are a few numbers: what is under way, and what memory it takes.
 //!
-//! Not supported yet, and refused at start or by name: commands in the path (`/get/key`), `/subscribe` and `/monitor` streams, read-only tokens, `Upstash-Response-Format: resp2`.
+//! What it never does:
+//! - It never sends a command twice that may have run. One that was sent and not answered is reported as such, and the client
+//!   decides.
+//! - It never keeps anything but what scripts are called ([`relay`] says why). What is not in Redis is gone with the request.
+//! - It never logs a token, a password, a path, a key or an argument.
+//! - It never grows without a bound: [`config::Limits`] says which.
 
 mod auth;
 mod backend;

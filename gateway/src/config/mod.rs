@@ -18,6 +18,8 @@ use anyhow::ensure;
 
 use crate::cli::GatewayArgs;
 
+pub use crate::auth::Token;
+pub use crate::command::Rights;
 pub use address::{Listen, Mode};
 pub use settings::{LogFormat, Settings};
 pub use tenant::Tenant;

@@ -161,7 +161,7 @@ fn tokens_have_their_own_redis_and_rights() {
     assert_eq!((a.connections.get(), b.connections.get()), (3, 2));
     assert_eq!((a.in_flight, b.in_flight), (Some(7), Some(1)));
     assert!(b.rights.read_only && !a.rights.read_only);
-    assert_eq!(c.token, Some(crate::auth::Token::new("three").unwrap()));
+    assert_eq!(c.token, Some(Token::new("three").unwrap()));
     let text = config.to_string();
     for part in [
         "token `a`: redis://a:6379/0 over 3 connections a thread: everything, at most 7 requests at once",

@@ -105,7 +105,9 @@ mod tests {
         text.sample(&[("x", "y\"\\\nz"), ("b", "")], 2);
         text.family("b_seconds", "histogram", "B.");
         let mut histogram = Histogram::new(&[250, 1_000_000]);
-        [100, 250, 2_500_000].into_iter().for_each(|value| histogram.measure(value));
+        for value in [100, 250, 2_500_000] {
+            histogram.measure(value);
+        }
         text.histogram(&[("r", "s")], &histogram, Sample::Microseconds);
         let expected = r#"# HELP tollgate_gateway_a_total A.
 # TYPE tollgate_gateway_a_total counter

@@ -127,7 +127,7 @@ async fn streams_flow_over_http2_beside_requests() {
     let mut events = Events { head, body, text: String::new() };
     assert_eq!(events.line().await.unwrap(), "data: subscribe,a,1");
     for number in 0..5 {
-        let _ = ask(&format!("/publish/a/{number}")).await;
+        assert_eq!(ask(&format!("/publish/a/{number}")).await.0.status, 200);
         assert_eq!(events.line().await.unwrap(), format!("data: message,a,{number}"));
     }
 }
