@@ -13,7 +13,7 @@
 //! - It never stores anything. What is not in Redis is gone with the request.
 //! - It never logs a token, a password, a key or an argument.
 //!
-//! Not supported yet, and refused at start or by name: Redis Cluster, commands in the path (`/get/key`), `/subscribe` and `/monitor` streams, read-only tokens, `Upstash-Response-Format: resp2`.
+//! Not supported yet, and refused at start or by name: commands in the path (`/get/key`), `/subscribe` and `/monitor` streams, read-only tokens, `Upstash-Response-Format: resp2`.
 
 mod auth;
 mod backend;
@@ -26,6 +26,7 @@ pub mod fuzzing;
 mod listener;
 mod log;
 mod metrics;
+mod pem;
 mod relay;
 mod reply;
 mod resp;

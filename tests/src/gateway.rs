@@ -19,13 +19,36 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts it on `port` in front of the Redis at `redis_url`, for clients that bring `token`.
+    /// Starts it on `port` in front of the Redis at `redis_url`, for clients that bring `token`, and waits until it
+    /// reaches that Redis.
     pub async fn start(dir: &Path, port: u16, redis_url: &str, token: &str) -> Result<Gateway> {
         Gateway::start_with(dir, port, redis_url, token, &[]).await
     }
 
     /// Starts it with more arguments, such as `--redis-ca FILE`.
     pub async fn start_with(
+        dir: &Path,
+        port: u16,
+        redis_url: &str,
+        token: &str,
+        more: &[&str],
+    ) -> Result<Gateway> {
+        Gateway::start_until("/ready", dir, port, redis_url, token, more).await
+    }
+
+    /// Starts it in front of a Redis that it cannot reach, and waits until it lives.
+    pub async fn start_alone(
+        dir: &Path,
+        port: u16,
+        redis_url: &str,
+        token: &str,
+        more: &[&str],
+    ) -> Result<Gateway> {
+        Gateway::start_until("/health", dir, port, redis_url, token, more).await
+    }
+
+    async fn start_until(
+        path: &str,
         dir: &Path,
         port: u16,
         redis_url: &str,
@@ -41,7 +64,7 @@ impl Gateway {
             args: fixed.iter().chain(more).map(Into::into).collect(),
             env: vec![(TOKEN_VARIABLE.into(), token.into())],
             dir: dir.to_path_buf(),
-            ready: Ready::http(address, "/health"),
+            ready: Ready::http(address, path),
             ready_within: Duration::from_secs(10),
         });
         Ok(Gateway { process: process.await?, address })

@@ -37,13 +37,14 @@ impl Deadline {
         }
     }
 
-    /// Waits; `false` when there is no time for that.
+    /// Waits; `false` at once when no time would be left behind that.
     pub(super) async fn pause(self, pause: Duration) -> bool {
-        let until = Instant::now() + pause;
-        if until >= self.at {
+        if Instant::now() + pause >= self.at {
             return false;
         }
-        sleep(pause).await;
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         true
     }
 }

@@ -3,6 +3,7 @@
 //! A wrong "it failed" makes a client repeat what has run; a wrong "it worked" loses a write. So nothing that may have
 //! run is ever sent twice here, and an error says whether the command may have run.
 
+mod cluster;
 pub(crate) mod connection;
 mod deadline;
 mod link;
@@ -10,6 +11,7 @@ mod node;
 mod replies;
 mod sentinel;
 mod status;
+mod stream;
 mod transaction;
 mod transport;
 
@@ -20,10 +22,10 @@ use anyhow::bail;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::command::Batch;
+use crate::command::{Access, Batch, Sending};
 use crate::resp::command;
 use crate::target::{Address, Place, Target};
-use connection::Answer;
+use cluster::Cluster;
 use deadline::Deadline;
 use link::{ConnectError, Mode, Options};
 use node::Node;
@@ -31,13 +33,15 @@ use sentinel::Sentinel;
 
 pub(crate) use replies::{Failure, Replies};
 pub(crate) use status::{Count, Counters, NodeStatus, Role, Status, TopologyStatus};
+pub(crate) use stream::{Stream, StreamEnd, StreamError, StreamKind};
 pub(crate) use transaction::TransactionError;
 
 /// One Redis, whatever its topology, as one thread sees it. Dropping it closes its connections.
 #[derive(Debug)]
 pub(crate) struct Backend {
     topology: Topology,
-    patience: Duration,
+    /// How a connection is made to a server that commands go to.
+    options: Options,
     counters: Arc<Counters>,
 }
 
@@ -45,6 +49,7 @@ pub(crate) struct Backend {
 enum Topology {
     Single(Node),
     Sentinel(Sentinel),
+    Cluster(Cluster),
 }
 
 impl Backend {
@@ -62,8 +67,14 @@ impl Backend {
             tls: target.tls.clone(),
             patience,
             largest,
-            mode: Mode::Standalone,
-            role: None,
+            mode: match target.place {
+                Place::Single(_) | Place::Sentinel(_) => Mode::Standalone,
+                Place::Cluster(_) => Mode::Cluster,
+            },
+            role: match target.place {
+                Place::Single(_) | Place::Cluster(_) => None,
+                Place::Sentinel(_) => Some(Role::Master),
+            },
             changed: Arc::new(Notify::new()),
             counters: Arc::clone(&counters),
         };
@@ -72,11 +83,13 @@ impl Backend {
                 Topology::Single(single(target, address.clone(), connections, &options).await?)
             }
             Place::Sentinel(sentinels) => {
-                Topology::Sentinel(Sentinel::start(target, sentinels, connections, options).await?)
+                Topology::Sentinel(Sentinel::start(target, sentinels, connections, &options).await?)
             }
-            Place::Cluster(_) => bail!("a cluster (`redis+cluster://`) is not supported yet"),
+            Place::Cluster(seeds) => {
+                Topology::Cluster(Cluster::start(target, seeds, connections, &options).await?)
+            }
         };
-        Ok(Self { topology, patience, counters })
+        Ok(Self { topology, options, counters })
     }
 
     /// Performs the commands that are to be sent, in order as far as they share keys.
@@ -86,7 +99,7 @@ impl Backend {
             return Replies::default();
         }
         self.count(batch, count);
-        let deadline = Deadline::within(self.patience);
+        let deadline = Deadline::within(self.options.patience);
         let replies = match &self.topology {
             Topology::Single(server) => match server.connection() {
                 Ok(connection) => {
@@ -95,6 +108,7 @@ impl Backend {
                 Err(error) => Replies::failed(Failure::because(error), count),
             },
             Topology::Sentinel(sentinel) => sentinel.run(batch, count, deadline).await,
+            Topology::Cluster(cluster) => cluster.run(batch, count, deadline).await,
         };
         self.counters.bytes_received.add(replies.size());
         replies
@@ -105,7 +119,7 @@ impl Backend {
     pub(crate) async fn transact(&self, batch: &Batch) -> Result<Replies, TransactionError> {
         let count = batch.sending().count();
         self.count(batch, count);
-        let deadline = Deadline::within(self.patience);
+        let deadline = Deadline::within(self.options.patience);
         let results = match &self.topology {
             Topology::Single(server) => {
                 let connection = server.connection().map_err(Failure::because)?;
@@ -113,14 +127,40 @@ impl Backend {
                 transaction::results(&Replies::of(answer, count + 2).all()?, count)
             }
             Topology::Sentinel(sentinel) => sentinel.transact(batch, count, deadline).await,
+            Topology::Cluster(cluster) => cluster.transact(batch, count, deadline).await,
         }?;
         self.counters.bytes_received.add(results.size());
         Ok(results)
     }
 
+    /// Begins to listen to a channel, a pattern, or everything; a monitor has no name. The stream has a connection of its
+    /// own, which ends when another server becomes the one to listen to.
+    pub(crate) async fn stream(&self, kind: StreamKind, name: &[u8]) -> Result<Stream, StreamError> {
+        match &self.topology {
+            Topology::Single(server) => {
+                let never = Box::pin(std::future::pending());
+                Stream::start(kind, name, server.address(), &self.options, never).await
+            }
+            Topology::Sentinel(sentinel) => {
+                let master = sentinel.master()?;
+                let left = Box::pin(sentinel.replaced(Arc::clone(&master)));
+                Stream::start(kind, name, master.address(), &self.options, left).await
+            }
+            Topology::Cluster(_) if kind == StreamKind::Monitor => Err(StreamError::Refused(
+                "ERR Command is not available: 'MONITOR': it shows one server, and this is a cluster".into(),
+            )),
+            // Every node passes all messages on.
+            Topology::Cluster(cluster) => {
+                let node = cluster.any_master()?;
+                let left = Box::pin(cluster.without(node.address().clone()));
+                Stream::start(kind, name, node.address(), &self.options, left).await
+            }
+        }
+    }
+
     /// Asks Redis whether it is there, for at most `bound`.
     pub(crate) async fn ping(&self, bound: Duration) -> Result<Bytes, Failure> {
-        let deadline = Deadline::within(bound.min(self.patience));
+        let deadline = Deadline::within(bound.min(self.options.patience));
         let answer = match &self.topology {
             Topology::Single(server) => {
                 let connection = server.connection().map_err(Failure::because)?;
@@ -130,6 +170,10 @@ impl Backend {
                 let (_, answer) = sentinel.ask(command(&["PING"]).into(), 1, deadline).await?;
                 answer
             }
+            Topology::Cluster(cluster) => match cluster.down() {
+                Some(failure) => return Err(failure),
+                None => cluster.ask(command(&["PING"]).into(), 1, deadline).await?,
+            },
         };
         Replies::of(answer, 1).all()
     }
@@ -139,6 +183,7 @@ impl Backend {
         let (topology, nodes) = match &self.topology {
             Topology::Single(server) => (TopologyStatus::Single, vec![server.status(Role::Master)]),
             Topology::Sentinel(sentinel) => sentinel.status(),
+            Topology::Cluster(cluster) => cluster.status(),
         };
         Status { topology, nodes }
     }
@@ -166,4 +211,10 @@ async fn single(
         Err(error) if matches!(*error, ConnectError::Mode { .. }) => bail!("cannot serve {target}: {error}"),
         _ => Ok(server),
     }
+}
+
+/// Whether a replica can answer a command. A cursor means something only to the server that gave it, and the next call
+/// may come to another replica.
+fn may_be_read_from_replica(sending: &Sending) -> bool {
+    sending.info.is_some_and(|info| info.access == Access::Read && !info.name.ends_with("SCAN"))
 }

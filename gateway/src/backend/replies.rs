@@ -121,8 +121,18 @@ impl Replies {
 
 impl Failure {
     /// No connection is up.
-    pub(super) fn because(error: Arc<ConnectError>) -> Self {
-        Self::Unreachable(error.to_string().into())
+    pub(super) fn because(error: impl std::borrow::Borrow<ConnectError>) -> Self {
+        Self::Unreachable(error.borrow().to_string().into())
+    }
+
+    /// The same for a command that other nodes have run their part of.
+    pub(super) fn in_part(self) -> Self {
+        match self {
+            Self::Unreachable(reason) => {
+                Self::Unreachable(format!("{reason}; the part of the command for other nodes has run").into())
+            }
+            may_have_run => may_have_run,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A master that sentinels watch over, and its replicas.
 //!
-//! A task asks a sentinel who the master is, twice a second, and at once when something looks like a failover: a
+//! A task asks a sentinel who the master is, four times a second, and at once when something looks like a failover: a
 //! connection ended, or a server refused a write because it is a replica. When the answer is another server that says
 //! itself that it is a master, the connections to the old one are dropped. A sentinel that is cut off may still name the
 //! old master; so a master that works is only left for one that works, and while none does, another sentinel is asked
@@ -19,12 +19,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::connection::{Answer, Broken};
 use super::deadline::Deadline;
 use super::link::{ConnectError, Mode, Options, dial, exchange};
+use super::may_be_read_from_replica;
 use super::node::Node;
 use super::replies::{Failure, Replies};
 use super::status::{Counters, NodeStatus, Role, TopologyStatus};
 use super::transaction::{self, TransactionError};
 use super::transport::Transport;
-use crate::command::{Access, Batch, Sending};
+use crate::command::{Access, Batch};
 use crate::resp::{Item, Reader, command};
 use crate::target::{Address, ReadFrom, Sentinels, Target};
 
@@ -55,12 +56,12 @@ struct View {
 
 impl Sentinel {
     /// Finds the master and connects to it, and keeps trying in the background when that does not work yet. `options`
-    /// are for the servers, not for the sentinels. Fails only for servers that will never do.
+    /// are for the master. Fails only for servers that will never do.
     pub(crate) async fn start(
         target: &Target,
         sentinels: &Sentinels,
         connections: usize,
-        options: Options,
+        options: &Options,
     ) -> anyhow::Result<Self> {
         let (alarm, counters) = (Arc::clone(&options.changed), Arc::clone(&options.counters));
         let (mut watcher, view) = Watcher::new(target, sentinels, connections, options);
@@ -149,10 +150,12 @@ impl Sentinel {
     }
 
     /// Waits until `master` is not the master any more.
-    pub(crate) async fn replaced(&self, master: &Arc<Node>) {
+    pub(crate) fn replaced(&self, master: Arc<Node>) -> impl Future<Output = ()> + Send + use<> {
         let mut view = self.view.clone();
-        let replaced = |view: &View| !matches!(&view.master, Ok(node) if Arc::ptr_eq(node, master));
-        let _ = view.wait_for(replaced).await;
+        async move {
+            let replaced = |view: &View| !matches!(&view.master, Ok(node) if Arc::ptr_eq(node, &master));
+            let _ = view.wait_for(replaced).await;
+        }
     }
 
     /// What can be told of the sentinels and the servers.
@@ -203,12 +206,6 @@ impl Drop for Sentinel {
     fn drop(&mut self) {
         self.watcher.abort();
     }
-}
-
-/// Whether a replica can answer a command. A cursor means something only to the server that gave it, and the next call
-/// may come to another replica.
-pub(super) fn may_be_read_from_replica(sending: &Sending) -> bool {
-    sending.info.is_some_and(|info| info.access == Access::Read && !info.name.ends_with("SCAN"))
 }
 
 /// How many commands at the end a replica refused to run, if nothing among them ran. A script says the same in the middle
@@ -298,7 +295,7 @@ impl Watcher {
         target: &Target,
         sentinels: &Sentinels,
         connections: usize,
-        options: Options,
+        options: &Options,
     ) -> (Self, watch::Receiver<View>) {
         let (views, view) = watch::channel(View {
             master: Err("no sentinel was asked yet".into()),
@@ -323,7 +320,7 @@ impl Watcher {
                 ..options.clone()
             },
             replica_options: Options { role: Some(Role::Replica), ..options.clone() },
-            master_options: Options { role: Some(Role::Master), ..options },
+            master_options: options.clone(),
         };
         (watcher, view)
     }
@@ -574,8 +571,9 @@ fn host_and_port(host: &[u8], port: &[u8]) -> Option<Address> {
     Some(Address { host: host.to_owned(), port })
 }
 
-/// From one question to the next while all is well.
-const POLL: Duration = Duration::from_millis(500);
+/// From one question to the next while all is well. What is written to a former master in between is lost, if it does not
+/// refuse it.
+const POLL: Duration = Duration::from_millis(250);
 
 /// The same while there is no master; it grows up to [`POLL`].
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

@@ -108,6 +108,20 @@ impl Count {
     }
 }
 
+impl NodeStatus {
+    /// A replica that there are no connections to.
+    pub(super) fn unread(address: &Address) -> Self {
+        Self {
+            address: address.clone(),
+            role: Role::Replica,
+            up: 0,
+            connections: 0,
+            reconnects: 0,
+            last_error: None,
+        }
+    }
+}
+
 impl Role {
     /// In one word.
     pub(crate) fn as_str(self) -> &'static str {

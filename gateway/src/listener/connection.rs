@@ -1,6 +1,7 @@
 //! One client connection: HTTP/1.1 or HTTP/2, from its first byte to its last.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use super::pulse::{Patience, Pulse, Verdict};
 use super::socket::{Accepted, Socket, Version};
@@ -24,6 +26,7 @@ use crate::config::Limits;
 /// for is answered.
 pub(crate) async fn serve<R, F, B>(
     accepted: Accepted,
+    tls: Option<&TlsAcceptor>,
     limits: &Limits,
     mut stopping: watch::Receiver<bool>,
     respond: R,
@@ -33,17 +36,21 @@ pub(crate) async fn serve<R, F, B>(
     B: Body<Error = Infallible> + 'static,
 {
     let pulse = Rc::new(Pulse::new(Patience { write: limits.write_timeout, idle: limits.idle_timeout }));
-    let mut socket = match Socket::new(accepted, Rc::clone(&pulse)) {
-        Ok(socket) => socket,
-        Err(error) => return tracing::debug!(%error, "a client's socket cannot be used"),
+    let opened = async {
+        let mut socket = Socket::new(accepted, tls, Rc::clone(&pulse)).await?;
+        let version = socket.version().await?;
+        io::Result::Ok((socket, version))
     };
-    let version = tokio::select! {
+    let opened = tokio::select! {
         // A client may not take longer to say what it speaks than to say nothing at all.
-        version = timeout(limits.idle_timeout, socket.version()) => version,
+        opened = timeout(limits.idle_timeout, opened) => opened.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
         // One that came just before the end has perhaps said it already.
         () = async { _ = stopping.wait_for(|stopping| *stopping).await; sleep(GRACE).await } => return,
     };
-    let Ok(Ok(version)) = version else { return };
+    let (socket, version) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return tracing::debug!(%error, "a client connection ended before its first request"),
+    };
     let service = service_fn(|request| {
         let response = respond(request, Rc::clone(&pulse));
         async move { Ok::<_, Infallible>(response.await) }

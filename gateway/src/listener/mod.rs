@@ -2,7 +2,9 @@
 
 mod connection;
 mod pulse;
+mod refusal;
 mod socket;
+mod tls;
 mod unix;
 
 use std::io;
@@ -16,6 +18,7 @@ use tokio::time::sleep;
 pub(crate) use connection::serve;
 pub(crate) use pulse::{Pulse, Underway, Waiting};
 pub(crate) use socket::Accepted;
+pub(crate) use tls::Tls;
 
 use crate::config::{Listen, Mode};
 use unix::Path;

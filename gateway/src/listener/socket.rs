@@ -5,12 +5,15 @@ use std::net;
 use std::os::unix;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::pulse::Pulse;
+use super::refusal;
 
 /// A socket on its way to the thread that serves it.
 #[derive(Debug)]
@@ -36,22 +39,32 @@ pub(crate) struct Socket {
     read: usize,
     /// How much of that was handed on.
     replayed: usize,
+    /// What is written instead of hyper's own words, and how much of it was.
+    instead: Option<(Vec<u8>, usize)>,
 }
 
 #[derive(Debug)]
 enum Stream {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
 }
 
 impl Socket {
-    /// Takes a socket over on this thread.
-    pub(crate) fn new(accepted: Accepted, pulse: Rc<Pulse>) -> io::Result<Self> {
-        let stream = match accepted {
-            Accepted::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream)?),
-            Accepted::Unix(stream) => Stream::Unix(UnixStream::from_std(stream)?),
+    /// Takes a socket over on this thread, and shakes hands if it is to be encrypted.
+    pub(crate) async fn new(
+        accepted: Accepted,
+        tls: Option<&TlsAcceptor>,
+        pulse: Rc<Pulse>,
+    ) -> io::Result<Self> {
+        let stream = match (accepted, tls) {
+            (Accepted::Tcp(stream), None) => Stream::Tcp(TcpStream::from_std(stream)?),
+            (Accepted::Tcp(stream), Some(tls)) => {
+                Stream::Tls(Box::new(tls.accept(TcpStream::from_std(stream)?).await?))
+            }
+            (Accepted::Unix(stream), _) => Stream::Unix(UnixStream::from_std(stream)?),
         };
-        Ok(Self { stream, pulse, first: [0; PREFACE.len()], read: 0, replayed: 0 })
+        Ok(Self { stream, pulse, first: [0; PREFACE.len()], read: 0, replayed: 0, instead: None })
     }
 
     /// Reads as much as it takes to tell what the client speaks.
@@ -73,6 +86,19 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// Writes `instead` of what hyper wanted to.
+    fn poll_write_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some((text, written)) = &mut self.instead {
+            match text.get(*written..) {
+                Some(rest @ [_, ..]) => *written += ready!(Pin::new(&mut self.stream).poll_write(cx, rest))?,
+                _ => self.instead = None,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -89,6 +115,14 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if bytes.starts_with(refusal::BEGINNING) {
+            if this.instead.is_none() {
+                this.instead = refusal::in_json(bytes).map(|text| (text, 0));
+            }
+            if this.instead.is_some() {
+                return this.poll_write_instead(cx).map_ok(|()| bytes.len());
+            }
+        }
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.pulse.wrote(written.is_pending());
         written
@@ -99,6 +133,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(first) = bytes.first().filter(|first| first.starts_with(refusal::BEGINNING)) {
+            return self.poll_write(cx, first);
+        }
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bytes);
         this.pulse.wrote(written.is_pending());
@@ -123,6 +160,7 @@ macro_rules! each {
     ($stream:expr, $inner:ident => $action:expr) => {
         match $stream {
             Stream::Tcp($inner) => $action,
+            Stream::Tls($inner) => $action,
             Stream::Unix($inner) => $action,
         }
     };

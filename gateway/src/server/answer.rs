@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 
-use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::ids::REQUEST_ID;
 use super::outgoing::{Kept, Outgoing};
 use super::place::Place;
+use super::stream::Events;
 use crate::backend::{self, TransactionError};
 use crate::command::ParseError;
 use crate::listener::{Pulse, Underway};
@@ -19,6 +21,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
     pub(crate) body: Vec<u8>,
+    /// What comes instead of a body, bit by bit.
+    pub(crate) events: Option<Events>,
     /// How many commands it answers.
     pub(crate) commands: usize,
     /// The methods that are allowed, if this one is not.
@@ -33,7 +37,16 @@ impl Answer {
     /// In this format.
     pub(crate) fn new(status: StatusCode, format: Format, body: Vec<u8>) -> Self {
         let content_type = format.content_type();
-        Self { status, content_type, body, commands: 0, allow: None, sync_token: None, place: None }
+        Self {
+            status,
+            content_type,
+            body,
+            events: None,
+            commands: 0,
+            allow: None,
+            sync_token: None,
+            place: None,
+        }
     }
 
     /// JSON.
@@ -49,7 +62,7 @@ impl Answer {
         head: bool,
         id: HeaderValue,
     ) -> Response<Outgoing> {
-        let Self { status, content_type, body, allow, sync_token, place, .. } = self;
+        let Self { status, content_type, body, events, allow, sync_token, place, .. } = self;
         let mut headers = HeaderMap::with_capacity(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(REQUEST_ID.clone(), id);
@@ -62,8 +75,16 @@ impl Answer {
         if head {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
-        let body = if head { Vec::new() } else { body };
-        let mut response = Response::new(Outgoing::new(body.into(), Kept::new(pulse, underway, place)));
+        let kept = Kept::new(pulse, underway, place);
+        let body = match events {
+            Some(events) => {
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                Outgoing::events(events, kept)
+            }
+            None if head => Outgoing::bytes(Bytes::new(), kept),
+            None => Outgoing::bytes(body.into(), kept),
+        };
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response

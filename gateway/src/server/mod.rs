@@ -16,6 +16,7 @@ mod report;
 mod request;
 mod route;
 mod scrape;
+mod stream;
 mod worker;
 
 use std::fmt;
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 use crate::auth::Auth;
 use crate::command::{Rules, Scripts};
 use crate::config::{self, Config, Limits, Listen};
-use crate::listener::Listener;
+use crate::listener::{Listener, Tls};
 use crate::target::Target;
 use place::Gauge;
 use worker::{Order, Thread};
@@ -110,7 +111,14 @@ impl Gateway {
             }
         };
         let mut admin = std::pin::pin!(admin);
+        let renewing = async {
+            if let Some(tls) = &shared.tls {
+                tls.keep_current().await;
+            }
+            std::future::pending().await
+        };
         tokio::select! {
+            () = renewing => {}
             () = accept(&listener, Role::Clients, &shared.connections, &threads) => {}
             () = admin.as_mut() => {}
             () = stop => {}
@@ -146,6 +154,8 @@ pub(crate) struct Shared {
     auth: Auth,
     /// What the tokens open, in the order in which [`Auth`] counts them.
     tenants: Vec<Tenant>,
+    /// What speaks TLS to clients.
+    tls: Option<Tls>,
     limits: Limits,
     drain: Duration,
     log_access: bool,
@@ -174,7 +184,7 @@ struct Tenant {
 
 impl Shared {
     fn new(config: Config, stopping: watch::Receiver<bool>) -> anyhow::Result<Self> {
-        let Config { tenants, limits, drain, admin_listen, log, .. } = config;
+        let Config { tenants, limits, drain, admin_listen, log, tls, .. } = config;
         let open = tenants.iter().any(|tenant| tenant.token.is_none());
         let auth = match open {
             true => Auth::open(),
@@ -185,6 +195,7 @@ impl Shared {
         Ok(Self {
             auth,
             tenants: tenants.collect::<anyhow::Result<_>>()?,
+            tls: tls.as_ref().map(Tls::load).transpose()?,
             limits,
             drain,
             log_access: log.access,

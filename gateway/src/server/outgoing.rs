@@ -7,19 +7,27 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::place::Place;
+use super::stream::Events;
 use crate::listener::{Pulse, Underway, Waiting};
 
 /// The body of an answer.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    rest: Bytes,
+    content: Content,
     kept: Rc<Kept>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// What is left of it.
+    Bytes(Bytes),
+    Events(Events),
 }
 
 /// Some of a body.
@@ -44,8 +52,13 @@ pub(crate) struct Kept {
 
 impl Outgoing {
     /// These bytes.
-    pub(crate) fn new(rest: Bytes, kept: Kept) -> Self {
-        Self { rest, kept: Rc::new(kept) }
+    pub(crate) fn bytes(bytes: Bytes, kept: Kept) -> Self {
+        Self { content: Content::Bytes(bytes), kept: Rc::new(kept) }
+    }
+
+    /// These events.
+    pub(crate) fn events(events: Events, kept: Kept) -> Self {
+        Self { content: Content::Events(events), kept: Rc::new(kept) }
     }
 }
 
@@ -62,23 +75,32 @@ impl Body for Outgoing {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
         let this = self.get_mut();
-        if this.rest.is_empty() {
-            return Poll::Ready(None);
-        }
-        let bytes = this.rest.split_to(this.rest.len().min(PIECE));
-        let waiting = Waiting::new(Rc::clone(&this.kept.pulse));
-        Poll::Ready(Some(Ok(Frame::data(Piece { bytes, waiting, kept: Rc::clone(&this.kept) }))))
+        let bytes = match &mut this.content {
+            Content::Bytes(rest) if rest.is_empty() => None,
+            Content::Bytes(rest) => Some(rest.split_to(rest.len().min(PIECE))),
+            Content::Events(events) => ready!(events.poll_next(cx)),
+        };
+        Poll::Ready(bytes.map(|bytes| {
+            let waiting = Waiting::new(Rc::clone(&this.kept.pulse));
+            Ok(Frame::data(Piece { bytes, waiting, kept: Rc::clone(&this.kept) }))
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        match &self.content {
+            Content::Bytes(rest) => rest.is_empty(),
+            Content::Events(events) => events.is_over(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        match &self.content {
+            Content::Bytes(rest) => SizeHint::with_exact(rest.len() as u64),
+            Content::Events(_) => SizeHint::default(),
+        }
     }
 }
 

@@ -87,8 +87,9 @@ impl Worker {
                 let admitted = self.admit(route, head, Among::Streams);
                 // SDKs post an empty array, which means nothing.
                 incoming::skip(body, &head.headers, &self.shared).await;
-                let _ = admitted?;
-                Err(Failure::new(Kind::Refused, "ERR streams are not supported yet"))
+                let Admitted { tenant, place, .. } = admitted?;
+                let answer = self.listen(route, head, tenant).await?;
+                Ok(Answer { place: Some(place), sync_token: Some(self.ids.next()), ..answer })
             }
             Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
                 let admitted = match self.admit(route, head, Among::Requests) {
@@ -121,6 +122,7 @@ impl Worker {
         let format = format(&head.headers, route)?;
         let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
             Full::Token => Failure::new(Kind::TokenBusy, "ERR max requests limit exceeded"),
+            Full::All if among == Among::Streams => Failure::new(Kind::Busy, "ERR too many streams are open"),
             Full::All => Failure::new(Kind::Busy, "ERR too many requests are under way"),
         })?;
         Ok(Admitted { tenant, format, place })

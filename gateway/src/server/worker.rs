@@ -15,7 +15,7 @@ use super::log::Complaints;
 use super::report::{Ask, Report};
 use super::{Role, Shared};
 use crate::backend::Backend;
-use crate::listener::{self, Accepted};
+use crate::listener::{self, Accepted, Tls};
 use crate::metrics::Recorder;
 
 /// A thread, seen from outside.
@@ -193,9 +193,10 @@ impl Served {
                 worker.shared.clients.take((role == Role::Clients).into());
                 connections.spawn_local(async move {
                     let shared = Arc::clone(&worker.shared);
-                    let limits = worker.shared.limits;
+                    let limits = shared.limits;
+                    let tls = shared.tls.as_ref().filter(|_| role == Role::Clients).map(Tls::acceptor);
                     let respond = move |request, pulse| Rc::clone(&worker).respond(request, role, pulse);
-                    listener::serve(accepted, &limits, stopping, respond).await;
+                    listener::serve(accepted, tls, &limits, stopping, respond).await;
                     count.fetch_sub(1, Ordering::Relaxed);
                     shared.clients.give_back((role == Role::Clients).into());
                     drop(place);

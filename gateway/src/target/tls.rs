@@ -12,11 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
 
 use super::Address;
+use crate::pem;
 
 /// What TLS needs; every file is PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,15 +49,17 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .context("cannot use TLS")?
             .with_root_certificates(roots);
-        let config =
-            match (&files.cert, &files.key) {
-                (Some(cert), Some(key)) => config
-                    .with_client_auth_cert(certificates(cert)?, private_key(key)?)
-                    .with_context(|| format!("`{}` is not the key of `{}`", key.display(), cert.display()))?,
-                (None, None) => config.with_no_client_auth(),
-                (Some(cert), None) => bail!("the certificate `{}` is given without its key", cert.display()),
-                (None, Some(key)) => bail!("the key `{}` is given without its certificate", key.display()),
-            };
+        let config = match (&files.cert, &files.key) {
+            (Some(cert), Some(key)) => config
+                .with_client_auth_cert(
+                    pem::certificates(&pem::read(cert)?, cert)?,
+                    pem::private_key(&pem::read(key)?, key)?,
+                )
+                .with_context(|| format!("`{}` is not the key of `{}`", key.display(), cert.display()))?,
+            (None, None) => config.with_no_client_auth(),
+            (Some(cert), None) => bail!("the certificate `{}` is given without its key", cert.display()),
+            (None, Some(key)) => bail!("the key `{}` is given without its certificate", key.display()),
+        };
         let server_name = files.server_name.as_deref().map(|name| {
             ServerName::try_from(name)
                 .map(|name| name.to_owned())
@@ -163,7 +165,7 @@ impl fmt::Debug for Tls {
 
 fn authorities(path: &Path) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in pem::certificates(&pem::read(path)?, path)? {
         roots.add(certificate).with_context(|| {
             format!("a certificate in `{}` cannot be used as an authority", path.display())
         })?;
@@ -180,34 +182,4 @@ fn native_authorities() -> anyhow::Result<RootCertStore> {
         "this machine trusts no certificate authority: give a CA file for Redis, or install `ca-certificates`"
     );
     Ok(roots)
-}
-
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let pem = read(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .with_context(|| format!("`{}` is not PEM", path.display()))?;
-    ensure!(
-        !certificates.is_empty(),
-        "`{}` holds no certificate, expected PEM with `BEGIN CERTIFICATE`",
-        path.display()
-    );
-    Ok(certificates)
-}
-
-fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
-        PemError::NoItemsFound => {
-            anyhow::anyhow!(
-                "`{}` holds no private key, expected PEM with `BEGIN PRIVATE KEY`",
-                path.display()
-            )
-        }
-        // The error could repeat a line of the key.
-        _ => anyhow::anyhow!("`{}` is not PEM", path.display()),
-    })
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
 }

@@ -12,10 +12,13 @@
 )]
 
 mod dialect;
+mod listening;
 mod operation;
 mod outages;
 mod paths;
+mod pressure;
 mod program;
+mod streams;
 mod support;
 mod tokens;
 mod topologies;

@@ -145,8 +145,9 @@ impl Server {
 }
 
 pub(crate) fn config(redis: &str, flags: &[&str]) -> Config {
-    let args = ["tollgate", "gateway", "--redis", redis, "--listen", "127.0.0.1:0"];
-    match Cli::parse_from(args.iter().chain(flags)).task {
+    let listen = if flags.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] };
+    let args = ["tollgate", "gateway", "--redis", redis];
+    match Cli::parse_from(args.iter().chain(listen).chain(flags)).task {
         Task::Gateway(args) => Config::new(*args, variable).unwrap(),
         Task::Check { .. } => unreachable!(),
     }

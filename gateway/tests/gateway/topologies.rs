@@ -3,9 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
+use redis::cmd;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -15,6 +21,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tollgate_gateway::{ReadFrom, Target, TargetOptions, TlsFiles};
+use tollgate_tests::run_dir;
+use tollgate_tests::topologies::cluster::Cluster;
+use tollgate_tests::topologies::connect;
 
 use crate::support::{Redis, Server, eventually, free_port};
 
@@ -154,6 +163,196 @@ async fn sentinels_that_are_none_or_know_nothing_are_told_apart() {
     let server = Server::start_with(&watched.url().replace("/main", "/other"), &[]).await;
     let answer = server.post("/", r#"["PING"]"#).await;
     assert_eq!(answer.error(), (503, "ERR redis is unreachable: the sentinel knows no master of this name"));
+}
+
+#[tokio::test]
+async fn a_cluster_answers_as_a_single_redis_does() {
+    let cluster = Cluster::start(&run_dir::create().unwrap()).await.unwrap();
+    let redis = Redis::start().await;
+    let (of_cluster, of_redis) = (Server::start_with(&cluster.url(), &[]).await, Server::start(&redis).await);
+    let (mut of_cluster, mut of_redis) = (of_cluster.client().await, of_redis.client().await);
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..150 {
+        let batch = prop::collection::vec(a_command(), 1..25).new_tree(&mut runner).unwrap().current();
+        let body = serde_json::to_string(&batch).unwrap();
+        let mut expected = of_redis.post("/pipeline", body.clone()).await;
+        let mut answer = of_cluster.post("/pipeline", body.clone()).await;
+        let expected = expected.json.as_array_mut().unwrap();
+        let results = answer.json.as_array_mut().unwrap();
+        for (command, (result, expected)) in batch.iter().zip(results.iter_mut().zip(expected)) {
+            if command[0] == "KEYS" {
+                sort(result);
+                sort(expected);
+            }
+            assert_eq!(result, expected, "{command:?} in {body}");
+        }
+    }
+    // By itself a command is answered as in a pipeline.
+    for command in [r#"["MGET","a","b","c","d"]"#, r#"["DBSIZE"]"#, r#"["GET","a"]"#] {
+        assert_eq!(of_cluster.post("/", command).await.raw(), of_redis.post("/", command).await.raw());
+    }
+}
+
+#[tokio::test]
+async fn what_lies_in_several_slots_and_cannot_be_split_is_refused() {
+    let cluster = Cluster::start(&run_dir::create().unwrap()).await.unwrap();
+    let server = Server::start_with(&cluster.url(), &[]).await;
+    let text = "CROSSSLOT Keys in request don't hash to the same slot";
+    assert_eq!(server.post("/", r#"["RENAME","a","b"]"#).await.error(), (400, text));
+    assert_eq!(server.post("/multi-exec", r#"[["SET","a","1"],["SET","b","1"]]"#).await.error(), (400, text));
+    assert_eq!(
+        server.post("/pipeline", r#"[["SET","a","1"],["MSETNX","a","1","b","2"],["GET","a"]]"#).await.text,
+        format!(r#"[{{"result":"OK"}},{{"error":"{text}"}},{{"result":"1"}}]"#)
+    );
+    assert_eq!(
+        server.post("/multi-exec", r#"[["SET","{t}a","1"],["INCR","{t}b"],["PING"]]"#).await.text,
+        r#"[{"result":"OK"},{"result":1},{"result":"PONG"}]"#
+    );
+    let wide = server.post("/multi-exec", r#"[["SET","{t}a","1"],["DBSIZE"]]"#).await;
+    assert!(wide.error().1.contains("'DBSIZE' concerns every node"), "{}", wide.text);
+    assert_eq!(server.post("/", r#"["SCAN","x"]"#).await.error(), (400, "ERR invalid cursor"));
+}
+
+/// Slots wander from node to node while pipelines and transactions run. Every increment counts once, and what reads several
+/// keys between increments sees those before it and not those behind it; in a pipeline it may be told that it came too late.
+#[tokio::test]
+async fn slots_that_move_lose_and_repeat_and_reorder_nothing() {
+    let cluster = Cluster::start(&run_dir::create().unwrap()).await.unwrap();
+    let server = Arc::new(Server::start_with(&cluster.url(), &["--command-timeout", "5s"]).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = (0..4).map(|client| {
+        let (server, stop) = (Arc::clone(&server), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let mut connection = server.client().await;
+            let (mut rounds, mut late) = (0_u64, 0);
+            while !stop.load(Ordering::SeqCst) {
+                rounds += 1;
+                let (once, twice) = (Value::from(2 * rounds - 1), Value::from(2 * rounds));
+                // One transaction is about one slot, a pipeline about all.
+                let tags = if client == 0 { 0..1 } else { 0..5 };
+                let batch = tags.clone().flat_map(|tag| {
+                    let keys: Vec<_> = (0..4).map(|key| format!("{{{tag}}}:{client}:{key}")).collect();
+                    let increments = keys.iter().map(|key| vec!["INCR".to_owned(), key.clone()]);
+                    let read = [vec!["MGET".to_owned()], keys.clone()].concat();
+                    increments.clone().chain([read]).chain(increments).collect::<Vec<_>>()
+                });
+                let path = if client == 0 { "/multi-exec" } else { "/pipeline" };
+                let batch = serde_json::to_string(&batch.collect::<Vec<_>>()).unwrap();
+                let answer = connection.post(path, batch).await;
+                let read = Value::from(vec![once.to_string(); 4]);
+                let expected = [vec![once; 4], vec![read], vec![twice; 4]].concat();
+                let expected = tags.flat_map(|_| expected.iter().map(|result| json!({ "result": result })));
+                for (result, expected) in answer.json.as_array().unwrap().iter().zip(expected) {
+                    let too_late =
+                        || result["error"].as_str().is_some_and(|error| error.starts_with("TRYAGAIN "));
+                    let may_be_late = client != 0 && expected["result"].is_array();
+                    assert!(*result == expected || may_be_late && too_late(), "{}", answer.text);
+                    late += u64::from(*result != expected);
+                }
+            }
+            (rounds, late)
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    let tags: Vec<String> = (0..5).map(|tag| tag.to_string()).collect();
+    for step in [1, 1, 2] {
+        for slot in cluster.slots_of(&tags).await.unwrap() {
+            let from = cluster.owner(slot).await.unwrap();
+            move_key_by_key(&cluster, slot, from, (from + step) % 3).await;
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    for client in clients {
+        let (rounds, late) = client.await.unwrap();
+        assert!(rounds > 5 && late < rounds, "{late} of {rounds}");
+    }
+}
+
+/// Moves a slot as slowly as that can be done: most of the time some of its keys are here and some there.
+async fn move_key_by_key(cluster: &Cluster, slot: u16, from: usize, to: usize) {
+    let mut old = connect(cluster.node(from).address()).await.unwrap();
+    let mut new = connect(cluster.node(to).address()).await.unwrap();
+    let id = async |node: &mut _| cmd("CLUSTER").arg("MYID").query_async::<String>(node).await.unwrap();
+    let (old_id, new_id) = (id(&mut old).await, id(&mut new).await);
+    let set = |state: &str, id: &str| cmd("CLUSTER").arg("SETSLOT").arg(slot).arg(state).arg(id).clone();
+    set("IMPORTING", &old_id).exec_async(&mut new).await.unwrap();
+    set("MIGRATING", &new_id).exec_async(&mut old).await.unwrap();
+    loop {
+        let get = cmd("CLUSTER").arg("GETKEYSINSLOT").arg(slot).arg(1).clone();
+        let keys: Vec<String> = get.query_async(&mut old).await.unwrap();
+        let Some(key) = keys.first() else { break };
+        let port = cluster.node(to).address().port();
+        let migrate = cmd("MIGRATE").arg("127.0.0.1").arg(port).arg(key).arg(0).arg(5000).clone();
+        migrate.exec_async(&mut old).await.unwrap();
+    }
+    set("NODE", &new_id).exec_async(&mut new).await.unwrap();
+    set("NODE", &new_id).exec_async(&mut old).await.unwrap();
+}
+
+/// A command as somebody may send it, of those that answer the same whatever the number of nodes.
+fn a_command() -> impl Strategy<Value = Vec<String>> {
+    let key = || "[a-f]|\\{t\\}[a-c]";
+    let value = || "[0-9]{1,2}|x{0,3}";
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+    let with_keys = |name: &'static str| {
+        prop::collection::vec(key(), 1..6).prop_map(move |keys| [vec![name.to_owned()], keys].concat())
+    };
+    let pairs = prop::collection::vec((key(), value()), 1..6).prop_map(|pairs| {
+        [vec!["MSET".to_owned()], pairs.into_iter().flat_map(|(key, value)| [key, value]).collect()].concat()
+    });
+    let uneven = (key(), key()).prop_map(move |(one, other)| words(&["MSET", &one, "1", &other]));
+    let simple = (
+        prop::sample::select(vec![
+            "GET",
+            "INCR",
+            "STRLEN",
+            "TYPE",
+            "LLEN",
+            "PERSIST",
+            "GETDEL",
+            "TTL",
+            "UNHEARDOF",
+        ]),
+        key(),
+    );
+    let with_value =
+        (prop::sample::select(vec!["SET", "APPEND", "RPUSH", "SADD", "GETSET", "SETNX"]), key(), value());
+    prop_oneof![
+        6 => simple.prop_map(move |(name, key)| words(&[name, &key])),
+        6 => with_value.prop_map(move |(name, key, value)| words(&[name, &key, &value])),
+        2 => pairs,
+        1 => uneven,
+        2 => with_keys("MGET"),
+        1 => with_keys("DEL"),
+        1 => with_keys("UNLINK"),
+        1 => with_keys("EXISTS"),
+        1 => with_keys("TOUCH"),
+        1 => (key(), value()).prop_map(move |(key, value)| {
+            words(&["EVAL", "return redis.call('SET', KEYS[1], ARGV[1])", "1", &key, &value])
+        }),
+        2 => prop::sample::select(vec![
+            vec!["DBSIZE"],
+            vec!["KEYS", "*"],
+            vec!["FLUSHALL"],
+            vec!["PING"],
+            vec!["ECHO", "x"],
+            vec!["SCRIPT", "EXISTS", "x"],
+            vec!["SCRIPT", "LOAD", "return 1"],
+            vec!["SCRIPT", "NONSENSE"],
+            vec!["PUBLISH", "nobody", "x"],
+            vec!["MGET"],
+            vec!["DEL"],
+            vec!["EVAL", "return 7", "0"],
+            vec!["GET"],
+        ])
+        .prop_map(move |command| words(&command)),
+    ]
+}
+
+fn sort(result: &mut Value) {
+    if let Some(keys) = result["result"].as_array_mut() {
+        keys.sort_by_key(ToString::to_string);
+    }
 }
 
 /// Signs certificates, and keeps them in files that go with this value.

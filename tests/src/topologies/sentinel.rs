@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use redis::cmd;
 
 use super::certificates::Certificates;
@@ -101,25 +101,31 @@ impl Sentinel {
 
     /// Which server the sentinels take for the master, when they agree and it thinks so too.
     pub async fn master(&self) -> Result<usize> {
+        let index = self.named().await?;
+        let role = info(self.server(index), "replication", "role").await?;
+        ensure!(role == "master", "the sentinels name {}, which is a {role}", self.server(index).name());
+        Ok(index)
+    }
+
+    /// Waits until the sentinels have a master other than this one, and returns it.
+    pub async fn wait_for_another(&self, than: usize, within: Duration) -> Result<usize> {
+        // The other one may hang: it is not asked.
+        let another = async || Ok(self.named().await? != than && self.master().await? != than);
+        settled("there is another master", within, another).await?;
+        self.master().await
+    }
+
+    /// Whom the sentinels name, when they agree.
+    async fn named(&self) -> Result<usize> {
         let mut named = Vec::new();
         for sentinel in &self.sentinels {
             let (host, port): (String, u16) = ask(sentinel, &["GET-MASTER-ADDR-BY-NAME", NAME]).await?;
             named.push(format!("{host}:{port}").parse::<SocketAddr>()?);
         }
         named.dedup();
-        let [address] = named[..] else { anyhow::bail!("the sentinels do not agree: {named:?}") };
+        let [address] = named[..] else { bail!("the sentinels do not agree: {named:?}") };
         let index = self.servers.iter().position(|server| server.known_as == address);
-        let index = index.with_context(|| format!("{address} is none of the servers"))?;
-        let role = info(self.server(index), "replication", "role").await?;
-        anyhow::ensure!(role == "master", "the sentinels name {address}, which is a {role}");
-        Ok(index)
-    }
-
-    /// Waits until the sentinels have a master other than this one, and returns it.
-    pub async fn wait_for_another(&self, than: usize, within: Duration) -> Result<usize> {
-        let another = async || Ok(self.master().await? != than);
-        settled("there is another master", within, another).await?;
-        self.master().await
+        index.with_context(|| format!("{address} is none of the servers"))
     }
 
     /// What these keys hold, asked of the master.

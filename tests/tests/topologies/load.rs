@@ -72,7 +72,9 @@ impl Load {
 
     /// What has been said so far.
     pub(crate) fn ledger(&self) -> Ledger {
-        self.shared.ledger().clone()
+        let mut ledger = self.shared.ledger().clone();
+        ledger.shards.values_mut().for_each(|shard| shard.longest = shard.longest.max(shard.last.elapsed()));
+        ledger
     }
 
     /// Something is about to happen. From now on what this shard acknowledged may be lost, if one is named.
@@ -96,8 +98,8 @@ impl Load {
                 if answers && trouble.elapsed() > CALM {
                     return trouble - disturbed;
                 }
-                assert!(Instant::now() < deadline, "no recovery within {within:?}:\n{ledger}");
             }
+            assert!(Instant::now() < deadline, "no recovery within {within:?}:\n{}", self.ledger());
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -299,8 +301,7 @@ impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unknown: u64 = self.counters.values().map(|said| said.unknown).sum();
         writeln!(f, "  {} commands answered, {unknown} increments unknown", self.answers)?;
-        let silent: Vec<_> =
-            self.shards.values().map(|shard| shard.longest.max(shard.last.elapsed())).collect();
+        let silent: Vec<Duration> = self.shards.values().map(|shard| shard.longest).collect();
         writeln!(f, "  longest time without an answer, by shard: {silent:.2?}")?;
         for (error, count) in &self.errors {
             writeln!(f, "  {count:>6} × {error}")?;
@@ -435,13 +436,15 @@ async fn ask(shared: &Shared, rest: &mut Rest, path: &str, asks: Vec<Ask>) -> Re
 
 /// What a client sends in this turn, and where to.
 fn asks(client: usize, turn: usize) -> (&'static str, Vec<Ask>) {
-    let some = |step: usize| counter((turn * 31 + step * 17) % COUNTERS);
-    let fixed = |step: usize| constant((turn + step) % CONSTANTS);
+    // Steps that share no factor with the number of keys, so that every one of them has its turn.
+    let round = turn / KINDS;
+    let some = |step: usize| counter((round * 7 + client * 11 + step * 17) % COUNTERS);
+    let fixed = |step: usize| constant((round + step) % CONSTANTS);
     let own = |step: usize| format!("written:{client}:{turn}:{step}");
-    match turn % 6 {
+    match turn % KINDS {
         0 => ("/", vec![Ask::Increment(some(0))]),
         1 => ("/", vec![Ask::ByDigest(some(0))]),
-        2 => ("/multi-exec", ['a', 'b'].map(|half| Ask::Increment(pair(turn % PAIRS, half))).into()),
+        2 => ("/multi-exec", ['a', 'b'].map(|half| Ask::Increment(pair(round % PAIRS, half))).into()),
         3 => ("/", vec![Ask::Read((0..4).map(fixed).collect())]),
         4 => ("/", vec![Ask::Write((0..4).map(own).collect())]),
         _ => (
@@ -505,6 +508,8 @@ const COUNTERS: usize = 120;
 const CONSTANTS: usize = 40;
 const PAIRS: usize = 30;
 const PRIVATE: &str = "private:";
+/// Of requests: see [`asks`].
+const KINDS: usize = 6;
 const PAUSE: Duration = Duration::from_millis(4);
 /// For how long nothing may go wrong before all is well.
 const CALM: Duration = Duration::from_secs(1);

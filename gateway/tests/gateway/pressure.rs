@@ -1,0 +1,213 @@
+//! Clients that take more than their share: too much, too slowly, or nothing at all.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::{Redis, Server, TOKEN, eventually, request};
+
+/// A connection on which the bytes are ours.
+async fn raw(server: &Server, said: impl AsRef<[u8]>) -> TcpStream {
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    socket.write_all(said.as_ref()).await.unwrap();
+    socket
+}
+
+/// What the server says until it closes.
+async fn heard(socket: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    // A connection that is reset has said what it had to say.
+    let _ = timeout(Duration::from_secs(20), socket.read_to_end(&mut text)).await.expect("it is closed");
+    String::from_utf8(text).unwrap()
+}
+
+/// Status and error of an answer as it stands on the wire.
+fn error(text: &str) -> (u16, String) {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/json"), "{text}");
+    let json: Value = serde_json::from_str(body).unwrap();
+    (head[9..12].parse().unwrap(), json["error"].as_str().unwrap().to_owned())
+}
+
+fn head(method: &str, path: &str, fields: &str) -> String {
+    format!("{method} {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {TOKEN}\r\n{fields}\r\n")
+}
+
+/// A number of the metrics.
+async fn metric(server: &Server, name: &str) -> u64 {
+    let (_, text) = server.client().await.bytes(request(hyper::Method::GET, "/metrics", "")).await;
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    let name = format!("tollgate_gateway_{name} ");
+    text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_no_http_and_heads_too_large_are_refused_in_json() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--max-header", "8KiB"]).await;
+    let field = |name: &str, size: usize| format!("{name}: {}\r\n", "x".repeat(size));
+    for (said, status, text) in [
+        ("\0\x01\x02\x03".to_owned(), 400, "ERR the request is not valid HTTP"),
+        ("GET /\r\n\r\n".into(), 400, "ERR the request is not valid HTTP"),
+        ("GET / \x7f HTTP/1.1\r\n\r\n".into(), 400, "ERR the request is not valid HTTP"),
+        (head("GET", "/get/k", "no field\r\n"), 400, "ERR the request is not valid HTTP"),
+        (head("GET", "/get/k", &field("x-large", 9000)), 431, "ERR max header size exceeded"),
+        (head("GET", "/get/k", &"a: b\r\n".repeat(200)), 431, "ERR max header size exceeded"),
+        (head("GET", &format!("/get/{}", "k".repeat(9000)), ""), 431, "ERR max header size exceeded"),
+    ] {
+        let text_heard = heard(&mut raw(&server, &said).await).await;
+        assert_eq!(error(&text_heard), (status, text.to_owned()), "{said:?}");
+    }
+    // One that fits is served.
+    let path = format!("/echo/{}", "k".repeat(7000));
+    assert_eq!(server.client().await.get(&path).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--body-timeout", "200ms"]).await;
+    let begun = Instant::now();
+    for fields in ["content-length: 100\r\n", "transfer-encoding: chunked\r\n"] {
+        let mut socket = raw(&server, head("POST", "/", fields)).await;
+        socket.write_all(if fields.starts_with('c') { b"[\"PI" } else { b"4\r\n[\"PI\r\n" }).await.unwrap();
+        let answer = heard(&mut socket).await;
+        assert_eq!(error(&answer), (408, "ERR the request body did not arrive in time".into()));
+    }
+    // One that is refused is not waited for either.
+    let refused = format!("POST / HTTP/1.1\r\nhost: gateway\r\ncontent-length: 100\r\n\r\n");
+    assert_eq!(error(&heard(&mut raw(&server, refused).await).await).0, 401);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn clients_that_wait_for_a_word_are_told_before_they_send_a_body() {
+    let redis = Redis::start().await;
+    let server = Server::start(&redis).await;
+    let fields = "content-length: 8\r\nexpect: 100-continue\r\nconnection: close\r\n";
+    let mut socket = raw(&server, head("POST", "/", fields)).await;
+    let mut word = [0; 25];
+    socket.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket.write_all(b"[\"PING\"]").await.unwrap();
+    assert!(heard(&mut socket).await.ends_with(r#"{"result":"PONG"}"#));
+
+    let wrong = head("POST", "/", fields).replace(TOKEN, "wrong");
+    let mut socket = raw(&server, wrong).await;
+    assert_eq!(error(&heard(&mut socket).await).0, 401);
+}
+
+#[tokio::test]
+async fn bodies_together_take_no_more_memory_than_there_is() {
+    let redis = Redis::start().await;
+    let flags = ["--max-memory", "1MiB", "--max-body", "2MiB"];
+    let server = Server::start_with(&redis.url(), &flags).await;
+    // Two that come slowly hold most of it.
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut socket = raw(&server, head("POST", "/set/k", "content-length: 500001\r\n")).await;
+        socket.write_all(&vec![b'x'; 500_000]).await.unwrap();
+        slow.push(socket);
+    }
+    eventually("both are counted", async || metric(&server, "memory_bytes").await > 960_000).await;
+    let body = vec![b'y'; 300_000];
+    let answer = server.post("/set/k", body.clone()).await;
+    assert_eq!(answer.error(), (503, "ERR too much memory is taken by requests under way"));
+    // Small ones pass.
+    assert_eq!(server.post("/set/k", vec![b'z'; 10_000]).await.status, 200);
+    for mut socket in slow {
+        socket.write_all(b"x").await.unwrap();
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+    assert_eq!(metric(&server, "memory_bytes").await, 0);
+    assert_eq!(server.post("/set/k", body).await.status, 200);
+    // One alone may not take more either.
+    assert_eq!(server.post("/set/k", vec![b'y'; 1_500_000]).await.error().0, 503);
+    assert_eq!(metric(&server, "memory_bytes").await, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_let_go_and_one_that_reads_slowly_is_not() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--write-timeout", "1s"]).await;
+    let size = 16 << 20;
+    server.post("/set/k", vec![b'x'; 8 << 20]).await;
+    let mut client = server.client().await;
+    client.get("/append/k/y").await;
+    client.send(request(hyper::Method::POST, "/append/k", vec![b'x'; (8 << 20) - 1])).await;
+
+    let mut deaf = raw(&server, head("GET", "/get/k", "")).await;
+    let mut slow = raw(&server, head("GET", "/get/k", "connection: close\r\n")).await;
+    eventually("both are under way", async || metric(&server, "in_flight").await == 2).await;
+    let reading = tokio::spawn(async move {
+        let (mut read, mut buffer) = (0, vec![0; 1 << 20]);
+        loop {
+            match slow.read(&mut buffer).await.unwrap() {
+                0 => return read,
+                count => read += count,
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(reading.await.unwrap() > size);
+    eventually("the deaf one is let go", async || metric(&server, "in_flight").await == 0).await;
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(20), deaf.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.len() < size);
+}
+
+/// Over HTTP/2 a client can refuse to read one answer while it reads others.
+#[tokio::test]
+async fn an_answer_over_http2_that_nobody_reads_ends_its_connection() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--write-timeout", "1s"]).await;
+    server.post("/set/k", vec![b'x'; 1 << 20]).await;
+    let socket = TcpStream::connect(server.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(70_000)
+        .initial_connection_window_size(1 << 20)
+        .handshake::<_, Full<Bytes>>(TokioIo::new(socket))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let unread = sender.send_request(request(hyper::Method::GET, "http://gateway/get/k", "")).await.unwrap();
+    let mut others = 0;
+    let ping = || -> Request<Full<Bytes>> { request(hyper::Method::GET, "http://gateway/ping", "") };
+    while let Ok(answer) = sender.send_request(ping()).await {
+        if answer.into_body().collect().await.is_err() {
+            break;
+        }
+        others += 1;
+        sleep(Duration::from_millis(50)).await;
+        assert!(others < 200, "the connection goes on for ever");
+    }
+    assert!(others > 10, "others were answered meanwhile");
+    let _ = timeout(Duration::from_secs(20), connection).await.unwrap();
+    assert!(unread.into_body().collect().await.is_err());
+    eventually("nothing is held", async || metric(&server, "in_flight").await == 0).await;
+}
+
+#[tokio::test]
+async fn more_clients_than_the_limit_wait_to_be_accepted() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--max-connections", "2"]).await;
+    let (mut one, mut two) = (server.client().await, server.client().await);
+    assert_eq!(
+        (one.get("/ping").await.status, two.get("/ping").await.status),
+        (200.try_into().unwrap(), 200.try_into().unwrap())
+    );
+    let mut third = raw(&server, head("GET", "/ping", "connection: close\r\n")).await;
+    let mut byte = [0; 1];
+    assert!(timeout(Duration::from_millis(300), third.read(&mut byte)).await.is_err(), "it is served");
+    drop(one);
+    assert!(heard(&mut third).await.ends_with(r#"{"result":"PONG"}"#));
+}
