@@ -21,7 +21,8 @@ use script::Translated;
 pub(crate) use info::{Access, Fold, Info, Route};
 pub(crate) use json::{ParseError, parse_command, parse_pipeline};
 pub(crate) use path::{TOKEN as TOKEN_PARAMETER, parse_path};
-pub(crate) use rules::{Rights, Rules, Stream};
+pub use rules::Rights;
+pub(crate) use rules::{Rules, Stream};
 pub(crate) use script::{Digest, Scripts, parse as parse_digest};
 pub(crate) use table::COMMANDS;
 

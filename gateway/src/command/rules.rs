@@ -22,14 +22,14 @@ pub(crate) struct Rules {
 
 /// What a token may do; by default everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rights {
+pub struct Rights {
     /// Only commands that read, and not the whole keyspace.
-    pub(crate) read_only: bool,
+    pub read_only: bool,
     /// Only these commands, such as `GET` or `SCRIPT LOAD`; all, if there are none.
-    pub(crate) commands: Vec<String>,
+    pub commands: Vec<String>,
     /// Only keys that begin with one of these; all, if there are none. Commands without keys and scripts must then be
     /// named in `commands`, but for those that tell nothing of others.
-    pub(crate) key_prefixes: Vec<String>,
+    pub key_prefixes: Vec<String>,
 }
 
 /// A stream that may be asked for.

@@ -24,7 +24,7 @@ pub struct Tenant {
     /// Connections to it, for each thread.
     pub connections: NonZeroUsize,
     /// What it may do.
-    pub(crate) rights: Rights,
+    pub rights: Rights,
     /// The most requests it may have under way, if that is limited.
     pub in_flight: Option<usize>,
     /// The most subscriptions and monitors it may have, if that is limited.
