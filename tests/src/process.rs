@@ -170,6 +170,13 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
+    /// Whether it is suspended.
+    pub fn is_suspended(&self) -> bool {
+        // The state follows the program's name, which is in parentheses and may hold anything.
+        let stat = self.proc_file("stat").unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
     /// Starts it again with the same command on the same port, ending it first if it still runs.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await;

@@ -1,5 +1,5 @@
-//! What `deploy/` says of the gateway, held against the gateway. Whether the manifests are what Kubernetes takes is checked by
-//! `cargo xtask lint`.
+//! What `deploy/` says of the gateway, held against the gateway. Whether Kubernetes takes the manifests is what
+//! `cargo xtask lint` checks.
 
 #![allow(
     clippy::unwrap_used,

@@ -30,7 +30,7 @@ async fn a_replica_takes_over_the_slots_of_a_cluster_master() {
         let mut master = connect(cluster.node(*owner).address()).await.unwrap();
         cmd("SET").arg(key).arg(format!("value of {key}")).exec_async(&mut master).await.unwrap();
     }
-    replicated(cluster.node(0), &[cluster.replica_of(0)]).await.unwrap();
+    replicated(cluster.node(0), &[cluster.node(3)]).await.unwrap();
 
     let killed = Instant::now();
     cluster.node(0).kill().await;

@@ -1,4 +1,4 @@
-//! The gateway among thousands of clients of every kind, for some seconds; `cargo xtask soak --gateway` takes longer.
+//! The gateway among clients of every kind, for some seconds; `cargo xtask soak --gateway` takes longer.
 
 #![allow(
     clippy::unwrap_used,

@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// Minutes for which memory is watched; a warm-up of a fifth of that comes before.
     #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
-    /// Clients that are connected at any time: most ask now and then, one in twenty reads slowly, as many leave and come again.
+    /// Clients: most ask now and then, one in twenty reads slowly, and as many leave and come again.
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(100..=30_000))]
     connections: u32,
 }

@@ -337,13 +337,18 @@ impl Outbox {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed => f.write_str("redis closed the connection"),
+            Self::Closed => f.write_str(CLOSED),
+            // TLS was not ended before the connection was: a server that dies does not.
+            Self::Failed(error) if error.kind() == io::ErrorKind::UnexpectedEof => f.write_str(CLOSED),
             Self::Failed(error) => fmt::Display::fmt(error, f),
             Self::Malformed => fmt::Display::fmt(&Malformed, f),
             Self::Unused => f.write_str("the connection is not used any more"),
         }
     }
 }
+
+/// What is said of a connection that the other side has ended.
+pub(super) const CLOSED: &str = "redis closed the connection";
 
 /// Requests taken in one go.
 const AT_ONCE: usize = 128;

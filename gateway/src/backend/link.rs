@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection::{Connection, Driver};
+use super::connection::{CLOSED, Connection, Driver};
 use super::status::{Counters, Role};
 use super::transport::Transport;
 use crate::resp::{Item, Reader, Scanner, command};
@@ -266,7 +266,7 @@ pub(crate) async fn exchange(
                 Some(Item::Error(text)) => Some(ConnectError::refused(text)),
                 _ => None,
             });
-            return Err(said.unwrap_or_else(|| ConnectError::Ended("redis closed the connection".into())));
+            return Err(said.unwrap_or_else(|| ConnectError::Ended(CLOSED.into())));
         }
     }
     Ok(replies)
@@ -341,6 +341,7 @@ impl From<std::io::Error> for ConnectError {
     fn from(error: std::io::Error) -> Self {
         match TlsError::of(&error) {
             Some(error) => Self::Tls(error),
+            None if error.kind() == std::io::ErrorKind::UnexpectedEof => Self::Ended(CLOSED.into()),
             None => Self::Io(error.to_string()),
         }
     }

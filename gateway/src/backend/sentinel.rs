@@ -1,6 +1,6 @@
 //! A master that sentinels watch over, and its replicas.
 //!
-//! A task asks a sentinel who the master is, twice a second, and at once when something looks like a failover: a
+//! A task asks a sentinel who the master is, four times a second, and at once when something looks like a failover: a
 //! connection ended, or a server refused a write because it is a replica. When the answer is another server that says
 //! itself that it is a master, the connections to the old one are dropped. A sentinel that is cut off may still name the
 //! old master; so a master that works is only left for one that works, and while none does, another sentinel is asked
@@ -571,8 +571,9 @@ fn host_and_port(host: &[u8], port: &[u8]) -> Option<Address> {
     Some(Address { host: host.to_owned(), port })
 }
 
-/// From one question to the next while all is well.
-const POLL: Duration = Duration::from_millis(500);
+/// From one question to the next while all is well. What is written to a former master in between is lost, if it does not
+/// refuse it.
+const POLL: Duration = Duration::from_millis(250);
 
 /// The same while there is no master; it grows up to [`POLL`].
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);

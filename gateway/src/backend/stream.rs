@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until};
 
+use super::connection::CLOSED;
 use super::link::{Options, dial};
 use super::replies::Failure;
 use super::transport::Transport;
@@ -45,6 +46,10 @@ pub(crate) struct Stream {
     due: Instant,
     /// Whether Redis was asked, and owes an answer.
     is_asked: bool,
+    /// How long nothing may come before Redis is asked whether it is there.
+    silence: Duration,
+    /// How long it has for an answer.
+    answer: Duration,
 }
 
 /// A future that ends a stream.
@@ -102,6 +107,8 @@ impl Stream {
             left: Some(left),
             due: Instant::now() + options.patience,
             is_asked: true,
+            silence: SILENCE,
+            answer: ANSWER,
         };
         let confirmation = match stream.next().await {
             Ok(confirmation) => confirmation,
@@ -145,7 +152,7 @@ impl Stream {
             }
             came = write_and_read(&mut self.transport, &mut self.question, &mut self.received) => match came {
                 Ok(0) => return Err(StreamEnd::Closed),
-                Ok(_) => (self.due, self.is_asked) = (Instant::now() + SILENCE, false),
+                Ok(_) => (self.due, self.is_asked) = (Instant::now() + self.silence, false),
                 Err(error) => return Err(StreamEnd::Failed(error)),
             },
             () = sleep_until(self.due) => {
@@ -153,7 +160,7 @@ impl Stream {
                     return Err(StreamEnd::Silent);
                 }
                 self.question = command(&["PING"]).into();
-                (self.due, self.is_asked) = (Instant::now() + ANSWER, true);
+                (self.due, self.is_asked) = (Instant::now() + self.answer, true);
             }
         }
         Ok(())
@@ -204,7 +211,8 @@ impl fmt::Display for StreamError {
 impl fmt::Display for StreamEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed => f.write_str("redis closed the connection"),
+            Self::Closed => f.write_str(CLOSED),
+            Self::Failed(error) if error.kind() == io::ErrorKind::UnexpectedEof => f.write_str(CLOSED),
             Self::Failed(error) => fmt::Display::fmt(error, f),
             Self::Malformed => fmt::Display::fmt(&Malformed, f),
             Self::TooLarge(most) => write!(f, "a message has more than {most} bytes"),
@@ -220,11 +228,121 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// How long nothing may come before Redis is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(10);
-
-/// How long it has for an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Bytes read in one go, at least.
 const CHUNK: usize = 8 << 10;
+
+#[cfg(test)]
+mod tests {
+    use tollgate_tests::redis::Redis;
+    use tollgate_tests::{ports, run_dir};
+
+    use super::*;
+    use crate::backend::Backend;
+    use crate::target::{Target, TargetOptions};
+
+    async fn start(flags: &[&str]) -> (Redis, Backend) {
+        let redis =
+            Redis::start_with(&run_dir::create().unwrap(), ports::free().unwrap(), flags).await.unwrap();
+        let target = Target::parse(&redis.url(), &TargetOptions::default()).unwrap();
+        let backend = Backend::start(&target, 1, Duration::from_secs(5), 1 << 20).await.unwrap();
+        (redis, backend)
+    }
+
+    fn words(reply: &[u8]) -> Vec<String> {
+        Reader(reply)
+            .filter_map(|item| match item {
+                Item::Bulk(text) | Item::Integer(text) | Item::Status(text) => {
+                    Some(String::from_utf8_lossy(text).into_owned())
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn ask(redis: &Redis, words: &[&[u8]]) {
+        let client = redis::Client::open(redis.url()).unwrap();
+        let mut command = redis::Cmd::new();
+        words.iter().for_each(|word| _ = command.arg(*word));
+        command.exec(&mut client.get_connection().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn messages_come_one_by_one_behind_the_confirmation() {
+        let (redis, backend) = start(&[]).await;
+        let mut channel = backend.stream(StreamKind::Subscribe, b"news").await.unwrap();
+        let mut pattern = backend.stream(StreamKind::PSubscribe, b"n*").await.unwrap();
+        assert_eq!(words(&channel.next().await.unwrap()), ["subscribe", "news", "1"]);
+        assert_eq!(words(&pattern.next().await.unwrap()), ["psubscribe", "n*", "1"]);
+        ask(&redis, &[b"PUBLISH", b"news", b"one"]);
+        ask(&redis, &[b"PUBLISH", b"news", b"two"]);
+        for message in ["one", "two"] {
+            assert_eq!(words(&channel.next().await.unwrap()), ["message", "news", message]);
+            assert_eq!(words(&pattern.next().await.unwrap()), ["pmessage", "n*", "news", message]);
+        }
+        // A call that is given up takes nothing along.
+        assert!(tokio::time::timeout(Duration::from_millis(20), channel.next()).await.is_err());
+        ask(&redis, &[b"PUBLISH", b"news", &vec![b'x'; 100_000]]);
+        assert!(channel.next().await.unwrap().len() > 100_000);
+    }
+
+    #[tokio::test]
+    async fn a_monitor_sees_what_others_do() {
+        let (redis, backend) = start(&[]).await;
+        let mut monitor = backend.stream(StreamKind::Monitor, b"").await.unwrap();
+        assert_eq!(words(&monitor.next().await.unwrap()), ["OK"]);
+        ask(&redis, &[b"PUBLISH", b"news", b"one"]);
+        loop {
+            let line = words(&monitor.next().await.unwrap()).concat();
+            if line.contains(r#""PUBLISH" "news" "one""#) {
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_redis_refuses_never_begins_and_its_end_is_told() {
+        let (redis, backend) = start(&[]).await;
+        ask(&redis, &[b"ACL", b"SETUSER", b"default", b"resetchannels", b"&open*"]);
+        let refused = backend.stream(StreamKind::Subscribe, b"news").await.unwrap_err();
+        assert!(matches!(&refused, StreamError::Refused(text) if text.starts_with("NOPERM ")), "{refused}");
+        let mut stream = backend.stream(StreamKind::Subscribe, b"open").await.unwrap();
+        assert_eq!(words(&stream.next().await.unwrap()), ["subscribe", "open", "1"]);
+        redis.kill().await;
+        assert!(matches!(stream.next().await, Err(StreamEnd::Closed | StreamEnd::Failed(_))));
+        let failed = backend.stream(StreamKind::Subscribe, b"open").await.unwrap_err();
+        assert!(failed.to_string().starts_with("ERR redis is unreachable: "), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_is_asked_and_then_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut redis, _) = listener.accept().await.unwrap();
+        let mut stream = Stream {
+            transport: Transport::Plain(stream),
+            question: Bytes::new(),
+            received: BytesMut::new(),
+            scanner: Scanner::default(),
+            largest: 1000,
+            confirmation: None,
+            left: Some(Box::pin(std::future::pending())),
+            due: Instant::now(),
+            is_asked: false,
+            silence: Duration::from_millis(30),
+            answer: Duration::from_millis(200),
+        };
+        // It answers the first question and not the second.
+        let answers = tokio::spawn(async move {
+            let mut asked = [0; 14];
+            redis.read_exact(&mut asked).await.unwrap();
+            redis.write_all(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n").await.unwrap();
+            redis.read_exact(&mut asked).await.unwrap();
+            (asked, redis)
+        });
+        assert!(matches!(stream.next().await, Err(StreamEnd::Silent)));
+        assert_eq!(command(&["PING"]), answers.await.unwrap().0);
+    }
+}

@@ -170,9 +170,15 @@ impl<'a> Builder<'a> {
             self.entries.push(Entry::Refused(reason));
             return;
         }
+        if let Some(resp) = refusal::instead(arguments.clone(), info) {
+            self.resp.truncate(start);
+            self.resp.extend_from_slice(&resp);
+            self.entries.push(Entry::Send(Sending { range: start..self.resp.len(), info, digest: None }));
+            return;
+        }
         let mut digest = None;
         if let Some(Translated { resp, changed, asked }) =
-            info.and_then(|info| self.rules.scripts().carry_over(arguments, info))
+            info.and_then(|info| self.rules.scripts().carry_over(&arguments, info))
         {
             self.resp.truncate(start);
             self.resp.extend_from_slice(&resp);

@@ -4,7 +4,7 @@
 //! client at once; refusing one too many costs a clear error.
 
 use super::Info;
-use crate::resp::Arguments;
+use crate::resp::{Arguments, command};
 
 /// The error that answers a command which may not be sent.
 pub(super) fn reason(mut arguments: Arguments<'_>, info: Option<&Info>) -> Option<String> {
@@ -41,6 +41,13 @@ pub(super) fn reason(mut arguments: Arguments<'_>, info: Option<&Info>) -> Optio
         _ => return None,
     };
     Some(format!("ERR Command is not available: '{}': {reason}", String::from_utf8_lossy(name)))
+}
+
+/// What is sent in place of a command that must succeed but may not do what it says: SDKs tell who they are by `CLIENT
+/// SETINFO`, which would name the connection of all clients, and which Redis knows only since 7.2.
+pub(super) fn instead(mut arguments: Arguments<'_>, info: Option<&Info>) -> Option<Vec<u8>> {
+    let mut of_client = || arguments.next().is_some_and(|name| name.eq_ignore_ascii_case(b"CLIENT"));
+    (info.is_some_and(|info| info.name == "SETINFO") && of_client()).then(|| command(&["PING", "OK"]))
 }
 
 /// `name` in upper case, or nothing when it is longer than any name that matters.
@@ -101,7 +108,6 @@ const BLOCKS: &str = "it would block every request on the shared connection";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::command;
 
     fn reason(words: &str) -> Option<String> {
         let resp = command(&words.split(' ').collect::<Vec<_>>());

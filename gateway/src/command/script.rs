@@ -35,7 +35,7 @@ pub(super) struct Translated {
 
 impl Scripts {
     /// The form in which Redis has to be sent a command that loads or calls a script; nothing when that is its own.
-    pub(super) fn carry_over(&self, arguments: Arguments<'_>, info: &Info) -> Option<Translated> {
+    pub(super) fn carry_over(&self, arguments: &Arguments<'_>, info: &Info) -> Option<Translated> {
         let of_script = || arguments.clone().next().is_some_and(|name| name.eq_ignore_ascii_case(b"SCRIPT"));
         let rewrite = |place: usize, with: &[u8]| {
             let words: Vec<&[u8]> =
@@ -184,7 +184,7 @@ mod tests {
         let changed = String::from_utf8_lossy(&digest(b"#!lua\nreturn 1")).into_owned();
         let carried = |words: &[&str]| {
             let resp = command(words);
-            scripts.carry_over(Arguments::of(&resp), Info::of(Arguments::of(&resp)).unwrap()).map(
+            scripts.carry_over(&Arguments::of(&resp), Info::of(Arguments::of(&resp)).unwrap()).map(
                 |translated| {
                     (
                         Arguments::of(&translated.resp)

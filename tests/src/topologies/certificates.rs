@@ -37,20 +37,14 @@ impl Certificates {
     /// Makes new ones in `dir`.
     pub fn create(dir: &Path) -> Result<Certificates> {
         fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
-        let (authority, issuer) = authority(dir, "authority")?;
-        let (stranger_authority, stranger) = authority_of_stranger(dir)?;
+        let (authority, issuer) = create_authority(dir, "authority")?;
+        let (stranger_authority, stranger) = create_authority(dir, "stranger-authority")?;
         Ok(Certificates {
             authority,
-            server: issue(
-                dir,
-                "server",
-                &[SERVER_NAME, "127.0.0.1"],
-                ExtendedKeyUsagePurpose::ServerAuth,
-                &issuer,
-            )?,
-            client: issue(dir, "client", &[], ExtendedKeyUsagePurpose::ClientAuth, &issuer)?,
+            server: issue(dir, "server", &[SERVER_NAME, "127.0.0.1"], &issuer)?,
+            client: issue(dir, "client", &[], &issuer)?,
             stranger_authority,
-            stranger: issue(dir, "stranger", &[], ExtendedKeyUsagePurpose::ClientAuth, &stranger)?,
+            stranger: issue(dir, "stranger", &[], &stranger)?,
         })
     }
 
@@ -74,7 +68,7 @@ impl Certificates {
 /// The host that the server's certificate names.
 pub const SERVER_NAME: &str = "redis.tollgate.test";
 
-fn authority(dir: &Path, name: &str) -> Result<(PathBuf, Issuer<'static, KeyPair>)> {
+fn create_authority(dir: &Path, name: &str) -> Result<(PathBuf, Issuer<'static, KeyPair>)> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, format!("Tollgate test {name}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -85,25 +79,14 @@ fn authority(dir: &Path, name: &str) -> Result<(PathBuf, Issuer<'static, KeyPair
     Ok((path, Issuer::new(params, key)))
 }
 
-fn authority_of_stranger(dir: &Path) -> Result<(PathBuf, Issuer<'static, KeyPair>)> {
-    authority(dir, "stranger-authority")
-}
-
-fn issue(
-    dir: &Path,
-    name: &str,
-    hosts: &[&str],
-    purpose: ExtendedKeyUsagePurpose,
-    issuer: &Issuer<'_, KeyPair>,
-) -> Result<Pair> {
-    let mut params = CertificateParams::new(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>())?;
+fn issue(dir: &Path, name: &str, hosts: &[&str], issuer: &Issuer<'_, KeyPair>) -> Result<Pair> {
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let mut params = CertificateParams::new(hosts)?;
     params.distinguished_name.push(DnType::CommonName, format!("Tollgate test {name}"));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    // Nodes of a cluster are each other's clients.
-    params.extended_key_usages = match purpose {
-        ExtendedKeyUsagePurpose::ServerAuth => vec![purpose, ExtendedKeyUsagePurpose::ClientAuth],
-        purpose => vec![purpose],
-    };
+    // Nodes of a cluster are servers and each other's clients.
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, issuer)?;
     Ok(Pair {

@@ -16,7 +16,8 @@ use super::{connect, follows, settled};
 use crate::ports;
 use crate::redis::{Build, Redis};
 
-/// A running cluster. Nodes are called by their index: first the masters it began with, then their replicas.
+/// A running cluster. Nodes are called by their index: first the three masters that it begins with, then the
+/// replica of each.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
@@ -42,59 +43,6 @@ impl Cluster {
         Cluster::join(start_nodes(dir, Some(certificates)).await?).await
     }
 
-    async fn join(nodes: Vec<Node>) -> Result<Cluster> {
-        let cluster = Cluster { nodes };
-        for index in 0..NODES {
-            // Different ones, as long as nobody knows anybody: nodes that start alike must first settle who goes first.
-            cluster.at(index, cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(index + 1)).await?;
-        }
-        for (index, node) in cluster.nodes.iter().enumerate() {
-            // Everybody is told of everybody, which is faster than waiting for the word to spread.
-            for other in cluster.nodes.iter().filter(|other| other.id != node.id) {
-                let address = other.tls.unwrap_or_else(|| other.redis.address());
-                let mut meet = cmd("CLUSTER");
-                meet.arg("MEET").arg(address.ip().to_string()).arg(address.port()).arg(other.bus);
-                cluster.at(index, &meet).await?;
-            }
-        }
-        for (index, range) in SHARES.into_iter().enumerate() {
-            let (first, last) = range.into_inner();
-            cluster.at(index, cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(first).arg(last)).await?;
-        }
-        settled("all nodes know each other", START, async || {
-            for index in 0..NODES {
-                let met = cluster.view(index).await?;
-                if met.len() != NODES || met.iter().any(|member| member.flag("handshake")) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
-        .await?;
-        for index in MASTERS..NODES {
-            let master = &cluster.nodes[index - MASTERS].id;
-            cluster.at(index, cmd("CLUSTER").arg("REPLICATE").arg(master)).await?;
-        }
-        settled("every replica has its master", START, async || {
-            for index in MASTERS..NODES {
-                if !follows(cluster.node(index)).await? {
-                    return Ok(false);
-                }
-            }
-            for index in 0..NODES {
-                let replicas =
-                    cluster.view(index).await?.iter().filter(|member| member.flag("slave")).count();
-                if replicas != NODES - MASTERS {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
-        .await?;
-        cluster.wait_until_well(START).await?;
-        Ok(cluster)
-    }
-
     /// What a client is told: some of the nodes, or all of them.
     pub fn url(&self) -> String {
         let (scheme, addresses) = match self.nodes.iter().map(|node| node.tls).collect::<Option<Vec<_>>>() {
@@ -113,11 +61,6 @@ impl Cluster {
     /// A node, to start it again.
     pub fn node_mut(&mut self, index: usize) -> &mut Redis {
         &mut self.nodes[index].redis
-    }
-
-    /// The replica that a master began with.
-    pub fn replica_of(&self, master: usize) -> &Redis {
-        self.node(master + MASTERS)
     }
 
     /// Waits until every node that runs says that the cluster is well and every slot has a master that runs.
@@ -215,6 +158,67 @@ impl Cluster {
         Ok(moved)
     }
 
+    async fn join(nodes: Vec<Node>) -> Result<Cluster> {
+        let cluster = Cluster { nodes };
+        cluster.introduce().await?;
+        for (index, range) in SHARES.into_iter().enumerate() {
+            let (first, last) = range.into_inner();
+            cluster.at(index, cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(first).arg(last)).await?;
+        }
+        cluster.replicate().await?;
+        cluster.wait_until_well(START).await?;
+        Ok(cluster)
+    }
+
+    /// Tells everybody of everybody, which is faster than waiting for the word to spread.
+    async fn introduce(&self) -> Result<()> {
+        for index in 0..NODES {
+            // Different ones, as long as nobody knows anybody: nodes that start alike must first settle who goes first.
+            self.at(index, cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(index + 1)).await?;
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            for other in self.nodes.iter().filter(|other| other.id != node.id) {
+                let address = other.tls.unwrap_or_else(|| other.redis.address());
+                let mut meet = cmd("CLUSTER");
+                meet.arg("MEET").arg(address.ip().to_string()).arg(address.port()).arg(other.bus);
+                self.at(index, &meet).await?;
+            }
+        }
+        settled("all nodes know each other", START, async || {
+            for index in 0..NODES {
+                let met = self.view(index).await?;
+                if met.len() != NODES || met.iter().any(|member| member.flag("handshake")) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Makes the second half of the nodes replicas of the first.
+    async fn replicate(&self) -> Result<()> {
+        for index in MASTERS..NODES {
+            let master = &self.nodes[index - MASTERS].id;
+            self.at(index, cmd("CLUSTER").arg("REPLICATE").arg(master)).await?;
+        }
+        settled("every replica has its master", START, async || {
+            for index in MASTERS..NODES {
+                if !follows(self.node(index)).await? {
+                    return Ok(false);
+                }
+            }
+            for index in 0..NODES {
+                let view = self.view(index).await?;
+                if view.iter().filter(|member| member.flag("slave")).count() != NODES - MASTERS {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
     /// Which master serves each slot. Each master speaks for itself only; one that has ended serves nothing.
     async fn slots(&self) -> Result<BTreeMap<u16, usize>> {
         let mut owners = BTreeMap::new();
@@ -230,8 +234,10 @@ impl Cluster {
         Ok(owners)
     }
 
+    /// The nodes that answer: those that have neither ended nor hang.
     fn running(&self) -> impl Iterator<Item = usize> {
-        (0..self.nodes.len()).filter(|index| self.nodes[*index].redis.ended().is_none())
+        let runs = |node: &Redis| node.ended().is_none() && !node.is_suspended();
+        (0..self.nodes.len()).filter(move |index| runs(self.node(*index)))
     }
 
     /// The members as one of them sees them.

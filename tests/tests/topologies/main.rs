@@ -179,34 +179,49 @@ async fn a_sentinel_set_with_tls_is_used() {
 // ---- A Cluster.
 
 #[tokio::test]
-async fn a_cluster_master_is_killed() {
-    let (dir, cluster) = cluster().await;
+async fn a_cluster_master_is_killed_and_comes_back() {
+    let came_back = async |cluster: &mut Cluster| {
+        // It comes back empty, with slots that are another's now.
+        cluster.node_mut(DOOMED).restart().await.unwrap();
+        let demoted = async || Ok(info(cluster.node(DOOMED), "replication", "role").await? == "slave");
+        settled("it is a replica now", BOUND, demoted).await.unwrap();
+        sleep(Duration::from_secs(2)).await;
+    };
+    a_cluster_master_fails("killed", async |master| master.kill().await, came_back).await;
+}
+
+/// Its connections stay open and nothing answers: only time tells.
+#[tokio::test]
+async fn a_cluster_master_hangs() {
+    a_cluster_master_fails("hung", async |master| master.suspend().unwrap(), async |_| ()).await;
+}
+
+async fn a_cluster_master_fails(
+    how: &str,
+    fail: impl AsyncFnOnce(&Redis),
+    and_then: impl AsyncFnOnce(&mut Cluster),
+) {
+    let (dir, mut cluster) = cluster().await;
     let gateway = gateway(&dir, &cluster.url(), &[]).await;
     let load = Load::start(gateway.address(), shards(&cluster).await).await;
-    let doomed = 0;
     let before = load.ledger();
-    replicated(cluster.node(doomed), &[cluster.replica_of(doomed)]).await.unwrap();
-    load.disturb(Some(doomed));
-    cluster.node(doomed).kill().await;
+    replicated(cluster.node(DOOMED), &[cluster.node(SUCCESSOR)]).await.unwrap();
+    load.disturb(Some(DOOMED));
+    fail(cluster.node(DOOMED)).await;
     cluster.wait_until_well(BOUND).await.unwrap();
     let after = load.ledger();
     let trouble = load.recovered(BOUND).await;
+    and_then(&mut cluster).await;
     let ledger = load.finish().await;
     let keys = ledger.keys();
     let values = cluster.read(&keys).await.unwrap();
     // Its replica took over its slots, and nobody else's.
     let owners = cluster.owners_of(&keys).await.unwrap();
-    let taken_over: BTreeSet<&str> = keys
-        .iter()
-        .zip(owners)
-        .filter(|(_, owner)| *owner == doomed + 3)
-        .map(|(key, _)| key.as_str())
-        .collect();
-    let loss = ledger.verify(
-        &values,
-        Some(&Risk { before: &before, after: &after, had: &|key| taken_over.contains(key) }),
-    );
-    println!("a cluster's master killed: errors for {trouble:.2?}\n{ledger}{loss}");
+    let taken_over = keys.iter().zip(owners).filter(|(_, owner)| *owner == SUCCESSOR);
+    let taken_over: BTreeSet<&str> = taken_over.map(|(key, _)| key.as_str()).collect();
+    let had = |key: &str| taken_over.contains(key);
+    let loss = ledger.verify(&values, Some(&Risk { before: &before, after: &after, had: &had }));
+    println!("a cluster's master {how}: errors for {trouble:.2?}\n{ledger}{loss}");
 }
 
 #[tokio::test]
@@ -312,7 +327,6 @@ async fn a_master_under_sentinels_is_killed_and_comes_back() {
     set.wait_for_another(0, BOUND).await.unwrap();
     let after = load.ledger();
     let trouble = load.recovered(BOUND).await;
-    println!("a master under sentinels killed: errors for {trouble:.2?}\n{}", load.ledger());
     // It comes back empty and takes itself for a master, until the sentinels tell it that there is another.
     set.server_mut(0).restart().await.unwrap();
     assert_eq!(info(set.server(0), "replication", "role").await.unwrap(), "master");
@@ -320,7 +334,7 @@ async fn a_master_under_sentinels_is_killed_and_comes_back() {
     let ledger = load.finish().await;
     let values = set.read(&ledger.keys()).await.unwrap();
     let loss = ledger.verify(&values, Some(&Risk { before: &before, after: &after, had: &|_| true }));
-    println!("and back again:\n{ledger}{loss}");
+    println!("a master under sentinels killed: errors for {trouble:.2?}\n{ledger}{loss}");
 }
 
 #[tokio::test]
@@ -430,6 +444,10 @@ async fn read(redis: &Redis, keys: &[String]) -> Vec<Option<String>> {
     let mut connection = connect(redis.address()).await.unwrap();
     redis::cmd("MGET").arg(keys).query_async(&mut connection).await.unwrap()
 }
+
+/// The first master of a cluster, and its replica.
+const DOOMED: usize = 0;
+const SUCCESSOR: usize = 3;
 
 pub(crate) const TOKEN: &str = "the-token-of-topologies";
 

@@ -108,8 +108,8 @@ pub(super) async fn h2load(load: &H2load) -> Result<Run> {
     read().with_context(|| format!("h2load wrote something else than expected:\n{text}"))
 }
 
-/// One thread of redis-benchmark, which ends at the first error. In `command`, `__rand_int__` is a number of twelve digits below
-/// `depth`.
+/// One thread of redis-benchmark, which ends at the first error. In `command`, `__rand_int__` is a number of twelve
+/// digits below `depth`.
 pub(super) async fn redis_benchmark(
     port: u16,
     connections: u32,

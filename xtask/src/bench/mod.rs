@@ -1,7 +1,7 @@
 //! `bench`: what Tollgate costs, measured beside peers in the same interleaved run.
 //!
-//! Machines differ and are noisy, so what counts are the ratios within one run. Every contender idles while others are measured;
-//! each round measures all of them once, and the medians of the rounds are shown.
+//! Machines differ and are noisy, so what counts are the ratios within one run. Every contender idles while others are
+//! measured; each round measures all of them once, and the medians of the rounds are shown.
 
 mod decisions;
 mod filter;

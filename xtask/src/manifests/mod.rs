@@ -1,6 +1,7 @@
 //! The check of `deploy/`: manifests against Kubernetes' own schemas, the container file with a linter.
 //!
-//! Both tools come whole from the Python index, pinned by digest in `requirements.txt` beside this file, and need no network once installed.
+//! Both tools come whole from the Python index, pinned by digest in `requirements.txt` beside this file, and need no
+//! network once they are installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};

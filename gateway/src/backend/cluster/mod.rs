@@ -205,3 +205,144 @@ fn behind_first(replies: &Bytes) -> Bytes {
     reader.reply();
     replies.slice_ref(reader.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::time::{Instant, sleep, timeout};
+    use tollgate_tests::run_dir;
+    use tollgate_tests::topologies::cluster::Cluster as Nodes;
+
+    use super::slot::slot;
+    use crate::backend::{Backend, Role, StreamError, StreamKind, TopologyStatus};
+    use crate::command::{Batch, Rules, parse_pipeline};
+    use crate::resp::{Item, Reader};
+    use crate::target::{ReadFrom, Target, TargetOptions};
+
+    async fn start(read_from: ReadFrom) -> (Nodes, Backend) {
+        let nodes = Nodes::start(&run_dir::create().unwrap()).await.unwrap();
+        let options = TargetOptions { read_from, ..TargetOptions::default() };
+        let target = Target::parse(&nodes.url(), &options).unwrap();
+        let backend = Backend::start(&target, 1, Duration::from_secs(5), 1 << 20).await.unwrap();
+        (nodes, backend)
+    }
+
+    fn batch(json: &str) -> Batch {
+        parse_pipeline(json.as_bytes(), 1000, &Rules::default()).unwrap()
+    }
+
+    /// The strings in the answers.
+    async fn run(backend: &Backend, json: &str) -> Vec<String> {
+        let replies = backend.run(&batch(json)).await.all().unwrap();
+        let text = |item| match item {
+            Item::Bulk(text) | Item::Integer(text) | Item::Status(text) | Item::Error(text) => {
+                Some(String::from_utf8_lossy(text).into_owned())
+            }
+            Item::Nil | Item::Array(_) => None,
+        };
+        Reader(&replies).filter_map(text).collect()
+    }
+
+    /// The ports of the servers that run a script for the keys `0` to `29`, with `more` in front.
+    async fn ports(backend: &Backend, more: &str) -> BTreeSet<u16> {
+        let script = r#"return redis.call('INFO','server')"#;
+        let scripts = (0..30).map(|key| format!(r#"["EVAL_RO","{script}","1","{key}"]"#));
+        let answers = run(backend, &format!("[{more}{}]", scripts.collect::<Vec<_>>().join(","))).await;
+        let lines = answers.iter().flat_map(|answer| answer.lines());
+        lines.filter_map(|line| line.strip_prefix("tcp_port:")?.parse().ok()).collect()
+    }
+
+    async fn eventually(what: &str, mut question: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !question().await {
+            assert!(Instant::now() < deadline, "never: {what}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn replicas_answer_what_only_reads_where_the_request_does_not_write() {
+        let (nodes, backend) = start(ReadFrom::Replica).await;
+        let port = |node: usize| nodes.node(node).address().port();
+        let (masters, replicas) = (BTreeSet::from([0, 1, 2].map(port)), BTreeSet::from([3, 4, 5].map(port)));
+        // Masters tell of replicas only after a while, and we ask them every few seconds.
+        eventually("replicas answer", async || ports(&backend, "").await == replicas).await;
+        let writes: String = (0..3).map(|key| format!(r#"["SET","{key}:x","1"],"#)).collect();
+        let told: BTreeSet<_> =
+            backend.status().nodes.into_iter().map(|node| (node.role, node.address.port, node.up)).collect();
+        assert_eq!(
+            told,
+            masters
+                .iter()
+                .map(|port| (Role::Master, *port, 1))
+                .chain(replicas.iter().map(|port| (Role::Replica, *port, 1)))
+                .collect()
+        );
+        let written: BTreeSet<u16> = nodes
+            .owners_of(&[0, 1, 2].map(|key| format!("{key}:x")))
+            .await
+            .unwrap()
+            .into_iter()
+            .map(port)
+            .collect();
+        let asked = ports(&backend, &writes).await;
+        assert!(
+            written.is_subset(&asked) && asked.intersection(&masters).eq(&written),
+            "{asked:?} {written:?}"
+        );
+        assert_eq!(ports(&backend, r#"["FLUSHALL"],"#).await, masters);
+
+        // They know the scripts that were loaded.
+        let sha = run(&backend, r#"[["SCRIPT","LOAD","return KEYS[1]"]]"#).await.concat();
+        let calls: Vec<_> = (0..30).map(|key| format!(r#"["EVALSHA_RO","{sha}","1","{key}"]"#)).collect();
+        let answers = run(&backend, &format!("[{}]", calls.join(","))).await;
+        assert_eq!(answers, (0..30).map(|key| key.to_string()).collect::<Vec<_>>());
+
+        for replica in 3..6 {
+            nodes.node(replica).kill().await;
+        }
+        eventually("masters answer when no replica is up", async || ports(&backend, "").await == masters)
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_script_cannot_send_us_to_a_stranger() {
+        let (nodes, backend) = start(ReadFrom::Master).await;
+        let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (slot, port) = (slot(b"k"), stranger.local_addr().unwrap().port());
+        for code in ["MOVED", "ASK"] {
+            let script = format!("return redis.error_reply('{code} {slot} 127.0.0.1:{port}')");
+            let replies = backend.run(&batch(&format!(r#"[["EVAL","{script}","1","k"]]"#))).await;
+            let failure = replies.failure().unwrap().to_string();
+            assert!(failure.ends_with("a server that is no node of its cluster"), "{failure}");
+        }
+        assert!(timeout(Duration::from_millis(100), stranger.accept()).await.is_err());
+        drop(nodes);
+    }
+
+    #[tokio::test]
+    async fn the_nodes_are_told_and_any_of_them_is_listened_to() {
+        let (nodes, backend) = start(ReadFrom::Master).await;
+        let status = backend.status();
+        let well = TopologyStatus::Cluster { state: Some("ok".into()), covered: 16384, problem: None };
+        assert_eq!(status.topology, well);
+        let masters = status.nodes.iter().filter(|node| node.role == Role::Master);
+        let masters: BTreeSet<_> =
+            masters.map(|node| (node.address.port, node.up, node.connections)).collect();
+        assert_eq!(masters, [0, 1, 2].map(|node| (nodes.node(node).address().port(), 1, 1)).into());
+        assert!(backend.ping(Duration::from_secs(1)).await.is_ok());
+
+        let mut stream = backend.stream(StreamKind::Subscribe, b"news").await.unwrap();
+        assert!(stream.next().await.unwrap().starts_with(b"*3\r\n$9\r\nsubscribe\r\n"));
+        // Each call may go to another node.
+        for _ in 0..10 {
+            run(&backend, r#"[["PUBLISH","news","one"]]"#).await;
+            assert!(stream.next().await.unwrap().ends_with(b"$3\r\none\r\n"));
+        }
+        let refused = backend.stream(StreamKind::Monitor, b"").await.unwrap_err();
+        assert!(matches!(&refused, StreamError::Refused(text) if text.contains("MONITOR")), "{refused}");
+    }
+}

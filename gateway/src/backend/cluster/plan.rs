@@ -265,13 +265,12 @@ fn is_wide(info: Option<&Info>, class: &Class) -> bool {
         && info.is_some_and(|info| info.access != Access::Other)
 }
 
-/// The commands that each slot gets instead of this one, which has two keys or more, and how to put their answers together; or the error that Redis
-/// would answer, but only after some of the commands had run.
-fn split(
-    arguments: &[&[u8]],
-    keys: &[usize],
-    info: Option<&Info>,
-) -> Result<(Vec<(u16, Vec<u8>)>, How), Vec<u8>> {
+/// A command for one slot.
+type Piece = (u16, Vec<u8>);
+
+/// The commands that each slot gets instead of this one, which has two keys or more, and how to put their answers
+/// together; or the error that Redis would answer, but only after some of the commands had run.
+fn split(arguments: &[&[u8]], keys: &[usize], info: Option<&Info>) -> Result<(Vec<Piece>, How), Vec<u8>> {
     let name = arguments.first().copied().unwrap_or_default();
     let step = keys.iter().zip(keys.iter().skip(1)).map(|(key, next)| next - key).next().unwrap_or(1);
     if keys.len() * step + 1 != arguments.len() {

@@ -45,11 +45,15 @@ const TABLE: [u16; 256] = {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
+
     use super::*;
 
-    /// What `CLUSTER KEYSLOT` of Redis 8.2 answers; a test with a real cluster asks for random keys too.
+    /// The first is from the cluster specification, the others are what `CLUSTER KEYSLOT` answers.
     #[test]
-    fn slots_are_those_of_redis() {
+    fn slots_of_known_keys() {
         assert_eq!(crc16(b"123456789"), 0x31c3);
         for (key, expected) in [
             ("", 0),
@@ -63,6 +67,24 @@ mod tests {
             ("{a", 10276),
         ] {
             assert_eq!(slot(key.as_bytes()), expected, "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn slots_are_those_of_redis() {
+        let dir = tollgate_tests::run_dir::create().unwrap();
+        let (port, bus) = (tollgate_tests::ports::free().unwrap(), tollgate_tests::ports::free().unwrap());
+        let flags = ["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()];
+        let redis = tollgate_tests::redis::Redis::start_with(&dir, port, &flags).await.unwrap();
+        let client = redis::Client::open(redis.url()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let mut runner = TestRunner::deterministic();
+        let keys = prop_oneof![any::<Vec<u8>>(), "[{}a-c]{0,8}".prop_map(String::into_bytes)];
+        for _ in 0..1000 {
+            let key = keys.new_tree(&mut runner).unwrap().current();
+            let asked = redis::cmd("CLUSTER").arg("KEYSLOT").arg(&key).query(&mut connection);
+            let asked: u16 = asked.unwrap();
+            assert_eq!(asked, slot(&key), "{}", key.escape_ascii());
         }
     }
 }

@@ -235,10 +235,12 @@ impl<'a> Work<'a> {
             let busy = groups.iter().find(|group| !group.is_replica && group.node.is_up());
             match busy.map(|group| Arc::clone(&group.node)).or_else(|| any_master(&self.map)) {
                 Some(node) => {
-                    for_anyone.into_iter().for_each(|sent| push(&mut groups, Arc::clone(&node), false, sent))
+                    for_anyone.into_iter().for_each(|sent| push(&mut groups, Arc::clone(&node), false, sent));
                 }
                 None => {
-                    for_anyone.into_iter().for_each(|sent| self.settle(sent.place, Outcome::Failed(nobody())))
+                    for_anyone
+                        .into_iter()
+                        .for_each(|sent| self.settle(sent.place, Outcome::Failed(nobody())));
                 }
             }
             groups.iter_mut().for_each(|group| group.parts.sort_by_key(|sent| sent.place));
@@ -279,7 +281,7 @@ impl<'a> Work<'a> {
                 .zip(parts.clone().skip(1))
                 .all(|((_, one), (_, next))| one.range.end == next.range.start);
         let begin = parts.clone().next().map_or(0, |(_, part)| part.range.start);
-        let end = parts.clone().last().map_or(0, |(_, part)| part.range.end);
+        let end = parts.clone().next_back().map_or(0, |(_, part)| part.range.end);
         let resp = match group.parts.as_slice() {
             [Sent { asking: false, place }] => {
                 self.plan.parts.get(*place).map(|part| part.resp.clone()).unwrap_or_default()

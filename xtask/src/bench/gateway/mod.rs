@@ -1,8 +1,9 @@
 //! What the gateway costs, beside what a Redis can do without it and beside other ways of speaking HTTP to a Redis.
 //!
-//! Everybody asks one Redis for the same commands under the same keys: the limit script as the filter sends it, and `GET` of 64 bytes.
-//! While one is measured, one more client asks the same at leisure and reads every answer; afterwards Redis must have run as many commands
-//! as were answered, none of them with an error. So a contender cannot win by answering something else.
+//! Everybody asks one Redis for the same commands under the same keys: the limit script as the filter sends it, and
+//! `GET` of 64 bytes. While one is measured, one more client asks the same at leisure and reads every answer; afterwards
+//! Redis must have run as many commands as were answered, none of them with an error. So no contender can win by
+//! answering something else.
 
 mod parts;
 mod peers;

@@ -63,7 +63,8 @@ fn notes(rows: &[Row]) -> String {
     if others > OTHERS_MATTER {
         let _ = write!(
             text,
-            "\n**Not alone:** something else kept {others:.1} cores busy meanwhile. The rates mean little; CPU per command suffers less.\n"
+            "\n**Not alone:** something else kept {others:.1} cores busy meanwhile. \
+             The rates mean little; CPU per command suffers less.\n"
         );
     }
     text
