@@ -57,7 +57,8 @@ pub struct Identity {
 }
 
 /// Bounds on what clients may take. The memory of request bodies is at most `memory`, and 16 KiB for each request in
-/// flight; that of answers is at most `in_flight` × `response`, until they are written.
+/// flight. Answers count too, until they are written: while they take that much, no request is let in. Those that are under way
+/// then may each still get `response` bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How long Redis may take to answer a request.
@@ -76,7 +77,7 @@ pub struct Limits {
     pub streams: usize,
     /// The most client connections at once.
     pub connections: usize,
-    /// The most bytes that the bodies of all requests may take.
+    /// The most bytes that request bodies, and answers that are not written yet, may take.
     pub memory: usize,
     /// How long the body of a request may take.
     pub body_timeout: Duration,

@@ -146,7 +146,8 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     pub(super) max_connections: Option<Count<1, 65_536>>,
 
-    /// The most memory for request bodies at once; what does not fit is answered 503 (1MiB to 64GiB) [default: 256MiB]
+    /// The most memory for request bodies, and answers that are not read yet; what does not fit is answered 503 (1MiB to 64GiB)
+    /// [default: 256MiB]
     #[arg(long, env = "TOLLGATE_MAX_MEMORY", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_memory: Option<Size<{ MIB }, { 64 * GIB }>>,
 

@@ -21,9 +21,10 @@ pub(crate) struct Pulse {
     waiting: [Cell<usize>; SPANS],
     /// The span in which the socket took nothing for the first time.
     blocked: Cell<Option<u64>>,
-    /// Requests that are not answered yet, and when there was last one.
+    /// Requests that are not answered yet.
     requests: Cell<usize>,
-    last_request: Cell<Instant>,
+    /// Since when there has been none, as far as somebody looked.
+    idle: Cell<Option<Instant>>,
 }
 
 /// How long a client may take.
@@ -56,7 +57,7 @@ impl Pulse {
             waiting: Default::default(),
             blocked: Cell::new(None),
             requests: Cell::new(0),
-            last_request: Cell::new(now),
+            idle: Cell::new(Some(now)),
         }
     }
 
@@ -77,9 +78,12 @@ impl Pulse {
                 return Verdict::Stuck;
             }
         }
-        let idle =
-            self.requests.get() == 0 && now.duration_since(self.last_request.get()) >= self.patience.idle;
-        if idle { Verdict::Idle } else { Verdict::Alive }
+        if self.requests.get() > 0 {
+            return Verdict::Alive;
+        }
+        let since = self.idle.get().unwrap_or(now);
+        self.idle.set(Some(since));
+        if now.duration_since(since) >= self.patience.idle { Verdict::Idle } else { Verdict::Alive }
     }
 
     /// Notes whether the socket takes bytes.
@@ -109,6 +113,7 @@ pub(crate) struct Underway(Rc<Pulse>);
 impl Underway {
     pub(crate) fn new(pulse: Rc<Pulse>) -> Self {
         pulse.requests.set(pulse.requests.get() + 1);
+        pulse.idle.set(None);
         Self(pulse)
     }
 }
@@ -116,7 +121,6 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get().saturating_sub(1));
-        self.0.last_request.set(Instant::now());
     }
 }
 
@@ -205,7 +209,12 @@ mod tests {
         let request = Underway::new(Rc::clone(&pulse));
         assert_eq!(pulse.check(begun + IDLE * 2), Verdict::Alive);
         drop(request);
-        assert_eq!(pulse.check(Instant::now() + IDLE - WRITE), Verdict::Alive);
-        assert_eq!(pulse.check(Instant::now() + IDLE), Verdict::Idle);
+        assert_eq!(pulse.check(begun + IDLE * 3), Verdict::Alive);
+        assert_eq!(pulse.check(begun + IDLE * 4 - WRITE), Verdict::Alive);
+        assert_eq!(pulse.check(begun + IDLE * 4), Verdict::Idle);
+        // One that never asked for anything.
+        let (pulse, begun) = self::pulse();
+        assert_eq!(pulse.check(begun + IDLE - WRITE), Verdict::Alive);
+        assert_eq!(pulse.check(begun + IDLE), Verdict::Idle);
     }
 }

@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode};
 
 use super::ids::REQUEST_ID;
 use super::outgoing::{Kept, Outgoing};
-use super::place::Place;
+use super::place::{Grant, Place};
 use super::stream::Events;
 use crate::backend::{self, TransactionError};
 use crate::command::ParseError;
@@ -31,6 +31,8 @@ pub(crate) struct Answer {
     pub(crate) sync_token: Option<HeaderValue>,
     /// The place among the requests under way, which it keeps until it is written.
     pub(crate) place: Option<Place>,
+    /// The memory it takes, until then too.
+    pub(crate) memory: Option<Grant>,
 }
 
 impl Answer {
@@ -46,6 +48,7 @@ impl Answer {
             allow: None,
             sync_token: None,
             place: None,
+            memory: None,
         }
     }
 
@@ -62,7 +65,7 @@ impl Answer {
         head: bool,
         id: HeaderValue,
     ) -> Response<Outgoing> {
-        let Self { status, content_type, body, events, allow, sync_token, place, .. } = self;
+        let Self { status, content_type, body, events, allow, sync_token, place, memory, .. } = self;
         let mut headers = HeaderMap::with_capacity(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(REQUEST_ID.clone(), id);
@@ -75,7 +78,7 @@ impl Answer {
         if head {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
-        let kept = Kept::new(pulse, underway, place);
+        let kept = Kept::new(pulse, underway, place, memory);
         let body = match events {
             Some(events) => {
                 headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::place::Place;
+use super::place::{Grant, Place};
 use super::stream::Events;
 use crate::listener::{Pulse, Underway, Waiting};
 
@@ -48,6 +48,9 @@ pub(crate) struct Kept {
     /// The place among the requests under way.
     #[expect(dead_code, reason = "held until it is dropped")]
     place: Option<Place>,
+    /// The memory the answer takes.
+    #[expect(dead_code, reason = "held until it is dropped")]
+    memory: Option<Grant>,
 }
 
 impl Outgoing {
@@ -64,8 +67,13 @@ impl Outgoing {
 
 impl Kept {
     /// For a request on the connection of `pulse`.
-    pub(crate) fn new(pulse: Rc<Pulse>, underway: Underway, place: Option<Place>) -> Self {
-        Self { pulse, underway, place }
+    pub(crate) fn new(
+        pulse: Rc<Pulse>,
+        underway: Underway,
+        place: Option<Place>,
+        memory: Option<Grant>,
+    ) -> Self {
+        Self { pulse, underway, place, memory }
     }
 }
 

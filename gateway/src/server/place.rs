@@ -39,6 +39,15 @@ impl Gauge {
         fits
     }
 
+    /// Whether there is no room for any more.
+    pub(super) fn is_full(&self) -> bool {
+        self.count() >= self.most
+    }
+
+    fn add(&self, more: usize) {
+        self.count.fetch_add(more, Ordering::Relaxed);
+    }
+
     pub(super) fn give_back(&self, count: usize) {
         self.count.fetch_sub(count, Ordering::Relaxed);
     }
@@ -105,7 +114,7 @@ impl Among {
     }
 }
 
-/// Memory that a request body takes, as far as it is more than [`FREE`].
+/// Memory that a request body or an answer takes, as far as it is more than [`FREE`].
 #[derive(Debug)]
 pub(crate) struct Grant {
     shared: Arc<Shared>,
@@ -113,6 +122,14 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
+    /// For an answer of this size, which is there already, whether there is memory for it or not. What is left for requests is
+    /// less by that.
+    pub(crate) fn held(shared: &Arc<Shared>, size: usize) -> Option<Self> {
+        let taken = size.checked_sub(FREE)?;
+        shared.memory.add(taken);
+        Some(Self { shared: Arc::clone(shared), taken })
+    }
+
     /// None yet.
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         Self { shared: Arc::clone(shared), taken: 0 }

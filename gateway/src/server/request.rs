@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Failure, Kind};
 use super::incoming;
 use super::outgoing::Outgoing;
-use super::place::{Among, Full, Place};
+use super::place::{Among, Full, Grant, Place};
 use super::route::Route;
 use super::worker::Worker;
 use super::{Role, details, health, scrape};
@@ -107,6 +107,7 @@ impl Worker {
                 match performed.await {
                     Ok(mut answer) => {
                         answer.place = Some(place);
+                        answer.memory = Grant::held(&self.shared, answer.body.len());
                         answer.sync_token = Some(self.ids.next());
                         Ok(answer)
                     }
@@ -120,6 +121,9 @@ impl Worker {
     fn admit(&self, route: Route, head: &Parts, among: Among) -> Result<Admitted, Failure> {
         let tenant = self.tenant(head)?;
         let format = format(&head.headers, route)?;
+        if self.shared.memory.is_full() {
+            return Err(Failure::new(Kind::Memory, "ERR too much memory is taken by requests under way"));
+        }
         let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
             Full::Token => Failure::new(Kind::TokenBusy, "ERR max requests limit exceeded"),
             Full::All if among == Among::Streams => Failure::new(Kind::Busy, "ERR too many streams are open"),

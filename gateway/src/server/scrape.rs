@@ -54,7 +54,11 @@ fn gauges(shared: &Shared, text: &mut Text) {
         ("in_flight_limit", "The most there may be.", shared.in_flight.most() as u64),
         ("streams", "Subscriptions and monitors.", shared.streams.count() as u64),
         ("streams_limit", "The most there may be.", shared.streams.most() as u64),
-        ("memory_bytes", "Memory that request bodies take.", shared.memory.count() as u64),
+        (
+            "memory_bytes",
+            "Memory that request bodies take, and answers that are not written yet.",
+            shared.memory.count() as u64,
+        ),
         ("memory_limit_bytes", "The most they may take.", shared.memory.most() as u64),
     ] {
         text.family(name, "gauge", help);

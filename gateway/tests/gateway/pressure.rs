@@ -165,6 +165,43 @@ async fn a_client_that_does_not_read_is_let_go_and_one_that_reads_slowly_is_not(
     assert!(rest.len() < size);
 }
 
+#[tokio::test]
+async fn answers_that_are_not_read_take_memory_from_new_requests() {
+    let redis = Redis::start().await;
+    let flags = ["--max-memory", "8MiB", "--write-timeout", "2s"];
+    let server = Server::start_with(&redis.url(), &flags).await;
+    for _ in 0..2 {
+        server.client().await.send(request(hyper::Method::POST, "/append/k", vec![b'x'; 8 << 20])).await;
+    }
+    let deaf = raw(&server, head("GET", "/get/k", "")).await;
+    eventually("the answer is counted", async || metric(&server, "memory_bytes").await > 15 << 20).await;
+    let answer = server.client().await.get("/ping").await;
+    assert_eq!(answer.error(), (503, "ERR too much memory is taken by requests under way"));
+    eventually("it is let go", async || server.client().await.get("/ping").await.status == 200).await;
+    assert_eq!(metric(&server, "memory_bytes").await, 0);
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn idle_connections_over_http2_are_closed_in_peace() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--idle-timeout", "1s"]).await;
+    let socket = TcpStream::connect(server.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(
+        TokioExecutor::new(),
+        TokioIo::new(socket),
+    )
+    .await
+    .unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..8 {
+        let ping = request(hyper::Method::GET, "http://gateway/ping", "");
+        assert_eq!(sender.send_request(ping).await.unwrap().status(), 200);
+        sleep(Duration::from_millis(300)).await;
+    }
+    timeout(Duration::from_secs(20), connection).await.unwrap().unwrap().unwrap();
+}
+
 /// Over HTTP/2 a client can refuse to read one answer while it reads others.
 #[tokio::test]
 async fn an_answer_over_http2_that_nobody_reads_ends_its_connection() {
