@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::directory::{Directory, Redirect};
 use super::fold::{Outcome, fold};
@@ -18,7 +17,7 @@ use super::map::{Map, Shard};
 use super::plan::{Aim, Part, Plan, Recipe};
 use super::redirect::Refusal;
 use super::refresh::random;
-use crate::backend::connection::{Answer, Broken, Connection};
+use crate::backend::connection::{Answer, Broken, Connection, Pending};
 use crate::backend::deadline::Deadline;
 use crate::backend::link::ConnectError;
 use crate::backend::node::Node;
@@ -269,7 +268,7 @@ impl<'a> Work<'a> {
         answers
     }
 
-    fn send(&self, connection: &Connection, group: &Group) -> oneshot::Receiver<Answer> {
+    fn send(&self, connection: &Connection, group: &Group) -> Pending {
         let parts = group.parts.iter().filter_map(|sent| Some((sent, self.plan.parts.get(sent.place)?)));
         let replies = group.parts.len() + group.parts.iter().filter(|sent| sent.asking).count();
         let lies_together = group.parts.len() == replies
