@@ -32,7 +32,7 @@ use node::Node;
 use sentinel::Sentinel;
 
 pub(crate) use replies::{Failure, Replies};
-pub(crate) use status::{Count, Counters, NodeStatus, Role, Status, TopologyStatus};
+pub(crate) use status::{Count, Counters, Role, Status, TopologyStatus};
 pub(crate) use stream::{Stream, StreamEnd, StreamError, StreamKind};
 pub(crate) use transaction::TransactionError;
 
