@@ -8,19 +8,39 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
 use crate::resp::{Malformed, Scanner};
 
 /// A handle on a connection. The connection closes when the last one is gone and everything asked is answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Connection(mpsc::UnboundedSender<Request>);
+pub(crate) struct Connection(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    messages: mpsc::UnboundedSender<Message>,
+    /// How many requests there were.
+    asked: AtomicU64,
+}
+
+/// A request under way: a future of its answer. Dropping it before the request is written keeps that from being written.
+/// An error means that the connection was gone before.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    id: u64,
+    asked: usize,
+    answer: oneshot::Receiver<Answer>,
+    connection: Connection,
+}
 
 /// What came back for a request.
 #[derive(Debug)]
@@ -65,10 +85,10 @@ impl Connection {
     /// A connection over `stream`, and what drives it: the connection lives while that is polled. Replies to one
     /// request may take `largest` bytes.
     pub(crate) fn new<S: AsyncRead + AsyncWrite + Unpin>(stream: S, largest: usize) -> (Self, Driver<S>) {
-        let (sender, requests) = mpsc::unbounded_channel();
+        let (sender, messages) = mpsc::unbounded_channel();
         let driver = Driver {
             stream,
-            requests,
+            messages,
             incoming: Vec::with_capacity(AT_ONCE),
             outbox: Outbox::default(),
             flushed: true,
@@ -77,16 +97,37 @@ impl Connection {
             scanner: Scanner::default(),
             largest,
         };
-        (Self(sender), driver)
+        (Self(Arc::new(Handle { messages: sender, asked: AtomicU64::new(0) })), driver)
     }
 
-    /// Asks for `replies` replies, at least one, to `resp`. The answer comes when all are there; dropping it before
-    /// `resp` is written keeps it from being written. An error means that the connection was gone before.
-    pub(crate) fn ask(&self, resp: Bytes, replies: usize) -> oneshot::Receiver<Answer> {
-        let (answer, receiver) = oneshot::channel();
+    /// Asks for `replies` replies, at least one, to `resp`. The answer comes when all are there.
+    pub(crate) fn ask(&self, resp: Bytes, replies: usize) -> Pending {
+        let (sender, answer) = oneshot::channel();
+        let id = self.0.asked.fetch_add(1, Ordering::Relaxed);
         // A connection that is gone drops the request, and with it the sender.
-        let _ = self.0.send(Request { resp, replies, answer });
-        receiver
+        let _ = self.0.messages.send(Message::Ask(Request { id, resp, replies, answer: sender }));
+        Pending { id, asked: replies, answer, connection: self.clone() }
+    }
+}
+
+impl Pending {
+    /// The replies that came until now, when `patience` has ended.
+    pub(crate) async fn cut_short(mut self, patience: Duration) -> Answer {
+        let late = Answer::missing(Broken::Late(patience));
+        if self.asked == 1 {
+            return late;
+        }
+        let _ = self.connection.0.messages.send(Message::GiveUp(self.id, patience));
+        // Only a connection that takes nothing more in does not say it at once.
+        timeout(GIVING_UP, &mut self.answer).await.map_or(None, Result::ok).unwrap_or(late)
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Answer, oneshot::error::RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(cx)
     }
 }
 
@@ -97,9 +138,18 @@ impl Answer {
     }
 }
 
-/// What a request waits for.
+/// What the driver is told.
+#[derive(Debug)]
+enum Message {
+    Ask(Request),
+    /// The request with this number waits no more than it did.
+    GiveUp(u64, Duration),
+}
+
 #[derive(Debug)]
 struct Request {
+    /// Ascending.
+    id: u64,
     resp: Bytes,
     replies: usize,
     answer: oneshot::Sender<Answer>,
@@ -108,6 +158,7 @@ struct Request {
 /// A request that was written, or is about to be.
 #[derive(Debug)]
 struct Waiting {
+    id: u64,
     /// How many bytes were to be written before it, in the life of the connection.
     begins: u64,
     asked: usize,
@@ -116,15 +167,16 @@ struct Waiting {
     end: usize,
     has_error: bool,
     too_large: bool,
-    answer: oneshot::Sender<Answer>,
+    /// Nothing when the replies are only awaited to be thrown away.
+    answer: Option<oneshot::Sender<Answer>>,
 }
 
 /// Reads, writes, and matches replies with requests.
 #[derive(Debug)]
 pub(crate) struct Driver<S> {
     stream: S,
-    requests: mpsc::UnboundedReceiver<Request>,
-    incoming: Vec<Request>,
+    messages: mpsc::UnboundedReceiver<Message>,
+    incoming: Vec<Message>,
     outbox: Outbox,
     /// Whether the stream holds nothing back that was written to it.
     flushed: bool,
@@ -156,7 +208,7 @@ impl<S> Drop for Driver<S> {
 impl<S> Driver<S> {
     /// Tells every request what became of it: there is nothing more to come.
     fn settle(&mut self) {
-        while let Some(waiting) = self.waiting.pop_front() {
+        while let Some(mut waiting) = self.waiting.pop_front() {
             let replies = self.received.split_to(waiting.end.min(self.received.len())).freeze();
             let answer = if waiting.begins >= self.outbox.written {
                 Answer::missing(Broken::NotSent)
@@ -166,8 +218,15 @@ impl<S> Driver<S> {
                 let Waiting { came: count, has_error, .. } = waiting;
                 Answer { replies, count, has_error, failure: Some(Broken::Lost) }
             };
-            let _ = waiting.answer.send(answer);
+            waiting.send(answer);
         }
+    }
+}
+
+impl Waiting {
+    /// Who does not wait any more has no use for an answer.
+    fn send(&mut self, answer: Answer) {
+        let _ = self.answer.take().map(|waiting| waiting.send(answer));
     }
 }
 
@@ -191,26 +250,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             if self.outbox.size > OUTBOX {
                 return false;
             }
-            match self.requests.poll_recv_many(cx, &mut self.incoming, AT_ONCE) {
+            match self.messages.poll_recv_many(cx, &mut self.incoming, AT_ONCE) {
                 Poll::Pending => return false,
                 Poll::Ready(0) => return true,
                 Poll::Ready(_) => {}
             }
-            for Request { resp, replies, answer } in self.incoming.drain(..) {
-                if !answer.is_closed() {
-                    self.waiting.push_back(Waiting {
-                        begins: self.outbox.end(),
-                        asked: replies,
-                        came: 0,
-                        end: 0,
-                        has_error: false,
-                        too_large: false,
-                        answer,
-                    });
-                    self.outbox.push(resp);
+            let mut incoming = std::mem::take(&mut self.incoming);
+            for message in incoming.drain(..) {
+                match message {
+                    Message::Ask(request) if request.answer.is_closed() => {}
+                    Message::Ask(Request { id, resp, replies, answer }) => {
+                        self.waiting.push_back(Waiting {
+                            id,
+                            begins: self.outbox.end(),
+                            asked: replies,
+                            came: 0,
+                            end: 0,
+                            has_error: false,
+                            too_large: false,
+                            answer: Some(answer),
+                        });
+                        self.outbox.push(resp);
+                    }
+                    Message::GiveUp(id, patience) => self.give_up(id, patience),
                 }
             }
+            self.incoming = incoming;
         }
+    }
+
+    /// Answers a request with what came for it.
+    fn give_up(&mut self, id: u64, patience: Duration) {
+        let Ok(place) = self.waiting.binary_search_by_key(&id, |waiting| waiting.id) else { return };
+        let Some(waiting) = self.waiting.get_mut(place) else { return };
+        // Replies for others than the first have not come.
+        let replies = if place == 0 { self.received.get(..waiting.end).unwrap_or_default() } else { &[] };
+        let answer = Answer {
+            replies: Bytes::copy_from_slice(replies),
+            count: if waiting.too_large { 0 } else { waiting.came },
+            has_error: waiting.has_error,
+            failure: Some(if waiting.too_large {
+                Broken::TooLarge(self.largest)
+            } else {
+                Broken::Late(patience)
+            }),
+        };
+        waiting.send(answer);
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -275,7 +360,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return Ok(());
             }
             if first.came == first.asked
-                && let Some(waiting) = self.waiting.pop_front()
+                && let Some(mut waiting) = self.waiting.pop_front()
             {
                 let replies = self.received.split_to(self.scanner.position()).freeze();
                 self.scanner.rebase();
@@ -285,8 +370,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                     let Waiting { came: count, has_error, .. } = waiting;
                     Answer { replies, count, has_error, failure: None }
                 };
-                // Who does not wait any more has no use for it.
-                let _ = waiting.answer.send(answer);
+                waiting.send(answer);
             }
         }
     }
@@ -352,6 +436,9 @@ pub(super) const CLOSED: &str = "redis closed the connection";
 
 /// Requests taken in one go.
 const AT_ONCE: usize = 128;
+
+/// How long an answer may take that needs nothing from Redis.
+const GIVING_UP: Duration = Duration::from_millis(20);
 
 /// Pieces written in one go.
 const SLICES: usize = 64;
@@ -431,6 +518,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_came_in_time_is_kept_and_what_comes_later_is_thrown_away() {
+        let patience = Duration::from_secs(7);
+        let (connection, mut redis, _driver) = pair(1000);
+        let (first, second, third) =
+            (connection.ask(bytes("a"), 3), connection.ask(bytes("b"), 2), connection.ask(bytes("c"), 1));
+        redis.write_all(b"+1\r\n-2\r\n$5\r\nhal").await.unwrap();
+        redis.read_exact(&mut [0; 3]).await.unwrap();
+        let (first, second) = (first.cut_short(patience).await, second.cut_short(patience).await);
+        assert_eq!((&first.replies[..], first.count, first.has_error), (&b"+1\r\n-2\r\n"[..], 2, true));
+        assert_eq!((second.replies.len(), second.count), (0, 0));
+        assert_eq!(
+            (first.failure, second.failure),
+            (Some(Broken::Late(patience)), Some(Broken::Late(patience)))
+        );
+        redis.write_all(b"fs\r\n+1\r\n+2\r\n+3\r\n").await.unwrap();
+        assert_eq!(&third.await.unwrap().replies[..], b"+3\r\n");
+    }
+
+    #[tokio::test]
     async fn errors_are_noticed_where_replies_begin() {
         let (connection, mut redis, _driver) = pair(1000);
         let (first, second) = (connection.ask(bytes("a"), 2), connection.ask(bytes("b"), 1));
@@ -451,7 +557,7 @@ mod tests {
         assert_eq!(redis.read_u8().await.unwrap(), b'a');
         tokio::task::yield_now().await;
         driver.abort();
-        let failure = async |answer: oneshot::Receiver<Answer>| answer.await.map(|answer| answer.failure);
+        let failure = async |answer: Pending| answer.await.map(|answer| answer.failure);
         assert_eq!(failure(first).await.unwrap(), Some(Broken::Lost));
         assert_eq!(failure(second).await.unwrap(), Some(Broken::Lost));
         assert_eq!(failure(third).await.unwrap(), Some(Broken::NotSent));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::connection::{Answer, Broken, Connection};
+use super::connection::{Answer, Broken, Connection, Pending};
 
 /// When patience ends, and how much there was of it.
 #[derive(Clone, Copy, Debug)]
@@ -25,15 +25,11 @@ impl Deadline {
         self.wait_for(connection.ask(resp, count)).await
     }
 
-    /// Waits for the answer to what was asked already.
-    pub(super) async fn wait_for(
-        self,
-        answer: impl Future<Output = Result<Answer, tokio::sync::oneshot::error::RecvError>>,
-    ) -> Answer {
-        match timeout_at(self.at, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Answer::missing(Broken::NotSent),
-            Err(_) => Answer::missing(Broken::Late(self.patience)),
+    /// Waits for the answer to what was asked already; what came in time is in it.
+    pub(super) async fn wait_for(self, mut pending: Pending) -> Answer {
+        match timeout_at(self.at, &mut pending).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Answer::missing(Broken::NotSent)),
+            Err(_) => pending.cut_short(self.patience).await,
         }
     }
 

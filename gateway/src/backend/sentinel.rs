@@ -245,9 +245,8 @@ fn is_readonly(error: &[u8]) -> bool {
 /// The last `count` commands.
 fn last(batch: &Batch, count: usize) -> Bytes {
     let all = batch.sending().count();
-    let size: usize = batch.sending().skip(all - count).map(|sending| batch.command(sending).len()).sum();
-    let resp = batch.resp();
-    resp.slice(resp.len().saturating_sub(size)..)
+    let begin = batch.sending().nth(all.saturating_sub(count)).map_or(0, |sending| sending.range().start);
+    batch.resp().slice(begin.min(batch.resp().len())..)
 }
 
 /// The first `count` replies.

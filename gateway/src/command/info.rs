@@ -178,6 +178,14 @@ impl Info {
         info
     }
 
+    /// Where its key is, if it has one and no more, wherever it is used.
+    pub(crate) fn only_key(&self) -> Option<usize> {
+        match self.keys {
+            [Keys { begin: Begin::Index(place), find: Find::Range { last: 0, .. } }] => Some(*place),
+            _ => None,
+        }
+    }
+
     /// The positions of the keys among `arguments`, ascending for each place they may be at. Nonsense, such as a number
     /// of keys beyond the arguments, gives the keys there are: Redis refuses it.
     pub(crate) fn keys(&self, arguments: &[&[u8]]) -> Found {
@@ -301,6 +309,8 @@ mod tests {
             assert_eq!(keys.join(" "), expected, "{words:?}");
             assert!(found.complete, "{words:?}");
         }
+        assert_eq!(Info::find(b"GET").unwrap().only_key(), Some(1));
+        assert_eq!(Info::find(b"MGET").unwrap().only_key(), None);
         assert_eq!(found(&["SORT", "a", "BY", "x"]), Found { positions: vec![1], complete: false });
     }
 }

@@ -107,6 +107,11 @@ impl Batch {
 }
 
 impl Sending {
+    /// Where it is in everything there is to send.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
     /// Whether it calls a script by its digest.
     pub(crate) fn calls_by_digest(&self) -> bool {
         self.info.is_some_and(|info| matches!(info.name, "EVALSHA" | "EVALSHA_RO"))

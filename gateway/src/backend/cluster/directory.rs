@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::layout::Layout;
+use super::layout::{Layout, MOST_NODES};
 use super::map::{Map, Shard};
 use super::redirect::Refusal;
 use crate::backend::deadline::Deadline;
@@ -267,6 +267,3 @@ impl Directory {
 
 /// How long connections to a node are kept that the map does not name any more: views of the cluster differ for a while.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// No cluster has as many.
-const MOST_NODES: usize = 4096;

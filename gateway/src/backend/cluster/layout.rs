@@ -1,5 +1,6 @@
 //! What a node says of its cluster: `CLUSTER SLOTS`, and the other addresses in `CLUSTER NODES`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::slot::SLOTS;
@@ -56,6 +57,10 @@ impl Layout {
             layout.ranges.push(range(&mut reader, asked).ok_or(BadLayout::Nonsense)?);
         }
         layout.ranges.sort_by_key(|range| range.first);
+        let nodes = layout.ranges.iter().flat_map(|range| range.replicas.iter().chain([&range.master]));
+        if nodes.collect::<BTreeSet<_>>().len() > MOST_NODES {
+            return Err(BadLayout::Nonsense);
+        }
         if layout.ranges.is_empty() { Err(BadLayout::Empty) } else { Ok(layout) }
     }
 }
@@ -149,6 +154,9 @@ impl fmt::Display for BadLayout {
 
 const MOST_REPLICAS: usize = 64;
 
+/// A cluster has a thousand nodes at most. Each gets connections, so a false answer must not make us open any number.
+pub(super) const MOST_NODES: usize = 2048;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -225,6 +233,12 @@ mod tests {
             (format!("*1\r\n*3\r\n:0\r\n:1\r\n{}", written(Some("h"), 0, &[])), BadLayout::Nonsense),
             (format!("*2\r\n*3\r\n:0\r\n:1\r\n{node}"), BadLayout::Nonsense),
             ("*999999999999\r\n".into(), BadLayout::Nonsense),
+            (
+                (0..3000).fold("*3000\r\n".to_owned(), |reply, slot| {
+                    format!("{reply}*3\r\n:{slot}\r\n:{slot}\r\n{}", written(Some("h"), slot + 1, &[]))
+                }),
+                BadLayout::Nonsense,
+            ),
         ] {
             assert_eq!(Layout::read(reply.as_bytes(), &asked()), Err(expected), "{reply}");
         }

@@ -236,7 +236,8 @@ mod tests {
 
     /// The strings in the answers.
     async fn run(backend: &Backend, json: &str) -> Vec<String> {
-        let replies = backend.run(&batch(json)).await.all().unwrap();
+        // While servers die, some of it may fail.
+        let replies = backend.run(&batch(json)).await.all().unwrap_or_default();
         let text = |item| match item {
             Item::Bulk(text) | Item::Integer(text) | Item::Status(text) | Item::Error(text) => {
                 Some(String::from_utf8_lossy(text).into_owned())

@@ -93,12 +93,13 @@ impl Plan {
     /// Takes a request apart. `map` has a shard at least.
     pub(super) fn new(batch: &Batch, map: &Map) -> Self {
         let mut plan = Self::default();
-        let (mut offset, mut stage, mut was_wide) = (0, 0, None);
+        let (mut stage, mut was_wide) = (0, None);
+        let mut arguments: Vec<&[u8]> = Vec::new();
         for sending in batch.sending() {
             let resp = batch.command(sending);
-            let range = offset..offset + resp.len();
-            offset = range.end;
-            let arguments: Vec<&[u8]> = Arguments::of(&resp).collect();
+            let range = sending.range();
+            arguments.clear();
+            arguments.extend(batch.arguments(sending));
             let (info, class) = (sending.info, classify(sending.info, &arguments));
             let is_wide = is_wide(info, &class);
             if was_wide.is_some_and(|was_wide| was_wide != is_wide) {
@@ -195,8 +196,7 @@ impl Part {
 pub(super) fn slot_of_transaction(batch: &Batch) -> Result<Option<u16>, String> {
     let mut common = None;
     for sending in batch.sending() {
-        let resp = batch.command(sending);
-        let arguments: Vec<&[u8]> = Arguments::of(&resp).collect();
+        let arguments: Vec<&[u8]> = batch.arguments(sending).collect();
         match classify(sending.info, &arguments) {
             Class::Slot(slot) if common.is_none_or(|common| common == slot) => common = Some(slot),
             Class::Slot(_) | Class::Crossing | Class::Split(_) => {
@@ -238,6 +238,9 @@ fn classify(info: Option<&'static Info>, arguments: &[&[u8]]) -> Class {
 }
 
 fn by_keys(info: Option<&'static Info>, arguments: &[&[u8]]) -> Class {
+    if let Some(key) = info.and_then(Info::only_key).and_then(|place| arguments.get(place)) {
+        return Class::Slot(slot(key));
+    }
     let positions = key_positions(info, arguments);
     let mut slots = positions.iter().filter_map(|position| arguments.get(*position)).map(|key| slot(key));
     let Some(first) = slots.next() else { return Class::Anyone };

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::directory::{Directory, View};
 use super::layout::{BadLayout, Layout, addresses};
@@ -16,14 +16,16 @@ use crate::target::Address;
 
 /// Keeps the directory fresh, for as long as it is polled.
 pub(super) async fn keep_fresh(directory: Arc<Directory>, seeds: Vec<Address>) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut well) = (Backoff::default(), Instant::now());
     let mut logged = None;
     loop {
         let pause = if directory.is_well() {
-            backoff = Backoff::default();
+            (backoff, well) = (Backoff::default(), Instant::now());
             PERIOD + Duration::from_millis(random(PERIOD.as_millis() as usize) as u64)
-        } else {
+        } else if well.elapsed() < FAILOVER {
             backoff.next_delay().min(TROUBLED_PERIOD)
+        } else {
+            backoff.next_delay()
         };
         let _ = timeout(pause, directory.alarm.notified()).await;
         // Alarms come in crowds.
@@ -160,8 +162,11 @@ pub(super) fn random(bound: usize) -> usize {
 /// From one refresh to the next while all is well: this, and up to as much again.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// The most from one refresh to the next while something is wrong: a failover ends without a word to us.
+/// The most from one refresh to the next while a failover may be under way: it ends without a word to us.
 const TROUBLED_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long a failover takes at most, with the usual settings. What is wrong for longer may stay so.
+const FAILOVER: Duration = Duration::from_secs(30);
 
 /// How long alarms are gathered; so there are at most this many refreshes.
 const CROWD: Duration = Duration::from_millis(20);

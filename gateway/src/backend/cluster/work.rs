@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::directory::{Directory, Redirect};
 use super::fold::{Outcome, fold};
@@ -18,7 +17,7 @@ use super::map::{Map, Shard};
 use super::plan::{Aim, Part, Plan, Recipe};
 use super::redirect::Refusal;
 use super::refresh::random;
-use crate::backend::connection::{Answer, Broken, Connection};
+use crate::backend::connection::{Answer, Broken, Connection, Pending};
 use crate::backend::deadline::Deadline;
 use crate::backend::link::ConnectError;
 use crate::backend::node::Node;
@@ -271,7 +270,7 @@ impl<'a> Work<'a> {
         answers
     }
 
-    fn send(&self, connection: &Connection, group: &Group) -> oneshot::Receiver<Answer> {
+    fn send(&self, connection: &Connection, group: &Group) -> Pending {
         let parts = group.parts.iter().filter_map(|sent| Some((sent, self.plan.parts.get(sent.place)?)));
         let replies = group.parts.len() + group.parts.iter().filter(|sent| sent.asking).count();
         let lies_together = group.parts.len() == replies
@@ -381,17 +380,20 @@ impl<'a> Work<'a> {
         if size > self.directory.largest {
             return Replies::failed(Failure::TooLarge(self.directory.largest), self.plan.recipes.len());
         }
-        let outcomes: Vec<Outcome> =
-            self.outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Failed(nobody()))).collect();
+        let mut outcomes = self.outcomes;
+        let mut take = |place: usize| {
+            let outcome = outcomes.get_mut(place).and_then(Option::take);
+            outcome.unwrap_or_else(|| Outcome::Failed(nobody()))
+        };
         let mut replies = Replies::default();
         for recipe in &self.plan.recipes {
             let outcome = match recipe {
                 Recipe::Given(reply) => Outcome::Came(reply.clone()),
-                Recipe::Part(place) => outcomes.get(*place).cloned().unwrap_or(Outcome::Failed(nobody())),
+                Recipe::Part(place) => take(*place),
                 Recipe::Fold(range, how) => {
-                    let parts = outcomes.get(range.clone()).unwrap_or_default();
+                    let parts: Vec<Outcome> = range.clone().map(&mut take).collect();
                     let only_reads = self.plan.parts.get(range.start).is_some_and(|part| part.reads);
-                    match fold(how, parts, only_reads, &self.map) {
+                    match fold(how, &parts, only_reads, &self.map) {
                         Ok(reply) => Outcome::Came(reply),
                         Err(failure) => Outcome::Failed(failure),
                     }
