@@ -41,6 +41,7 @@ pub use server::Gateway;
 pub use target::{ReadFrom, Target, TargetOptions, TlsFiles};
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use cli::{Cli, GatewayArgs, Task};
 use config::Config;
@@ -57,17 +58,39 @@ fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
     let check = args.check;
     let config = Config::new(args, |name| std::env::var(name).ok())?;
     if check {
+        if let Some(identity) = &config.tls {
+            listener::Tls::load(identity)?;
+        }
         print!("{config}");
         return Ok(());
     }
     log::to_stderr(&config.log)?;
+    raise_open_files(config.limits.connections);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?
         .block_on(async {
             let stop = listener::stop_signal()?;
-            Gateway::bind(config).await?.run(stop).await;
-            Ok(())
+            Gateway::bind(config).await?.run(stop).await
         })
 }
+
+/// Takes as many open files as the system gives: every client is one, and what shells give by default is soon used up.
+fn raise_open_files(clients: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    // Without a number there is no limit.
+    let most = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
+    if let Some(most) = most.filter(|most| *most < clients.saturating_add(FILES_OF_OUR_OWN)) {
+        tracing::warn!(
+            "only {most} files may be open, too few for {clients} client connections: raise `ulimit -n`"
+        );
+    }
+}
+
+/// Connections to Redis, logs and whatever else is no client.
+const FILES_OF_OUR_OWN: usize = 256;

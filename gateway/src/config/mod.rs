@@ -119,8 +119,9 @@ impl Config {
             }
         };
         let listen = set.listen.unwrap_or_else(|| Listen::Tcp(([127, 0, 0, 1], 8079).into()));
+        let admin_is_unix = set.admin_listen.as_ref().is_some_and(|admin| admin.unix().is_some());
         ensure!(
-            set.listen_mode.is_none() || listen.unix().is_some(),
+            set.listen_mode.is_none() || listen.unix().is_some() || admin_is_unix,
             "`listen_mode` is for a unix socket, but `listen` is `{listen}`: leave it out"
         );
         ensure!(

@@ -21,7 +21,10 @@ use crate::target::ReadFrom;
 pub struct Settings {
     /// Where Redis is: `redis://[user:password@]host[:port][/db]`
     ///
-    /// A password in a flag is for everyone to see who can list processes: set the variable instead, or one of the next two.
+    /// A cluster is `redis+cluster://[user:password@]host:port[,host:port…]`, one behind sentinels
+    /// `redis+sentinel://[user:password@]host:port[,host:port…]/master[/db]`; all of them speak TLS with `rediss` instead of
+    /// `redis`. A password in a flag is for everyone to see who can list processes: set the variable instead, or one of the
+    /// next two.
     #[arg(long, env = "TOLLGATE_REDIS", hide_env_values = true, value_name = "URL", help_heading = REDIS)]
     pub(super) redis: Option<String>,
 
@@ -94,7 +97,7 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_LISTEN_MODE", value_name = "MODE", help_heading = LISTENER)]
     pub(super) listen_mode: Option<Mode>,
 
-    /// Another address, only for health and metrics, which then are on no other
+    /// Another address, for health and metrics without a token; `/health/detailed` and `/metrics` are then on no other
     #[arg(long, env = "TOLLGATE_ADMIN_LISTEN", value_name = "ADDRESS", help_heading = LISTENER)]
     pub(super) admin_listen: Option<Listen>,
 

@@ -21,8 +21,10 @@ mod worker;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
@@ -73,7 +75,7 @@ impl Gateway {
                 ),
             }
         }
-        tracing::info!("listening on {}", url(&address, &config));
+        let url = url(&address, &config);
         let threads = config.threads.get();
         let (stop, stopping) = watch::channel(false);
         let shared = Arc::new(Shared::new(config, stopping.clone())?);
@@ -85,6 +87,7 @@ impl Gateway {
         for thread in starting {
             threads.push(thread.started().await?);
         }
+        tracing::info!("listening on {url}");
         // Nobody else sets it.
         let _ = shared.threads.set(threads.iter().map(Thread::orders).collect());
         Ok(Self { listener, address, admin, shared, threads, stop })
@@ -101,7 +104,10 @@ impl Gateway {
     }
 
     /// Serves until `stop` is ready, and then what is under way for as long as the configuration allows.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// A thread ended by itself, and the process had better begin anew.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { listener, admin, shared, threads, stop: ending, .. } = self;
         let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
         let admin = async {
@@ -117,12 +123,13 @@ impl Gateway {
             }
             std::future::pending::<()>().await;
         };
-        tokio::select! {
-            () = renewing => {}
-            () = accept(&listener, Role::Clients, &shared.connections, &threads) => {}
-            () = admin.as_mut() => {}
-            () = stop => {}
-        }
+        let result = tokio::select! {
+            () = renewing => Ok(()),
+            () = accept(&listener, Role::Clients, &shared.connections, &threads) => Ok(()),
+            () = admin.as_mut() => Ok(()),
+            () = stop => Ok(()),
+            () = one_ends(&threads) => Err(anyhow!("a thread ended by itself; what it said before says why")),
+        };
         drop(listener);
         tracing::info!(clients = threads.iter().map(Thread::clients).sum::<usize>(), "stopping");
         ending.send_replace(true);
@@ -135,7 +142,18 @@ impl Gateway {
             () = ended => {}
             () = admin => {}
         }
+        result
     }
+}
+
+/// Waits until one of the threads ends.
+async fn one_ends(threads: &[Thread]) {
+    let mut ends: Vec<_> = threads.iter().map(|thread| Box::pin(thread.ended())).collect();
+    std::future::poll_fn(|cx| match ends.iter_mut().any(|end| end.as_mut().poll(cx).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
 }
 
 /// Hands clients to the threads with the fewest.

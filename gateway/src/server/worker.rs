@@ -189,17 +189,14 @@ impl Served {
                     Role::Clients => (&mut self.clients, self.stopping.clone()),
                     Role::Admin => (&mut self.admins, self.never.subscribe()),
                 };
-                let count = Arc::clone(&self.count);
-                worker.shared.clients.take((role == Role::Clients).into());
+                let counted = Counted::new(&self.count, &worker.shared, role);
                 connections.spawn_local(async move {
                     let shared = Arc::clone(&worker.shared);
                     let limits = shared.limits;
                     let tls = shared.tls.as_ref().filter(|_| role == Role::Clients).map(Tls::acceptor);
                     let respond = move |request, pulse| Rc::clone(&worker).respond(request, role, pulse);
                     listener::serve(accepted, tls, &limits, stopping, respond).await;
-                    count.fetch_sub(1, Ordering::Relaxed);
-                    shared.clients.give_back((role == Role::Clients).into());
-                    drop(place);
+                    drop((counted, place));
                 });
             }
             Order::Report(ask, answer) => {
@@ -217,6 +214,33 @@ impl Served {
             Some(_) = self.clients.join_next() => {}
             Some(_) = self.admins.join_next() => {}
             else => std::future::pending().await,
+        }
+    }
+}
+
+/// A connection that counts as long as it lives, however it ends.
+struct Counted {
+    /// Among those of its thread, which counts it when it is on its way there.
+    thread: Arc<AtomicUsize>,
+    /// Among those of clients.
+    shared: Option<Arc<Shared>>,
+}
+
+impl Counted {
+    fn new(thread: &Arc<AtomicUsize>, shared: &Arc<Shared>, role: Role) -> Self {
+        let shared = (role == Role::Clients).then(|| Arc::clone(shared));
+        if let Some(shared) = &shared {
+            shared.clients.take(1);
+        }
+        Self { thread: Arc::clone(thread), shared }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.thread.fetch_sub(1, Ordering::Relaxed);
+        if let Some(shared) = &self.shared {
+            shared.clients.give_back(1);
         }
     }
 }

@@ -6,6 +6,9 @@ use hyper::Method;
 use hyper::header::HeaderValue;
 use serde_json::json;
 
+use tollgate_tests::run_dir;
+use tollgate_tests::topologies::cluster::Cluster;
+
 use crate::support::{Client, H2Client, Redis, Server, request};
 
 /// Each sample of the metrics with its value.
@@ -181,4 +184,22 @@ async fn requests_have_ids_and_answers_sync_tokens_that_differ() {
             assert_eq!(client.send(request).await.headers["x-request-id"] == given, kept, "{given} {path}");
         }
     }
+}
+
+#[tokio::test]
+async fn details_of_a_cluster_name_its_nodes_and_its_state() {
+    let cluster = Cluster::start(&run_dir::create().unwrap()).await.unwrap();
+    let server = Server::start_with(&cluster.url(), &["--threads", "2"]).await;
+    let answer = server.client().await.get("/health/detailed").await;
+    let details = &answer.json["checks"][0]["details"];
+    assert_eq!((answer.status.as_u16(), &details["topology"]), (200, &json!("cluster")), "{}", answer.text);
+    assert_eq!((&details["clusterState"], &details["slotsCovered"]), (&json!("ok"), &json!(16384)));
+    assert_eq!((&details["nodeCount"], &details["circuitBreakerOpen"]), (&json!(3), &json!(false)));
+    let nodes = details["nodes"].as_array().unwrap();
+    assert_eq!(nodes.iter().filter(|node| node["role"] == "master").count(), 3);
+    assert!(
+        nodes.iter().filter(|node| node["role"] == "master").all(|node| node["connections"] == 2),
+        "{}",
+        answer.text
+    );
 }

@@ -99,7 +99,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) admin: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
+    task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Server {
@@ -131,7 +131,7 @@ impl Server {
     /// Stops, and returns when everything under way has finished.
     pub(crate) async fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
-        (&mut self.task).await.unwrap();
+        (&mut self.task).await.unwrap().unwrap();
     }
 
     pub(crate) async fn client(&self) -> Client {
