@@ -80,3 +80,12 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+impl Node {
+    /// One without connections.
+    pub(crate) fn unconnected(port: u16) -> Self {
+        let address = Address { host: "node".into(), port };
+        Self { address, links: Box::new([]), next: AtomicUsize::new(0) }
+    }
+}

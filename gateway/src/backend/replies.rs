@@ -76,6 +76,19 @@ impl Replies {
         self.0.append(&mut more.0);
     }
 
+    /// Puts others in these places, which ascend.
+    pub(super) fn replace(&mut self, places: &[usize], others: &Self) {
+        let (mut replaced, mut others) = (Self::default(), others.iter());
+        for (place, reply) in self.iter().enumerate() {
+            let other = if places.binary_search(&place).is_ok() { others.next() } else { None };
+            match other.unwrap_or(reply) {
+                Ok(reply) => replaced.push(Bytes::copy_from_slice(reply), 1),
+                Err(failure) => replaced.push_failure(failure.clone(), 1),
+            }
+        }
+        *self = replaced;
+    }
+
     /// Each reply, or why there is none.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Result<&[u8], &Failure>> {
         self.0.iter().flat_map(|part| {

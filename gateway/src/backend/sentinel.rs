@@ -185,10 +185,29 @@ impl Sentinel {
             .take(replicas.len())
             .find_map(|replica| replica.connection().ok())?;
         let answer = deadline.ask(&connection, batch.resp().clone(), count).await;
-        if answer.failure == Some(Broken::NotSent) || answer.has_error && all_refused_by_replica(&answer) {
+        if answer.failure == Some(Broken::NotSent) {
             return None;
         }
-        Some(Replies::of(answer, count))
+        if !answer.has_error {
+            return Some(Replies::of(answer, count));
+        }
+        let mut replies = Replies::of(answer, count);
+        let refused: Vec<usize> = replies
+            .iter()
+            .enumerate()
+            .filter(|(_, reply)| reply.is_ok_and(is_refused_by_replica))
+            .map(|(place, _)| place)
+            .collect();
+        if !refused.is_empty() {
+            // None of them writes, so they may come behind the others.
+            let commands = batch.sending().enumerate().filter(|(place, _)| refused.contains(place));
+            let resp: Vec<Bytes> = commands.map(|(_, sending)| batch.command(sending)).collect();
+            if let Ok((_, answer)) = self.ask(resp.concat().into(), refused.len(), deadline).await {
+                self.counters.retries.add(refused.len());
+                replies.replace(&refused, &Replies::of(answer, refused.len()));
+            }
+        }
+        Some(replies)
     }
 
     /// Waits for a while for a master that is not `old`.
@@ -228,14 +247,10 @@ fn refused(batch: &Batch, answer: &Answer) -> usize {
     if ran_behind { 0 } else { refused }
 }
 
-/// Whether a replica answered nothing but that it cannot answer now.
-fn all_refused_by_replica(answer: &Answer) -> bool {
-    let mut reader = Reader(&answer.replies);
-    answer.failure.is_none()
-        && std::iter::from_fn(|| reader.reply()).all(|reply| {
-            matches!(Reader(reply).next(), Some(Item::Error(text))
-                if text.starts_with(b"LOADING ") || text.starts_with(b"MASTERDOWN "))
-        })
+/// Whether a replica did not run a command that the master can: it has no data, or does not know the script.
+fn is_refused_by_replica(reply: &[u8]) -> bool {
+    matches!(Reader(reply).next(), Some(Item::Error(text))
+        if [&b"LOADING "[..], b"MASTERDOWN ", b"NOSCRIPT "].iter().any(|code| text.starts_with(code)))
 }
 
 fn is_readonly(error: &[u8]) -> bool {
@@ -591,10 +606,17 @@ const MOST_REPLICAS: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
+    use tollgate_tests::run_dir;
+    use tollgate_tests::topologies::sentinel::Sentinel as Set;
+    use tollgate_tests::topologies::settled;
 
     use super::*;
+    use crate::backend::{Backend, Status, StreamEnd, StreamKind};
     use crate::command::{Rules, parse_pipeline};
+    use crate::target::TargetOptions;
 
     fn refused_of(commands: &str, replies: &str) -> usize {
         let batch = parse_pipeline(commands.as_bytes(), 10, &Rules::default()).unwrap();
@@ -613,6 +635,59 @@ mod tests {
         assert_eq!(refused_of(r#"[["SET","a","1"],["GET","a"]]"#, &format!("{no}+1\r\n")), 0);
         assert_eq!(refused_of(r#"[["EVAL","return 1","0"]]"#, no), 0);
         assert_eq!(refused_of(r#"[["UNHEARDOF","a"]]"#, no), 0);
+    }
+
+    /// The strings in the answers.
+    async fn run(backend: &Backend, json: &str) -> Vec<String> {
+        let batch = parse_pipeline(json.as_bytes(), 10, &Rules::default()).unwrap();
+        let replies = backend.run(&batch).await.all().unwrap();
+        let text = |item| match item {
+            Item::Bulk(text) | Item::Integer(text) | Item::Status(text) | Item::Error(text) => {
+                Some(String::from_utf8_lossy(text).into_owned())
+            }
+            Item::Nil | Item::Array(_) => None,
+        };
+        Reader(&replies).filter_map(text).collect()
+    }
+
+    #[tokio::test]
+    async fn the_servers_are_told_and_listened_to_until_another_is_the_master() {
+        let set = Set::start(&run_dir::create().unwrap()).await.unwrap();
+        let options = TargetOptions { read_from: ReadFrom::Replica, ..TargetOptions::default() };
+        let target = Target::parse(&set.url(), &options).unwrap();
+        let backend = Backend::start(&target, 1, Duration::from_secs(5), 1 << 20).await.unwrap();
+        let port = |server: usize| set.server(server).address().port();
+        let expected: BTreeSet<_> =
+            [(Role::Master, port(0), 1), (Role::Replica, port(1), 1), (Role::Replica, port(2), 1)].into();
+        settled("all are told", Duration::from_secs(20), async || {
+            let Status { topology, nodes } = backend.status();
+            let well = matches!(&topology, TopologyStatus::Sentinel { master, answering: Some(_), known: 3, problem: None } if master == "main");
+            let nodes: BTreeSet<_> = nodes.iter().map(|node| (node.role, node.address.port, node.up)).collect();
+            Ok(well && nodes == expected)
+        })
+        .await
+        .unwrap();
+
+        // A script that only the master knows is run there.
+        let digest = run(&backend, r#"[["SCRIPT","LOAD","return KEYS[1]"]]"#).await.concat();
+        let answers =
+            run(&backend, &format!(r#"[["EXISTS","k"],["EVALSHA_RO","{digest}","1","k"],["EXISTS","k"]]"#))
+                .await;
+        assert_eq!(answers, ["0", "k", "0"]);
+
+        let mut stream = backend.stream(StreamKind::Subscribe, b"news").await.unwrap();
+        stream.next().await.unwrap();
+        // It hangs, so that only the sentinels can say that it is not the master any more.
+        set.server(0).suspend().unwrap();
+        assert!(matches!(stream.next().await, Err(StreamEnd::Left)));
+        assert!(
+            backend
+                .status()
+                .nodes
+                .iter()
+                .all(|node| node.role == Role::Replica || node.address.port != port(0))
+        );
+        assert!(backend.counters().failovers.get() >= 1);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tollgate_tests::run_dir;
 use tollgate_tests::topologies::cluster::Cluster;
 use tollgate_tests::topologies::connect;
 
-use crate::support::{Redis, Server, eventually, free_port};
+use crate::support::{Redis, Server, config, eventually, free_port};
 
 #[tokio::test]
 async fn tls_is_spoken_to_the_right_server_only() {
@@ -152,12 +152,16 @@ async fn a_write_that_a_former_master_refused_reaches_the_new_one() {
 }
 
 #[tokio::test]
-async fn sentinels_that_are_none_or_know_nothing_are_told_apart() {
+async fn servers_of_another_kind_are_refused_and_sentinels_that_know_nothing_are_not() {
     let redis = Redis::start().await;
-    let url = format!("redis+sentinel://127.0.0.1:{}/main", redis.port);
-    let config = crate::support::config(&url, &[]);
-    let error = tollgate_gateway::Gateway::bind(config).await.map(drop).unwrap_err().to_string();
-    assert!(error.contains("none of these is a sentinel"), "{error}");
+    for (scheme, path, text) in [
+        ("redis+sentinel", "/main", "none of these is a sentinel, use `redis://` or `redis+cluster://`"),
+        ("redis+cluster", "", "redis runs for itself: use `redis://`"),
+    ] {
+        let url = format!("{scheme}://127.0.0.1:{}{path}", redis.port);
+        let error = tollgate_gateway::Gateway::bind(config(&url, &[])).await.map(drop).unwrap_err();
+        assert!(error.to_string().ends_with(text), "{error}");
+    }
 
     let watched = Watched::start().await;
     let server = Server::start_with(&watched.url().replace("/main", "/other"), &[]).await;

@@ -158,7 +158,7 @@ impl Directory {
                 self.counters.retries.add(1);
                 Redirect::To { node: asking.then(|| Arc::clone(node)), asking }
             }
-            Refusal::ClusterDown | Refusal::NoData => {
+            Refusal::ClusterDown | Refusal::NotHere => {
                 self.counters.retries.add(1);
                 self.alarm.notify_one();
                 Redirect::To { node: None, asking: false }

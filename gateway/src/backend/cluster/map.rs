@@ -89,3 +89,41 @@ impl Map {
 
 /// No place among the shards: they are fewer than the slots.
 const NOBODY: u16 = u16::MAX;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A map of these ranges of slots, each with the port of its master.
+    pub(in crate::backend::cluster) fn map(ranges: &[(u16, u16, u16)]) -> Map {
+        let mut map = Map::empty();
+        for (first, last, port) in ranges {
+            let master = Arc::new(Node::unconnected(*port));
+            map.assign(*first, *last, Shard { master, replicas: Vec::new(), replica_addresses: Vec::new() });
+        }
+        map
+    }
+
+    fn port(map: &Map, slot: u16) -> Option<u16> {
+        map.owner(slot).map(|(_, shard)| shard.master.address().port)
+    }
+
+    #[test]
+    fn each_slot_has_the_master_it_was_assigned_last() {
+        let map = map(&[(0, 99, 1), (200, 16383, 2), (100, 100, 1), (0, 0, 2)]);
+        let ports = [0, 1, 99, 100, 101, 200, 16383].map(|slot| port(&map, slot));
+        assert_eq!(ports, [Some(2), Some(1), Some(1), Some(1), None, Some(2), Some(2)]);
+        assert_eq!((map.shards().len(), map.covered(), port(&map, SLOTS)), (2, 16284 + 1, None));
+        let changed = map.with(101, Arc::new(Node::unconnected(3)));
+        assert_eq!((port(&changed, 101), port(&changed, 100), port(&map, 101)), (Some(3), Some(1), None));
+    }
+
+    #[test]
+    fn shards_follow_each_other_by_their_lowest_slots() {
+        let map = map(&[(50, 60, 1), (10, 20, 2), (30, 40, 1), (70, 80, 3)]);
+        let from = |slot| map.shard_from(slot).map(|(slot, shard)| (slot, shard.master.address().port));
+        assert_eq!([from(0), from(10), from(11)], [Some((10, 2)), Some((10, 2)), Some((30, 1))]);
+        assert_eq!([from(31), from(71)], [Some((70, 3)), None]);
+        assert!(Map::empty().shard_from(0).is_none());
+    }
+}

@@ -194,7 +194,7 @@ fn given_up(refusal: &Refusal, replies: &Bytes, count: usize) -> TransactionErro
     match refusal {
         Refusal::Moved(..) | Refusal::Ask(..) => work::moving().into(),
         Refusal::ClusterDown => work::down(error).into(),
-        Refusal::TryAgain | Refusal::NoData => {
+        Refusal::TryAgain | Refusal::NotHere => {
             TransactionError::Discarded(String::from_utf8_lossy(error).into_owned())
         }
     }

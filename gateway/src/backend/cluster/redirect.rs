@@ -14,8 +14,8 @@ pub(super) enum Refusal {
     TryAgain,
     /// The cluster is down, or nobody serves the slot.
     ClusterDown,
-    /// A replica has no data to show at the moment.
-    NoData,
+    /// A replica has no data to show at the moment, or does not know the script.
+    NotHere,
 }
 
 impl Refusal {
@@ -34,7 +34,7 @@ impl Refusal {
             }
             "TRYAGAIN" => Self::TryAgain,
             "CLUSTERDOWN" => Self::ClusterDown,
-            "LOADING" | "MASTERDOWN" => Self::NoData,
+            "LOADING" | "MASTERDOWN" | "NOSCRIPT" => Self::NotHere,
             _ => return None,
         })
     }
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(read("ASK 1 ::1:6381"), Some(Refusal::Ask(1, at("::1", 6381))));
         assert_eq!(read("TRYAGAIN Multiple keys request during rehashing of slot"), Some(Refusal::TryAgain));
         assert_eq!(read("CLUSTERDOWN The cluster is down"), Some(Refusal::ClusterDown));
-        assert_eq!(read("LOADING Redis is loading the dataset in memory"), Some(Refusal::NoData));
+        assert_eq!(read("LOADING Redis is loading the dataset in memory"), Some(Refusal::NotHere));
         for error in [
             "MOVED",
             "MOVED 1",

@@ -89,6 +89,62 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::backend::cluster::map::tests::map;
+    use crate::resp::{Arguments, command};
+
+    /// What a client asks with a cursor, and where that goes with which cursor.
+    fn begin_at(cursor: &str, map: &Map) -> Result<(u16, u64, u16), &'static [u8]> {
+        let arguments = [b"SCAN", cursor.as_bytes(), b"COUNT", b"5"];
+        let page = begin(&arguments, map)?;
+        let sent: Vec<&[u8]> = Arguments::of(&page.resp).collect();
+        assert_eq!((sent[0], &sent[2..]), (arguments[0], &arguments[2..]));
+        Ok((page.node.address().port, std::str::from_utf8(sent[1]).unwrap().parse().unwrap(), page.slot))
+    }
+
+    /// The cursor that a client gets when a master answers with `inner`.
+    fn answered(inner: u64, slot: u16, map: &Map) -> String {
+        let reply = [&b"*2\r\n"[..], &command(&[inner.to_string()])[4..], &command(&["key"])].concat();
+        let reply = end(&reply, slot, map);
+        let mut reader = Reader(&reply);
+        let (Some(Item::Array(2)), Some(Item::Bulk(cursor))) = (reader.next(), reader.next()) else {
+            panic!("{}", reply.escape_ascii());
+        };
+        assert_eq!(reader.0, command(&["key"]));
+        String::from_utf8(cursor.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn one_master_comes_after_the_other() {
+        let map = map(&[(0, 99, 1), (100, 199, 2), (200, 16383, 3)]);
+        let mut cursor = "0".to_owned();
+        for (port, slot) in [(1, 0), (2, 100), (3, 200)] {
+            assert_eq!(begin_at(&cursor, &map), Ok((port, 0, slot)));
+            cursor = answered(77, slot, &map);
+            assert_eq!(begin_at(&cursor, &map), Ok((port, 77, slot)));
+            cursor = answered(0, slot, &map);
+        }
+        assert_eq!(cursor, "0");
+    }
+
+    #[test]
+    fn who_takes_the_place_of_a_master_goes_on_where_it_was() {
+        let before = map(&[(0, 99, 1), (100, 16383, 2)]);
+        let cursor = answered(77, 100, &before);
+        assert_eq!(begin_at(&cursor, &map(&[(0, 99, 1), (100, 16383, 3)])), Ok((3, 77, 100)));
+        // Where there is nobody, the next one begins.
+        assert_eq!(begin_at(&cursor, &map(&[(0, 99, 1), (300, 16383, 3)])), Ok((3, 0, 300)));
+        assert_eq!(begin_at(&cursor, &map(&[(0, 99, 1)])), Err(INVALID_CURSOR));
+    }
+
+    #[test]
+    fn what_is_no_cursor_is_refused_and_errors_pass() {
+        let map = map(&[(0, 16383, 1)]);
+        for cursor in ["", "x", "-1", "18446744073709551616"] {
+            assert_eq!(begin_at(cursor, &map), Err(INVALID_CURSOR));
+        }
+        assert_eq!(begin(&[b"SCAN"], &map).unwrap_err(), WRONG_NUMBER);
+        assert_eq!(end(b"-ERR syntax error\r\n", 0, &map), b"-ERR syntax error\r\n");
+    }
 
     proptest! {
         #[test]

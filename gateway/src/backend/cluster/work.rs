@@ -336,7 +336,7 @@ impl<'a> Work<'a> {
             let failure = answer.failure.map_or(Failure::Lost, Failure::from);
             let otherwise = Outcome::Failed(failure);
             return if group.is_replica && answer.failure == Some(Broken::NotSent) {
-                Verdict::Refused(Refused { refusal: Refusal::NoData, to: None, asking: false, otherwise })
+                Verdict::Refused(Refused { refusal: Refusal::NotHere, to: None, asking: false, otherwise })
             } else {
                 Verdict::Settled(otherwise)
             };
@@ -351,7 +351,7 @@ impl<'a> Work<'a> {
             return Verdict::Settled(came);
         };
         let Some(refusal) = Refusal::read(error, group.node.address()) else { return Verdict::Settled(came) };
-        if refusal == Refusal::NoData && !group.is_replica {
+        if refusal == Refusal::NotHere && !group.is_replica {
             return Verdict::Settled(came);
         }
         match self.directory.redirect(&refusal, *slot, &group.node, sent.asking, self.deadline).await {
@@ -359,7 +359,7 @@ impl<'a> Work<'a> {
             Redirect::Stranger => Verdict::Settled(Outcome::Failed(stranger())),
             Redirect::To { node, asking } => {
                 let otherwise = match refusal {
-                    Refusal::TryAgain | Refusal::NoData => came,
+                    Refusal::TryAgain | Refusal::NotHere => came,
                     Refusal::Moved(..) | Refusal::Ask(..) => Outcome::Failed(moving()),
                     Refusal::ClusterDown => Outcome::Failed(down(error)),
                 };
@@ -436,7 +436,7 @@ pub(super) fn pause(refusal: &Refusal, round: u32) -> Option<Duration> {
         Refusal::Moved(..) | Refusal::Ask(..) | Refusal::TryAgain => (round < 8).then(|| doubled(4)),
         // A failover takes longer than anybody should wait.
         Refusal::ClusterDown => (round < 2).then(|| doubled(50)),
-        Refusal::NoData => (round < 1).then_some(Duration::ZERO),
+        Refusal::NotHere => (round < 1).then_some(Duration::ZERO),
     }
 }
 
