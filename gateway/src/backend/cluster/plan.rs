@@ -198,6 +198,7 @@ pub(super) fn slot_of_transaction(batch: &Batch) -> Result<Option<u16>, String> 
     for sending in batch.sending() {
         let arguments: Vec<&[u8]> = batch.arguments(sending).collect();
         match classify(sending.info, &arguments) {
+            Class::Slot(_) if sending.info.is_some_and(is_publish) => {}
             Class::Slot(slot) if common.is_none_or(|common| common == slot) => common = Some(slot),
             Class::Slot(_) | Class::Crossing | Class::Split(_) => {
                 return Err(CROSSSLOT_TEXT.into());
@@ -238,6 +239,10 @@ fn classify(info: Option<&'static Info>, arguments: &[&[u8]]) -> Class {
 }
 
 fn by_keys(info: Option<&'static Info>, arguments: &[&[u8]]) -> Class {
+    // Any node would take it, but messages that enter at different nodes overtake each other.
+    if info.is_some_and(is_publish) {
+        return arguments.get(1).map_or(Class::Anyone, |channel| Class::Slot(slot(channel)));
+    }
     if let Some(key) = info.and_then(Info::only_key).and_then(|place| arguments.get(place)) {
         return Class::Slot(slot(key));
     }
@@ -251,6 +256,10 @@ fn by_keys(info: Option<&'static Info>, arguments: &[&[u8]]) -> Class {
     } else {
         Class::Crossing
     }
+}
+
+fn is_publish(info: &Info) -> bool {
+    info.name == "PUBLISH"
 }
 
 /// Which arguments are keys. A command that nobody knows is taken to have one, behind its name.
