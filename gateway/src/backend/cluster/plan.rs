@@ -363,7 +363,7 @@ mod tests {
             ("SORT foo BY x", Class::Slot(foo)),
             ("MODULE.COMMAND foo bar", Class::Slot(foo)),
             ("MODULE.COMMAND", Class::Anyone),
-            ("PUBLISH foo bar", Class::Anyone),
+            ("PUBLISH foo bar", Class::Slot(foo)),
             ("SPUBLISH foo bar", Class::Slot(foo)),
             ("TIME", Class::Anyone),
             ("PING", Class::Anyone),
