@@ -149,9 +149,8 @@ impl Backend {
             Topology::Cluster(_) if kind == StreamKind::Monitor => Err(StreamError::Refused(
                 "ERR Command is not available: 'MONITOR': it shows one server, and this is a cluster".into(),
             )),
-            // Every node passes all messages on.
             Topology::Cluster(cluster) => {
-                let node = cluster.any_master()?;
+                let node = cluster.listening_post(kind, name)?;
                 let left = Box::pin(cluster.without(node.address().clone()));
                 Stream::start(kind, name, node.address(), &self.options, left).await
             }
