@@ -4,6 +4,8 @@
 //! that from their text. So that a script loaded through one gateway can be called through all, and through one that was
 //! started anew, the two digests are also kept in Redis, under `tollgate:script:<digest>`, for [`KEPT`] after they were
 //! last needed. Nothing else of the gateway's is kept there.
+//!
+//! What is rarely needed is boxed: every request moves its future a few times, and all that it might wait for is in there.
 
 use crate::backend::{Backend, Replies};
 use crate::command::{Batch, Builder, Digest, Rules, parse_digest};
@@ -14,18 +16,18 @@ use crate::resp::{Item, Reader};
 pub(crate) async fn run(backend: &Backend, rules: &Rules, batch: &Batch) -> Replies {
     let replies = backend.run(batch).await;
     if !batch.changed().is_empty() {
-        keep(backend, batch.changed()).await;
+        Box::pin(keep(backend, batch.changed())).await;
     }
     if !batch.calls_by_digest() {
         return replies;
     }
     let unknown = unknown(batch, &replies);
-    if unknown.is_empty() || !look_up(backend, rules, &unknown).await {
+    if unknown.is_empty() || !Box::pin(look_up(backend, rules, &unknown)).await {
         return replies;
     }
     match batch.entries() {
         // It did not run. With others around it, it would now come after them; the client sends it again.
-        [_] => backend.run(&again(batch, rules)).await,
+        [_] => Box::pin(backend.run(&again(batch, rules))).await,
         _ => replies,
     }
 }

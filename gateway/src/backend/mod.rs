@@ -107,8 +107,9 @@ impl Backend {
                 }
                 Err(error) => Replies::failed(Failure::because(error), count),
             },
-            Topology::Sentinel(sentinel) => sentinel.run(batch, count, deadline).await,
-            Topology::Cluster(cluster) => cluster.run(batch, count, deadline).await,
+            // Boxed, so that requests to a single server are small.
+            Topology::Sentinel(sentinel) => Box::pin(sentinel.run(batch, count, deadline)).await,
+            Topology::Cluster(cluster) => Box::pin(cluster.run(batch, count, deadline)).await,
         };
         self.counters.bytes_received.add(replies.size());
         replies

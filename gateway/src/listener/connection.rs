@@ -32,7 +32,7 @@ pub(crate) async fn serve<R, F, B>(
     respond: R,
 ) where
     R: Fn(Request<Incoming>, Rc<Pulse>) -> F,
-    F: Future<Output = Response<B>> + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + 'static,
     B: Body<Error = Infallible> + 'static,
 {
     let pulse = Rc::new(Pulse::new(Patience { write: limits.write_timeout, idle: limits.idle_timeout }));
@@ -51,10 +51,7 @@ pub(crate) async fn serve<R, F, B>(
         Ok(opened) => opened,
         Err(error) => return tracing::debug!(%error, "a client connection ended before its first request"),
     };
-    let service = service_fn(|request| {
-        let response = respond(request, Rc::clone(&pulse));
-        async move { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(|request| respond(request, Rc::clone(&pulse)));
     let io = TokioIo::new(socket);
     let ended = match version {
         Version::Http1 => drive(http1(limits).serve_connection(io, service), &pulse, stopping).await,
@@ -119,12 +116,10 @@ struct Local;
 
 impl<F> Executor<F> for Local
 where
-    F: Future + 'static,
+    F: Future<Output = ()> + 'static,
 {
     fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
+        spawn_local(future);
     }
 }
 

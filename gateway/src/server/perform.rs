@@ -42,7 +42,7 @@ impl Worker {
                 let batch = parse_pipeline(body, limit, rules)?;
                 refused(&batch)?;
                 self.recorder.batch(&batch, body.len(), true);
-                let replies = backend.transact(&batch).await?;
+                let replies = Box::pin(backend.transact(&batch)).await?;
                 Ok(self.results(&batch, &replies, format))
             }
             _ => {

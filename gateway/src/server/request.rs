@@ -3,6 +3,7 @@
 //! Whatever can refuse a request does so before its body is read. Everything that fails has `{"error":"…"}` as its body: SDKs
 //! parse it whatever the status.
 
+use std::convert::Infallible;
 use std::rc::Rc;
 
 use hyper::body::Incoming;
@@ -28,7 +29,7 @@ impl Worker {
         request: Request<Incoming>,
         role: Role,
         pulse: Rc<Pulse>,
-    ) -> Response<Outgoing> {
+    ) -> Result<Response<Outgoing>, Infallible> {
         let begun = Instant::now();
         let underway = Underway::new(Rc::clone(&pulse));
         let (head, body) = request.into_parts();
@@ -47,7 +48,7 @@ impl Worker {
         if self.shared.log_access {
             super::log::access(&id, &head.method, route, &answer, took);
         }
-        answer.into_response(pulse, underway, head.method == Method::HEAD, id)
+        Ok(answer.into_response(pulse, underway, head.method == Method::HEAD, id))
     }
 
     async fn answer(
@@ -71,24 +72,24 @@ impl Worker {
         }
         match route {
             Route::Health => Ok(health::live()),
-            Route::Ready => Ok(health::ready(&self.shared).await),
+            Route::Ready => Ok(Box::pin(health::ready(&self.shared)).await),
             Route::Details => {
                 // Others than the operator see what is theirs.
                 let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
-                Ok(details::details(&self.shared, tenant).await)
+                Ok(Box::pin(details::details(&self.shared, tenant)).await)
             }
             Route::Metrics => {
                 if role != Role::Admin {
                     self.tenant(head)?;
                 }
-                Ok(scrape::metrics(&self.shared).await)
+                Ok(Box::pin(scrape::metrics(&self.shared)).await)
             }
             Route::Subscribe | Route::PSubscribe | Route::Monitor => {
                 let admitted = self.admit(route, head, Among::Streams);
                 // SDKs post an empty array, which means nothing.
                 incoming::skip(body, &head.headers, &self.shared).await;
                 let Admitted { tenant, place, .. } = admitted?;
-                let answer = self.listen(route, head, tenant).await?;
+                let answer = Box::pin(self.listen(route, head, tenant)).await?;
                 Ok(Answer { place: Some(place), sync_token: Some(self.ids.next()), ..answer })
             }
             Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
