@@ -37,7 +37,10 @@ impl Ids {
         let _ = write!(rest, "{:016x}-{number:x}", self.prefix);
         let unused = rest.len();
         let text = text.get(..LONGEST - unused).unwrap_or_default();
-        HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("-"))
+        let mut name = HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("-"));
+        // It never comes again: in HTTP/2's table of header fields it would only push others out.
+        name.set_sensitive(true);
+        name
     }
 }
 
