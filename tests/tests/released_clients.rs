@@ -166,8 +166,7 @@ impl Behind {
     /// Runs a suite inside workerd, bundled with its client as its users do it.
     async fn workerd(&self, suite: &str, at_least: u32) {
         let clients = tools::js_clients().unwrap();
-        let modules = clients.join("node_modules");
-        let mut esbuild = Command::new(modules.join("@esbuild/linux-x64/bin/esbuild"));
+        let mut esbuild = Command::new(tools::esbuild().unwrap());
         esbuild.arg(clients.join("worker.mjs")).args(["--bundle", "--format=esm", "--log-level=warning"]);
         esbuild.arg(format!("--outfile={}", self.dir.join("worker.js").display()));
         let bundled = esbuild.output().await.unwrap();
@@ -176,7 +175,7 @@ impl Behind {
         let address = ports::local(ports::free().unwrap());
         let workerd = Process::start(Spec {
             name: "workerd".into(),
-            program: modules.join("@cloudflare/workerd-linux-64/bin/workerd"),
+            program: tools::workerd().unwrap(),
             args: ["serve", "worker.capnp", "--socket-addr", &format!("http={address}")]
                 .map(Into::into)
                 .into(),

@@ -203,25 +203,8 @@ fn advisories() -> Result<()> {
 
 /// The pinned cargo-deny, which is installed when it is missing.
 fn cargo_deny() -> Result<Command> {
-    let root = tools::tools_dir()?.join(format!("cargo-deny-{CARGO_DENY}"));
-    let program = root.join("bin/cargo-deny");
-    if !program.is_file() {
-        let mut cargo = step::cargo(["install", "--locked", &format!("cargo-deny@{CARGO_DENY}"), "--root"]);
-        cargo
-            .arg(&root)
-            .env("CARGO_TARGET_DIR", root.join("target"))
-            // However it is compiled it checks a lockfile in a moment; this way it is compiled in a third of the time.
-            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-        step::run(
-            "install cargo-deny, once, about a minute",
-            &mut cargo,
-            "fix: the Rust package registry must be reachable",
-        )?;
-        let _ = std::fs::remove_dir_all(root.join("target"));
-    }
-    let mut command = Command::new(program);
+    setup::cargo_tool(tools::CARGO_DENY)?;
+    let mut command = Command::new(tools::CARGO_DENY.path()?);
     command.args(["--color", "never", "check"]).current_dir(tools::workspace());
     Ok(command)
 }
@@ -277,7 +260,6 @@ fn tests(only: Option<&str>, sum: &mut Sum) -> Result<()> {
 const TESTS: &str = "tests";
 const DEPENDENCIES: &str = "dependencies";
 const ADVISORIES: &str = "advisories";
-const CARGO_DENY: &str = "0.20.2";
 
 #[cfg(test)]
 mod tests {

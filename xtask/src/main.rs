@@ -15,6 +15,7 @@ mod bench;
 mod build;
 mod check;
 mod commands;
+mod debian;
 mod demo;
 mod manifests;
 mod schema;

