@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_shared::answer::{self, Fields};
+use tollgate_shared::config::store::StoreClock;
 use tollgate_shared::exchange::{Call, Decision, Step};
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
@@ -15,7 +16,7 @@ use tollgate_shared::redis::{Clock, Pipeline};
 use tollgate_shared::store::{Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
-use crate::config::{ClockConfig, Store};
+use crate::config::Store;
 use crate::host;
 use crate::metrics::Metrics;
 use crate::shards::SharedShards;
@@ -204,8 +205,8 @@ impl Committer {
         // A host's clock that is set back must not make anybody wait longer.
         let left = deadline.since(now).min(millis(store.timeout));
         let clock = match store.clock {
-            ClockConfig::Store => Clock::Store,
-            ClockConfig::Host => Clock::Host(resumption_time(&pipeline)),
+            StoreClock::Store => Clock::Store,
+            StoreClock::Host => Clock::Host(resumption_time(&pipeline)),
         };
         let endpoint = store.endpoints.choose();
         let call = if left == 0 {

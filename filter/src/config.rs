@@ -7,6 +7,7 @@
 use serde::Deserialize;
 use std::time::Duration;
 
+use tollgate_shared::config::store::{self, StoreClock, in_range};
 use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig};
 use tollgate_shared::policy::Policy;
 use tollgate_shared::time::Span;
@@ -40,37 +41,20 @@ struct StoreConfig {
     #[serde(default)]
     calls_in_flight: Option<u8>,
     #[serde(default)]
-    clock: ClockConfig,
+    clock: StoreClock,
     #[serde(default)]
     key_prefix: Option<Name>,
     #[serde(default)]
     replicas: Option<u32>,
 }
 
-/// Whose clock counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ClockConfig {
-    /// The store's: instances need no common clock.
-    #[default]
-    Store,
-    /// Envoy's: for stores whose scripts may not ask for the time.
-    Host,
-}
-
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 struct DenialCacheConfig {
-    keys: u32,
+    keys: Option<u32>,
 }
 
 tollgate_shared::from_object!(PluginConfig, StoreConfig, DenialCacheConfig);
-
-impl Default for DenialCacheConfig {
-    fn default() -> Self {
-        Self { keys: 4096 }
-    }
-}
 
 /// The configuration, checked.
 #[derive(Debug)]
@@ -93,7 +77,7 @@ pub(crate) struct Store {
     pub(crate) batch: usize,
     /// Most calls under way at once, for each worker thread.
     pub(crate) calls_in_flight: usize,
-    pub(crate) clock: ClockConfig,
+    pub(crate) clock: StoreClock,
     /// Over how many instances a quota is split while the store fails.
     pub(crate) replicas: u32,
 }
@@ -137,8 +121,7 @@ impl Plugin {
                 Some(Store::new(store, variable).map_err(|error| vec![error])?)
             }
         };
-        let denials = usize::try_from(config.denial_cache.keys).unwrap_or(usize::MAX).min(MAX_DENIALS);
-        Ok(Self { policy, store, denials })
+        Ok(Self { policy, store, denials: store::denials(config.denial_cache.keys) })
     }
 }
 
@@ -158,20 +141,14 @@ impl Store {
                 return Err(ConfigError::new("store", found, "either `token` or `token_env`"));
             }
         };
-        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            let expected = "a token of visible ASCII characters";
-            return Err(ConfigError::new("store.token", "an unusable token (not shown)", expected));
-        }
-        let timeout = config.timeout.map_or(DEFAULT_TIMEOUT, |span| Duration::from_millis(span.as_millis()));
-        if timeout > MAX_TIMEOUT {
-            return Err(ConfigError::new("store.timeout", format!("{timeout:?}"), "at most 10s"));
-        }
+        let authorization = store::authorization("store.token", &token)?;
+        let timeout = store::timeout("store.timeout", config.timeout, DEFAULT_TIMEOUT)?;
         let batch = in_range("store.batch", config.batch.map(u32::from), 64, 1..=1000)?;
         let calls = in_range("store.calls_in_flight", config.calls_in_flight.map(u32::from), 4, 1..=64)?;
-        let replicas = in_range("store.replicas", config.replicas, 1, 1..=100_000)?;
+        let replicas = store::replicas("store.replicas", config.replicas)?;
         Ok(Self {
             endpoints: Endpoints { only: Endpoint { cluster: config.cluster, authority: config.authority } },
-            authorization: format!("Bearer {token}"),
+            authorization,
             timeout,
             batch: usize::try_from(batch).unwrap_or(1),
             calls_in_flight: usize::try_from(calls).unwrap_or(1),
@@ -181,26 +158,8 @@ impl Store {
     }
 }
 
-fn in_range(
-    path: &str,
-    found: Option<u32>,
-    default: u32,
-    range: std::ops::RangeInclusive<u32>,
-) -> Result<u32, ConfigError> {
-    match found {
-        None => Ok(default),
-        Some(number) if range.contains(&number) => Ok(number),
-        Some(number) => {
-            let expected = format!("{} to {}", range.start(), range.end());
-            Err(ConfigError::new(path, format!("`{number}`"), expected))
-        }
-    }
-}
-
 fn default_authority() -> String {
     "tollgate".to_owned()
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(50);
-const MAX_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_DENIALS: usize = 1 << 20;

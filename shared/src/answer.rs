@@ -14,6 +14,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use serde_json::{Value, json};
+
 use crate::exchange::{Denial, Report, Ruling, Verdict};
 use crate::policy::{Limit, Policy, Route};
 use crate::rate_limit::Retry;
@@ -153,6 +155,28 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
             Answer { status: 503, headers, body: body.to_string() }
         }
     }
+}
+
+/// The answer to a request that cannot be served for another reason than a limit; `code` is for programs.
+pub fn problem(status: u16, title: &str, detail: &str, code: &str) -> Answer {
+    let mut headers = Fields::with_room();
+    headers.add("content-type", |value| value.push_str("application/problem+json"));
+    let body = json!({
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "error": { "code": code, "message": detail },
+    });
+    Answer { status, headers, body: body.to_string() }
+}
+
+/// An answer of JSON, not to be kept.
+pub fn json(status: u16, body: &Value) -> Answer {
+    let mut headers = Fields::with_room();
+    headers.add("content-type", |value| value.push_str("application/json"));
+    headers.add("cache-control", |value| value.push_str("no-store"));
+    Answer { status, headers, body: body.to_string() }
 }
 
 /// The verdicts that clients may know of.

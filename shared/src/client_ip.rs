@@ -35,6 +35,11 @@ impl ClientIp {
         Some(Self::new(address, config.ipv6_prefix.get()))
     }
 
+    /// Reads an address that is already known to be the client's.
+    pub fn parse(config: &ClientIpConfig, text: &str) -> Option<Self> {
+        Some(Self::new(parse_entry(text.as_bytes())?, config.ipv6_prefix.get()))
+    }
+
     fn new(address: IpAddr, ipv6_prefix: u8) -> Self {
         match address {
             IpAddr::V4(_) => Self(address),

@@ -9,11 +9,12 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::num::NonZeroU64;
 
-use crate::config::FailureMode;
-use crate::key::Digest;
+use crate::config::{FailureMode, MAX_QUOTA};
+use crate::key::{Digest, Key};
 use crate::local::Local;
-use crate::policy::{Limit, Policy};
+use crate::policy::{Limit, Policy, RouteLimit};
 use crate::rate_limit::{Check, Retry, Standing};
 use crate::request::Request;
 use crate::store::memory::Shards;
@@ -59,15 +60,8 @@ pub fn begin<S: Shards>(
             latest = Some((place.subject, digest));
             let key = limit.keys().key(digest);
             let cost = limit.cost_of(request);
-            if limit.is_enforced()
-                && let Some(standing) = local.denials.find(&key, cost, now)
-            {
-                report.verdicts = Vec::from([Verdict {
-                    limit: place.limit,
-                    ruling: Ruling::Refused,
-                    standing: Some(standing),
-                    source: Source::Denials,
-                }]);
+            if let Some(verdict) = remembered(local, place.limit, limit, &key, cost, now) {
+                report.verdicts = Vec::from([verdict]);
                 return Step::Decide(Decision::Deny(Denial { report, refunds: Vec::new() }));
             }
             checks.push(Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() });
@@ -77,13 +71,69 @@ pub fn begin<S: Shards>(
     if ops.is_empty() {
         return Step::Decide(Decision::Allow(report));
     }
-    let call = Call { policy: Arc::clone(policy), ops, report, began: now };
-    let outcomes: Vec<_> = match local.store.as_mut().map(|health| health.admits(now)) {
-        Some(true) => return Step::Call(call),
-        Some(false) => call.ops.iter().map(|_| Err(StoreError::Open)).collect(),
-        None => call.ops.iter().map(|op| local.memory.perform(op, now)).collect(),
-    };
-    call.resume(local, outcomes, now)
+    Call { policy: Arc::clone(policy), ops, only: None, report, began: now }.leave(local, now)
+}
+
+/// Begins a decision about one limit, for a caller that knows whom it is about: `values` are what a request would say, one for
+/// each part of the limit's key that is no constant, in their order; a path in normal form. It counts where requests of the
+/// same values do.
+///
+/// Without `cost` it consumes what the limit says, or says where a request names none.
+///
+/// # Errors
+/// The policy has no such limit, its key asks for other values, or the cost is beyond every quota.
+pub fn begin_limit<S: Shards>(
+    policy: &Arc<Policy>,
+    local: &mut Local<S>,
+    name: &str,
+    values: &[&str],
+    cost: Option<NonZeroU64>,
+    now: Timestamp,
+) -> Result<Step, LimitError> {
+    let found = policy.limits().iter().enumerate().find(|(_, limit)| limit.name() == name);
+    let (number, limit) = found.ok_or(LimitError::Unknown)?;
+    if cost.is_some_and(|cost| cost.get() > MAX_QUOTA) {
+        return Err(LimitError::Cost);
+    }
+    let digest = Digest::of_values(limit.key(), policy.client_ip(), values).ok_or(LimitError::Values)?;
+    let (key, cost) = (limit.keys().key(digest), cost.map_or(limit.usual_cost(), NonZeroU64::get));
+    let mut report = Report { route: None, verdicts: Vec::new() };
+    if let Some(verdict) = remembered(local, number, limit, &key, cost, now) {
+        report.verdicts.push(verdict);
+        return Ok(Step::Decide(Decision::Deny(Denial { report, refunds: Vec::new() })));
+    }
+    let check = Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() };
+    let ops = Vec::from([Op::RateLimit(Vec::from([check]))]);
+    Ok(Call { policy: Arc::clone(policy), ops, only: Some(number), report, began: now }.leave(local, now))
+}
+
+/// Why a limit cannot be asked by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitError {
+    /// The policy has no limit of this name.
+    Unknown,
+    /// Its key has more or fewer parts than there are values, or one that has to be an address is none.
+    Values,
+    /// The cost is above 1,000,000,000.
+    Cost,
+}
+
+/// A denial that is still known.
+fn remembered<S: Shards>(
+    local: &mut Local<S>,
+    number: usize,
+    limit: &Limit,
+    key: &Key,
+    cost: u64,
+    now: Timestamp,
+) -> Option<Verdict> {
+    let standing = if limit.is_enforced() { local.denials.find(key, cost, now) } else { None }?;
+    Some(Verdict {
+        limit: number,
+        ruling: Ruling::Refused,
+        standing: Some(standing),
+        source: Source::Denials,
+    })
 }
 
 /// A decision that waits for the store.
@@ -92,6 +142,8 @@ pub struct Call {
     policy: Arc<Policy>,
     /// One for each group of the route, with a check for each limit of the group.
     ops: Vec<Op>,
+    /// The only limit, if it was asked by its name.
+    only: Option<usize>,
     report: Report,
     began: Timestamp,
 }
@@ -113,6 +165,16 @@ impl Call {
         self.began
     }
 
+    /// Asks the store, or decides at once where it is not to be asked.
+    fn leave<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Step {
+        let outcomes: Vec<_> = match local.store.as_mut().map(|health| health.admits(now)) {
+            Some(true) => return Step::Call(self),
+            Some(false) => self.ops.iter().map(|_| Err(StoreError::Open)).collect(),
+            None => self.ops.iter().map(|op| local.memory.perform(op, now)).collect(),
+        };
+        self.resume(local, outcomes, now)
+    }
+
     /// Goes on with what the store answered, operation by operation; a missing outcome counts as a failed one.
     pub fn resume<S: Shards>(
         self,
@@ -120,11 +182,16 @@ impl Call {
         outcomes: impl IntoIterator<Item = Result<Outcome, StoreError>>,
         now: Timestamp,
     ) -> Step {
-        let Self { policy, ops, mut report, began } = self;
+        let Self { policy, ops, only, mut report, began } = self;
         let mut outcomes = outcomes.into_iter();
         let (mut refunds, mut own) = (Vec::new(), Vec::new());
         let route = report.route.and_then(|route| policy.routes().get(route));
-        let (limits, groups) = route.map_or((&[][..], &[][..]), |route| (route.limits(), route.groups()));
+        let only = only.map(|limit| ([RouteLimit { limit, subject: 0 }], [Vec::from([0])]));
+        let (limits, groups) = match (route, &only) {
+            (Some(route), _) => (route.limits(), route.groups()),
+            (None, Some((limits, groups))) => (&limits[..], &groups[..]),
+            (None, None) => (&[][..], &[][..]),
+        };
         report.verdicts.reserve_exact(limits.len());
         // An operation alone either admits or charges nothing.
         let alone = ops.len() == 1;

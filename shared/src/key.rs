@@ -37,29 +37,18 @@ impl Digest {
     ) -> Self {
         let mut hasher = Sha256::new();
         for part in parts {
-            let mut field = Field { lines: 0, value: Vec::new() };
+            let mut field = Field::default();
             match part {
                 KeyPart::ClientIp => {
                     if let Some(address) = ClientIp::find(client_ip, request) {
                         address.bytes(&mut |bytes| field.line(bytes));
                     }
-                    field.close(&mut hasher, b'a', "");
                 }
-                KeyPart::Method => {
-                    request.method(&mut |method| field.line(method));
-                    field.close(&mut hasher, b'm', "");
-                }
-                KeyPart::Path => {
-                    field.line(path.as_bytes());
-                    field.close(&mut hasher, b'p', "");
-                }
-                KeyPart::Route => {
-                    field.line(route.as_bytes());
-                    field.close(&mut hasher, b'r', "");
-                }
+                KeyPart::Method => request.method(&mut |method| field.line(method)),
+                KeyPart::Path => field.line(path.as_bytes()),
+                KeyPart::Route => field.line(route.as_bytes()),
                 KeyPart::Header(name) => {
                     request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
-                    field.close(&mut hasher, b'h', name.as_str());
                 }
                 KeyPart::Cookie(name) => {
                     request.header("cookie", &mut |line| {
@@ -70,7 +59,6 @@ impl Digest {
                             }
                         }
                     });
-                    field.close(&mut hasher, b'c', name);
                 }
                 KeyPart::Query(name) => {
                     request.target(&mut |target| {
@@ -84,22 +72,41 @@ impl Digest {
                             }
                         }
                     });
-                    field.close(&mut hasher, b'q', name);
                 }
-                KeyPart::Const(text) => {
-                    field.line(text.as_bytes());
-                    field.close(&mut hasher, b'k', "");
-                }
+                KeyPart::Const(text) => field.line(text.as_bytes()),
             }
+            field.close(&mut hasher, part);
         }
+        Self::short(hasher)
+    }
+
+    /// Digests what a caller says in the place of a request: a value for each of `parts` that is no constant, in their order.
+    /// It equals the digest of a request that has these values. `None` unless there are as many as that, and each where an
+    /// address belongs is one.
+    pub fn of_values(parts: &[KeyPart], client_ip: &ClientIpConfig, values: &[&str]) -> Option<Self> {
+        let mut hasher = Sha256::new();
+        let mut values = values.iter();
+        for part in parts {
+            let mut field = Field::default();
+            match part {
+                KeyPart::Const(text) => field.line(text.as_bytes()),
+                KeyPart::ClientIp => {
+                    ClientIp::parse(client_ip, values.next()?)?.bytes(&mut |bytes| field.line(bytes));
+                }
+                _ => field.line(values.next()?.as_bytes()),
+            }
+            field.close(&mut hasher, part);
+        }
+        values.next().is_none().then(|| Self::short(hasher))
+    }
+
+    fn short(hasher: Sha256) -> Self {
         let full = hasher.finalize();
         let mut short = [0; 16];
         short.iter_mut().zip(full.iter()).for_each(|(to, from)| *to = *from);
         Self(short)
     }
-}
 
-impl Digest {
     fn hex(self) -> [u8; 32] {
         let mut hex = [0; 32];
         for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
@@ -173,6 +180,7 @@ impl Key {
 }
 
 /// Collects the values of one part: none, one, or several, which are not told apart from each other.
+#[derive(Default)]
 struct Field {
     lines: u32,
     value: Vec<u8>,
@@ -186,7 +194,17 @@ impl Field {
         }
     }
 
-    fn close(self, hasher: &mut Sha256, kind: u8, name: &str) {
+    fn close(self, hasher: &mut Sha256, part: &KeyPart) {
+        let (kind, name) = match part {
+            KeyPart::ClientIp => (b'a', ""),
+            KeyPart::Method => (b'm', ""),
+            KeyPart::Path => (b'p', ""),
+            KeyPart::Route => (b'r', ""),
+            KeyPart::Header(name) => (b'h', name.as_str()),
+            KeyPart::Cookie(name) => (b'c', name.as_str()),
+            KeyPart::Query(name) => (b'q', name.as_str()),
+            KeyPart::Const(_) => (b'k', ""),
+        };
         hasher.update([kind, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
         hasher.update(name.as_bytes());
         match self.lines {

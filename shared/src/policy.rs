@@ -248,6 +248,14 @@ impl Limit {
         self.refundable
     }
 
+    /// What a request consumes that says nothing about it.
+    pub(crate) fn usual_cost(&self) -> u64 {
+        match &self.config.cost {
+            CostConfig::Fixed(cost) => cost.get(),
+            CostConfig::Header(cost) => cost.default.get(),
+        }
+    }
+
     /// What `request` consumes.
     pub(crate) fn cost_of(&self, request: &dyn Request) -> u64 {
         match &self.config.cost {

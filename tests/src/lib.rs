@@ -49,3 +49,4 @@ pub mod tools;
 pub mod topologies;
 pub mod upstream;
 pub mod vectors;
+pub mod workerd;

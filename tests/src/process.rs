@@ -64,6 +64,11 @@ impl Ready {
         }
     }
 
+    /// Ready when it takes connections.
+    pub fn listens(address: SocketAddr) -> Ready {
+        Ready { address, question: Vec::new(), answer: Vec::new() }
+    }
+
     /// Whether it answers now as it should.
     pub async fn holds(&self) -> bool {
         let exchange = async {

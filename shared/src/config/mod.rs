@@ -15,6 +15,7 @@ mod matching;
 mod names;
 #[cfg(feature = "schema")]
 mod schema;
+pub mod store;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;

@@ -1,0 +1,95 @@
+//! The head of a request, as the core reads it.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use web_sys::Headers;
+
+use tollgate_shared::request::Request;
+
+/// What a runtime's request says. Header fields are asked for one by one, because each is copied.
+#[derive(Debug)]
+pub(crate) struct RequestHead<'a> {
+    method: &'a str,
+    authority: &'a str,
+    target: &'a str,
+    headers: &'a Headers,
+    peer: Option<IpAddr>,
+}
+
+impl<'a> RequestHead<'a> {
+    /// `url` is absolute, as runtimes have it.
+    pub(crate) fn new(method: &'a str, url: &'a str, headers: &'a Headers, peer: Option<IpAddr>) -> Self {
+        let (authority, target) = split(url);
+        Self { method, authority, target, headers, peer }
+    }
+
+    /// The path and the query.
+    pub(crate) fn target(&self) -> &'a str {
+        self.target
+    }
+
+    /// The value of a field; of several lines, joined.
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
+        self.headers.get(name).ok().flatten()
+    }
+}
+
+impl Request for RequestHead<'_> {
+    fn method(&self, read: &mut dyn FnMut(&[u8])) {
+        read(self.method.as_bytes());
+    }
+
+    fn target(&self, read: &mut dyn FnMut(&[u8])) {
+        read(self.target.as_bytes());
+    }
+
+    fn authority(&self, read: &mut dyn FnMut(&[u8])) {
+        read(self.authority.as_bytes());
+    }
+
+    /// Runtimes join the lines of a field, with `, ` between them. So a value with that in it may have been several lines, and
+    /// is taken for them; but for fields whose own text has it, which nobody believes anyway.
+    fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
+        let Some(value) = self.field(name) else { return };
+        let value = bytes(&value);
+        if TEXTS.contains(&name) {
+            return read(&value);
+        }
+        let mut rest = &value[..];
+        while let Some(at) = rest.windows(2).position(|pair| pair == b", ") {
+            let (line, behind) = rest.split_at(at);
+            read(line);
+            rest = behind.get(2..).unwrap_or_default();
+        }
+        read(rest);
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+}
+
+/// Authority and target of an absolute URL; a fragment never leaves a client.
+fn split(url: &str) -> (&str, &str) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
+    match rest.find(['/', '?']).and_then(|at| rest.split_at_checked(at)) {
+        Some((authority, target)) => (authority, target),
+        None => (rest, "/"),
+    }
+}
+
+/// The bytes of a field's value. Runtimes give each byte as a character of the same number; one that decoded UTF-8 gives larger
+/// ones, and they are encoded again.
+fn bytes(value: &str) -> Cow<'_, [u8]> {
+    if value.is_ascii() {
+        return Cow::Borrowed(value.as_bytes());
+    }
+    let narrow: Option<Vec<u8>> = value.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
+    narrow.map_or(Cow::Borrowed(value.as_bytes()), Cow::Owned)
+}
+
+/// Fields of one line whose grammar has `, ` in it (RFC 9110).
+const TEXTS: [&str; 6] =
+    ["user-agent", "date", "expires", "if-modified-since", "if-unmodified-since", "last-modified"];

@@ -1,0 +1,28 @@
+//! Tollgate at the edge: for runtimes that speak `fetch`.
+//!
+//! Nothing is decided here: requests are carried to the core, and the core's operations to the store, one call for each decision.
+//!
+//! ```text
+//! request ─▶ head ─▶ guard: begin ─▶ store: one POST ─▶ guard: resume ─┬─▶ origin ─▶ answer with header fields
+//!                                                                       └─▶ 429; what was charged is given back behind it
+//! ```
+//!
+//! | module | what lives there |
+//! | --- | --- |
+//! | [`guard`] | a policy, what this isolate remembers, the way to the store |
+//! | [`head`] | the head of a request |
+//! | [`settings`] | what a guard is told beside its policy |
+//! | [`store`] | one call to the store |
+//! | [`host`] | everything that is asked of the runtime |
+//! | `worker` | the Cloudflare Worker, with the feature `worker` |
+//! | `package` | what the npm package calls, with the feature `package` |
+
+mod guard;
+mod head;
+mod host;
+#[cfg(feature = "package")]
+mod package;
+mod settings;
+mod store;
+#[cfg(feature = "worker")]
+mod worker;

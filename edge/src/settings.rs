@@ -1,0 +1,104 @@
+//! What a guard is told beside its policy.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use tollgate_shared::config::store::{self, StoreClock};
+use tollgate_shared::config::{self, ConfigError, Name};
+use tollgate_shared::time::Span;
+
+/// Where the store is and how it is asked, as the npm package is told; a Worker's variables come to the same.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase", remote = "Self")]
+pub(crate) struct Settings {
+    redis: Option<RedisSettings>,
+    timeout: Option<Span>,
+    clock: StoreClock,
+    key_prefix: Option<Name>,
+    replicas: Option<u32>,
+    denial_cache: Option<u32>,
+}
+
+/// A Redis behind the Upstash dialect.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
+struct RedisSettings {
+    url: String,
+    token: String,
+}
+
+tollgate_shared::from_object!(Settings, RedisSettings);
+
+/// The same, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Checked {
+    pub(crate) store: Option<StoreSettings>,
+    pub(crate) key_prefix: Option<Name>,
+    /// Over how many instances a quota is split while the store fails.
+    pub(crate) replicas: u32,
+    /// How many denials are remembered at most.
+    pub(crate) denials: usize,
+}
+
+/// Where the store is and how it is asked, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreSettings {
+    /// Where pipelines are posted to.
+    pub(crate) url: String,
+    /// The value of `authorization`.
+    pub(crate) authorization: String,
+    /// How long a request may wait for it, in all.
+    pub(crate) timeout: Duration,
+    pub(crate) clock: StoreClock,
+}
+
+impl Settings {
+    /// Reads settings from JSON.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub(crate) fn from_json(json: &str) -> Result<Checked, ConfigError> {
+        config::parse::<Self>(json.as_bytes())?.checked()
+    }
+
+    fn checked(self) -> Result<Checked, ConfigError> {
+        let timeout = store::timeout("timeout", self.timeout, DEFAULT_TIMEOUT)?;
+        let store = match self.redis {
+            None => None,
+            Some(RedisSettings { url, token }) => Some(StoreSettings {
+                url: pipeline_url(&url)?,
+                authorization: store::authorization("redis.token", &token)?,
+                timeout,
+                clock: self.clock,
+            }),
+        };
+        Ok(Checked {
+            store,
+            key_prefix: self.key_prefix,
+            replicas: store::replicas("replicas", self.replicas)?,
+            denials: store::denials(self.denial_cache),
+        })
+    }
+}
+
+/// Where pipelines are posted to.
+fn pipeline_url(url: &str) -> Result<String, ConfigError> {
+    let base = base_url(url).ok_or_else(|| {
+        let expected = "the REST URL of an Upstash database or of a gateway, such as `https://example.upstash.io`";
+        ConfigError::new("redis.url", format!("`{url}`"), expected)
+    })?;
+    Ok(format!("{base}/pipeline"))
+}
+
+/// A URL that paths can be put behind, without a slash at its end; one for HTTP that has no credentials, query or fragment.
+pub(crate) fn base_url(url: &str) -> Option<&str> {
+    let has_scheme = |scheme: &&str| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let scheme = ["https://", "http://"].into_iter().find(has_scheme)?;
+    let rest = url.get(scheme.len()..)?;
+    let is_plain = rest.bytes().all(|byte| byte.is_ascii_graphic()) && !rest.contains(['?', '#', '@', '\\']);
+    (is_plain && !rest.is_empty() && !rest.starts_with('/')).then(|| url.trim_end_matches('/'))
+}
+
+/// A round trip to a database in another part of the world, and some patience.
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);

@@ -1,0 +1,78 @@
+//! The control path, there only where a control token is configured: whether the Worker lives, and how its store is.
+//!
+//! Paths are compared as they are sent, letter by letter, so no other spelling leads here.
+
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq as _;
+
+use tollgate_shared::answer::{self, Answer};
+use tollgate_shared::config::{ConfigError, store};
+
+use super::instance::Instance;
+use crate::head::RequestHead;
+
+/// What a request has to have in `Authorization` to be told details.
+pub(super) struct ControlToken(String);
+
+impl ControlToken {
+    pub(super) fn new(token: &str) -> Result<Self, ConfigError> {
+        store::authorization("TOLLGATE_CONTROL_TOKEN", token).map(Self)
+    }
+
+    fn admits(&self, head: &RequestHead<'_>) -> bool {
+        let sent = head.field("authorization").unwrap_or_default();
+        sent.as_bytes().ct_eq(self.0.as_bytes()).into()
+    }
+}
+
+/// Without the token.
+impl std::fmt::Debug for ControlToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ControlToken")
+    }
+}
+
+/// The answer to a request of the control path; `None` for all others.
+pub(super) async fn answer(instance: &Instance, method: &str, head: &RequestHead<'_>) -> Option<Answer> {
+    let path = head.target().strip_prefix(PREFIX)?;
+    let control = instance.control.as_ref()?;
+    Some(match path {
+        _ if !matches!(method, "GET" | "HEAD") => {
+            answer::problem(405, "Method Not Allowed", "Only GET and HEAD are known here.", "METHOD_NOT_ALLOWED")
+        }
+        "health" => answer::json(200, &json!({ "status": "ok" })),
+        "health/detailed" if !control.admits(head) => {
+            answer::problem(401, "Unauthorized", "The control token is missing or wrong.", "UNAUTHORIZED")
+        }
+        "health/detailed" => {
+            let (healthy, details) = details(instance).await;
+            answer::json(if healthy { 200 } else { 503 }, &details)
+        }
+        _ => answer::problem(404, "Not Found", "There is nothing at this path.", "NOT_FOUND"),
+    })
+}
+
+/// In the shape of the health checks that Tollgate replaces.
+async fn details(instance: &Instance) -> (bool, Value) {
+    let check = match instance.guard.ping().await {
+        None => json!({
+            "name": "memory",
+            "status": "healthy",
+            "message": "no store is configured: limits hold for this isolate alone",
+            "details": {},
+        }),
+        Some(call) => json!({
+            "name": "redis",
+            "status": if call.failure.is_none() { "healthy" } else { "unhealthy" },
+            "message": call.failure.as_ref().map_or_else(|| "the store answers".to_owned(), ToString::to_string),
+            "details": { "latency": call.took, "circuitBreakerOpen": instance.guard.store_is_open() },
+        }),
+    };
+    let healthy = check["status"] == "healthy";
+    let status = if healthy { "ok" } else { "degraded" };
+    let overall = check["status"].clone();
+    let version = env!("CARGO_PKG_VERSION");
+    (healthy, json!({ "status": status, "version": version, "checks": [check], "overall": overall }))
+}
+
+const PREFIX: &str = "/.tollgate/";

@@ -1,0 +1,140 @@
+//! What an isolate makes of its variables, once.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use js_sys::Reflect;
+use serde_json::{Map, Value, json};
+use wasm_bindgen::JsValue;
+use worker::Env;
+
+use tollgate_shared::answer::{self, Answer};
+use tollgate_shared::config::{self, ConfigError};
+use tollgate_shared::policy::Policy;
+
+use super::health::ControlToken;
+use super::metrics::Metrics;
+use super::origin::Origin;
+use crate::guard::Guard;
+use crate::host::{Level, log};
+use crate::settings::Settings;
+
+/// A Worker, ready to serve.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) guard: Guard,
+    pub(super) origin: Origin,
+    pub(super) metrics: Metrics,
+    /// Opens the control path; without it there is none.
+    pub(super) control: Option<ControlToken>,
+}
+
+impl Instance {
+    /// This isolate's; or the answer to everybody, where the variables are wrong.
+    pub(super) fn get(env: &Env) -> Result<Rc<Self>, Rc<Answer>> {
+        thread_local! {
+            static INSTANCE: OnceCell<Result<Rc<Instance>, Rc<Answer>>> = const { OnceCell::new() };
+        }
+        INSTANCE.with(|instance| {
+            let made = || Self::new(env).map(Rc::new).map_err(|errors| Rc::new(misconfigured(&errors)));
+            instance.get_or_init(made).clone()
+        })
+    }
+
+    fn new(env: &Env) -> Result<Self, Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        let mut note = |error: ConfigError| errors.push(error);
+        let policy = policy(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
+        let settings = settings(env).map_err(&mut note).ok();
+        let origin = Origin::new(text(env, "ORIGIN_URL"), text(env, "TOLLGATE_ORIGIN_TIMEOUT").as_deref());
+        let origin = origin.map_err(&mut note).ok();
+        let control = text(env, "TOLLGATE_CONTROL_TOKEN").map(|token| ControlToken::new(&token)).transpose();
+        let control = control.map_err(&mut note).ok();
+        let (Some(policy), Some(settings), Some(origin), Some(control)) = (policy, settings, origin, control)
+        else {
+            return Err(errors);
+        };
+        let guard = Guard::new(policy, settings);
+        if !guard.has_store() {
+            log(Level::Warn, &json!({
+                "message": "no store is configured (UPSTASH_REDIS_REST_URL, UPSTASH_REDIS_REST_TOKEN): \
+                            limits hold for this isolate alone, in its memory",
+            }));
+        }
+        let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
+        let metrics = Metrics::new(dataset.filter(JsValue::is_object));
+        Ok(Self { guard, origin, metrics, control })
+    }
+}
+
+fn policy(env: &Env) -> Result<Policy, Vec<ConfigError>> {
+    let json = text(env, POLICY).ok_or_else(|| {
+        let expected = "the policy, as a text binding of JSON";
+        vec![ConfigError::new(POLICY, "nothing", expected)]
+    })?;
+    let config = config::parse(json.as_bytes()).map_err(|mut error: ConfigError| {
+        error.path = if error.path.is_empty() { POLICY.to_owned() } else { format!("{POLICY}.{}", error.path) };
+        vec![error]
+    })?;
+    Policy::compile(config, "TOLLGATE_POLICY.")
+}
+
+/// Reads the variables that are settings; errors name the variables.
+fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
+    let mut written = Map::new();
+    for (setting, variable) in SETTINGS {
+        let Some(text) = text(env, variable) else { continue };
+        let number = text.parse::<u32>().ok().filter(|_| NUMBERS.contains(&setting));
+        let value = number.map_or_else(|| Value::from(text), Value::from);
+        match setting.split_once('.') {
+            None => _ = written.insert(setting.to_owned(), value),
+            Some((outer, inner)) => {
+                let object = written.entry(outer).or_insert_with(|| json!({}));
+                if let Value::Object(object) = object {
+                    object.insert(inner.to_owned(), value);
+                }
+            }
+        }
+    }
+    Settings::from_json(&Value::Object(written).to_string()).map_err(|mut error| {
+        let variable = |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
+        error.path = match (error.path.as_str(), error.found.as_str()) {
+            ("redis", "no `url`") => "UPSTASH_REDIS_REST_URL".to_owned(),
+            ("redis", "no `token`") => "UPSTASH_REDIS_REST_TOKEN".to_owned(),
+            (path, _) => variable(path).unwrap_or(path).to_owned(),
+        };
+        error
+    })
+}
+
+/// A variable or a secret; one that is empty is not there.
+fn text(env: &Env, name: &str) -> Option<String> {
+    let value = Reflect::get(env, &JsValue::from_str(name)).ok()?;
+    value.as_string().filter(|text| !text.is_empty())
+}
+
+/// Everybody's answer until it is mended. Details are for the log: they quote the configuration.
+fn misconfigured(errors: &[ConfigError]) -> Answer {
+    for error in errors {
+        log(Level::Error, &json!({ "message": format!("configuration: {error}") }));
+    }
+    let places: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+    let detail = format!("Tollgate is misconfigured: see its log about {}.", places.join(", "));
+    answer::problem(500, "Internal Server Error", &detail, "TOLLGATE_MISCONFIGURED")
+}
+
+const POLICY: &str = "TOLLGATE_POLICY";
+
+/// Settings, and the variables they come from.
+const SETTINGS: [(&str, &str); 7] = [
+    ("redis.url", "UPSTASH_REDIS_REST_URL"),
+    ("redis.token", "UPSTASH_REDIS_REST_TOKEN"),
+    ("timeout", "TOLLGATE_STORE_TIMEOUT"),
+    ("clock", "TOLLGATE_STORE_CLOCK"),
+    ("keyPrefix", "TOLLGATE_KEY_PREFIX"),
+    ("replicas", "TOLLGATE_REPLICAS"),
+    ("denialCache", "TOLLGATE_DENIAL_CACHE"),
+];
+
+/// Those that are numbers; variables are texts.
+const NUMBERS: [&str; 2] = ["replicas", "denialCache"];

@@ -1,0 +1,165 @@
+//! A real workerd with the built Worker: one process, one or more Workers, each with variables and a port of its own.
+//!
+//! Each Worker of a process has an isolate of its own, hence memory of its own; all share one thread.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::ports;
+use crate::process::{Process, Ready, Spec};
+use crate::tools;
+
+/// What a workerd runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What errors and the log file call it.
+    pub name: String,
+    /// Where the modules of the Worker are; `index.js` is the main one.
+    pub modules: PathBuf,
+    /// The Workers.
+    pub workers: Vec<Worker>,
+}
+
+/// One Worker and its port.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// The port, on loopback.
+    pub port: u16,
+    /// Its variables and secrets.
+    pub variables: Vec<(String, String)>,
+}
+
+impl Worker {
+    /// On a free port, with variables.
+    pub fn new<const N: usize>(variables: [(&str, String); N]) -> Result<Worker> {
+        let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
+        Ok(Worker { port: ports::free()?, variables })
+    }
+}
+
+/// A running workerd.
+#[derive(Debug)]
+pub struct Workerd {
+    process: Process,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Workerd {
+    /// Starts it in `dir`, and waits until its first Worker listens.
+    pub async fn start(dir: &Path, options: &Options) -> Result<Workerd> {
+        let Options { name, modules, workers } = options;
+        let first = workers.first().context("a workerd has at least one Worker")?;
+        // What is embedded is found beside the configuration.
+        let own = dir.join(name);
+        let modules = copy(modules, &own)?;
+        fs::write(own.join("config.capnp"), config(&modules, workers))?;
+        let process = Process::start(Spec {
+            name: name.clone(),
+            program: tools::workerd()?,
+            args: ["serve", "config.capnp"].map(Into::into).into(),
+            env: Vec::new(),
+            dir: own,
+            ready: Ready::listens(ports::local(first.port)),
+            ready_within: Duration::from_secs(60),
+        });
+        let addresses = workers.iter().map(|worker| ports::local(worker.port)).collect();
+        Ok(Workerd { process: process.await?, addresses })
+    }
+
+    /// Where each Worker listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+impl Deref for Workerd {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Workerd {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// Copies the modules, and returns their names, the main one first.
+fn copy(from: &Path, to: &Path) -> Result<Vec<String>> {
+    fs::create_dir_all(to)?;
+    let mut names = Vec::new();
+    let entries = fs::read_dir(from)
+        .with_context(|| format!("`{}` is not there: run `cargo xtask build --edge`", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().into_string().ok().context("a module's name is text")?;
+        if name.ends_with(".js") || name.ends_with(".wasm") {
+            fs::copy(entry.path(), to.join(&name))?;
+            names.push(name);
+        }
+    }
+    names.sort_by_key(|name| (name != MAIN, name.clone()));
+    ensure!(names.first().is_some_and(|name| name == MAIN), "there is no `{MAIN}` in `{}`", from.display());
+    Ok(names)
+}
+
+fn config(modules: &[String], workers: &[Worker]) -> String {
+    let mut text = String::from("using Workerd = import \"/workerd/workerd.capnp\";\n");
+    text.push_str("const config :Workerd.Config = (\n  services = [\n");
+    // Writing to a String does not fail.
+    for number in 0..workers.len() {
+        let _ = writeln!(text, "    (name = \"w{number}\", worker = .w{number}),");
+    }
+    text.push_str("    (name = \"network\", network = (allow = [\"public\", \"private\", \"local\"])),\n  ],\n  sockets = [\n");
+    for (number, Worker { port, .. }) in workers.iter().enumerate() {
+        let address = ports::local(*port);
+        let _ = writeln!(text, "    (name = \"s{number}\", address = \"{address}\", http = (), service = \"w{number}\"),");
+    }
+    text.push_str("  ],\n);\nconst modules :List(Workerd.Worker.Module) = [\n");
+    for module in modules {
+        let kind = if module.ends_with(".wasm") { "wasm" } else { "esModule" };
+        let _ = writeln!(text, "  (name = \"{module}\", {kind} = embed \"{module}\"),");
+    }
+    text.push_str("];\n");
+    for (number, Worker { variables, .. }) in workers.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "const w{number} :Workerd.Worker = (\n  modules = .modules,\n  compatibilityDate = \"{COMPATIBILITY_DATE}\",\n  \
+             globalOutbound = \"network\",\n  bindings = ["
+        );
+        for (name, value) in variables {
+            let _ = writeln!(text, "    (name = \"{name}\", text = \"{}\"),", escaped(value));
+        }
+        text.push_str("  ],\n);\n");
+    }
+    text
+}
+
+/// As a text literal of Cap'n Proto.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => escaped.extend(['\\', character]),
+            '\n' => escaped.push_str("\\n"),
+            _ if character.is_ascii_control() => {
+                let _ = write!(escaped, "\\x{:02x}", u32::from(character));
+            }
+            _ => escaped.push(character),
+        }
+    }
+    escaped
+}
+
+const MAIN: &str = "index.js";
+
+/// As in `wrangler.toml`; not after the day of the pinned workerd.
+const COMPATIBILITY_DATE: &str = "2026-10-01";
