@@ -10,7 +10,7 @@
 //! | [`ports`] | free ports, and a clear error for a taken one |
 //! | [`process`] | a child process: started, awaited, stopped, killed, restarted, never left behind |
 //! | [`run_dir`] | a directory for one run's configuration and logs |
-//! | [`redis`], [`gateway`], [`envoy`] | the three real parts |
+//! | [`redis`], [`gateway`], [`envoy`], [`workerd`] | the real parts |
 //! | [`stack`] | all of them together |
 //! | `topologies` | a Redis Cluster, a Sentinel set, certificates; a feature, for tests only |
 //! | [`store_double`] | a store that fails as told |
