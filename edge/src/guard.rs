@@ -138,18 +138,24 @@ impl Guard {
         match &call.failure {
             None => local.store_answered(),
             Some(error) => {
-                log(Level::Warn, &json!({
-                    "message": format!("{error}; limits follow on_store_error"),
-                    "kind": error.kind(),
-                    "took_ms": call.took,
-                }));
+                log(
+                    Level::Warn,
+                    &json!({
+                        "message": format!("{error}; limits follow on_store_error"),
+                        "kind": error.kind(),
+                        "took_ms": call.took,
+                    }),
+                );
                 local.store_failed(now);
             }
         }
         match (was_open, local.store_is_open()) {
-            (false, true) => log(Level::Error, &json!({
-                "message": "the store failed repeatedly and is left alone for now; limits follow on_store_error",
-            })),
+            (false, true) => log(
+                Level::Error,
+                &json!({
+                    "message": "the store failed repeatedly and is left alone for now; limits follow on_store_error",
+                }),
+            ),
             (true, false) => log(Level::Info, &json!({ "message": "the store answers again" })),
             _ => {}
         }

@@ -86,7 +86,8 @@ fn bytes(value: &str) -> Cow<'_, [u8]> {
     if value.is_ascii() {
         return Cow::Borrowed(value.as_bytes());
     }
-    let narrow: Option<Vec<u8>> = value.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
+    let narrow: Option<Vec<u8>> =
+        value.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
     narrow.map_or(Cow::Borrowed(value.as_bytes()), Cow::Owned)
 }
 

@@ -20,13 +20,12 @@ pub(crate) async fn post(
     body: &str,
     millis: u32,
 ) -> Result<(u16, String), StoreError> {
-    let came = js::post(url, authorization, body, millis).await.map_err(|error| {
-        match name(&error).as_deref() {
+    let came =
+        js::post(url, authorization, body, millis).await.map_err(|error| match name(&error).as_deref() {
             Some("TimeoutError" | "AbortError") => StoreError::Timeout,
             Some("RangeError") => StoreError::Garbage,
             _ => StoreError::Unreachable,
-        }
-    })?;
+        })?;
     let came = Array::from(&came);
     let status = came.get(0).as_f64().map_or(0, whole);
     Ok((u16::try_from(status).unwrap_or(0), came.get(1).as_string().unwrap_or_default()))

@@ -85,7 +85,8 @@ impl Settings {
 /// Where pipelines are posted to.
 fn pipeline_url(url: &str) -> Result<String, ConfigError> {
     let base = base_url(url).ok_or_else(|| {
-        let expected = "the REST URL of an Upstash database or of a gateway, such as `https://example.upstash.io`";
+        let expected =
+            "the REST URL of an Upstash database or of a gateway, such as `https://example.upstash.io`";
         ConfigError::new("redis.url", format!("`{url}`"), expected)
     })?;
     Ok(format!("{base}/pipeline"))
@@ -93,7 +94,8 @@ fn pipeline_url(url: &str) -> Result<String, ConfigError> {
 
 /// A URL that paths can be put behind, without a slash at its end; one for HTTP that has no credentials, query or fragment.
 pub(crate) fn base_url(url: &str) -> Option<&str> {
-    let has_scheme = |scheme: &&str| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    let has_scheme =
+        |scheme: &&str| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
     let scheme = ["https://", "http://"].into_iter().find(has_scheme)?;
     let rest = url.get(scheme.len()..)?;
     let is_plain = rest.bytes().all(|byte| byte.is_ascii_graphic()) && !rest.contains(['?', '#', '@', '\\']);

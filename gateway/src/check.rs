@@ -1,4 +1,4 @@
-//! `tollgate check policy.json`: says whether a policy compiles and what each route does, before a mesh has to find out.
+//! `tollgate check policy.json`, or a Worker's `wrangler.toml`: says whether a policy compiles and what each route does, before a mesh has to find out.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,13 +13,29 @@ use tollgate_shared::policy::{Limit, Policy};
 /// # Errors
 /// The file cannot be read, or the policy does not compile; then every field at fault is named.
 pub fn run(path: &Path) -> anyhow::Result<()> {
-    let json = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let text = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let json = match path.extension() {
+        Some(extension) if extension == "toml" => policy_of_worker(&text, path)?,
+        _ => text,
+    };
     let policy = Policy::from_json(&json).map_err(|errors| {
         let lines = errors.iter().fold(String::new(), |lines, error| format!("{lines}\n  {error}"));
         anyhow::anyhow!("`{}` is not a valid policy:{lines}", path.display())
     })?;
     print!("{}", describe(&policy));
     Ok(())
+}
+
+/// The policy in a Worker's `wrangler.toml`, which is a variable of text.
+fn policy_of_worker(text: &[u8], path: &Path) -> anyhow::Result<Vec<u8>> {
+    let place = || format!("`{}`", path.display());
+    let config: toml::Table =
+        toml::from_str(std::str::from_utf8(text).with_context(place)?).with_context(place)?;
+    let policy = config.get("vars").and_then(|vars| vars.get("TOLLGATE_POLICY"));
+    let policy = policy.and_then(toml::Value::as_str).with_context(|| {
+        format!("{} has no policy: expected a text named `TOLLGATE_POLICY` below `[vars]`", place())
+    })?;
+    Ok(policy.as_bytes().to_vec())
 }
 
 /// What each route does, in the order in which routes are tried.

@@ -245,6 +245,16 @@ pub fn gateway() -> Result<PathBuf> {
     built(target_dir().join("release").join("tollgate"))
 }
 
+/// The modules of the Worker.
+pub fn worker() -> Result<PathBuf> {
+    absolute(target_dir().join("worker"))
+}
+
+/// The same with the feature `test-clock`.
+pub fn worker_test_clock() -> Result<PathBuf> {
+    absolute(target_dir().join("worker-test-clock"))
+}
+
 /// Where pinned programs live: `$TOLLGATE_TOOLS`, else `tollgate/tools` in the user's cache directory.
 pub fn tools_dir() -> Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -268,6 +278,10 @@ pub fn target_dir() -> PathBuf {
 /// The root of the repository.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is inside the workspace").to_path_buf()
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).with_context(|| format!("`{}` has no absolute form", path.display()))
 }
 
 fn installed(tool: Tool) -> Result<PathBuf> {

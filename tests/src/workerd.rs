@@ -121,7 +121,10 @@ fn config(modules: &[String], workers: &[Worker]) -> String {
     text.push_str("    (name = \"network\", network = (allow = [\"public\", \"private\", \"local\"])),\n  ],\n  sockets = [\n");
     for (number, Worker { port, .. }) in workers.iter().enumerate() {
         let address = ports::local(*port);
-        let _ = writeln!(text, "    (name = \"s{number}\", address = \"{address}\", http = (), service = \"w{number}\"),");
+        let _ = writeln!(
+            text,
+            "    (name = \"s{number}\", address = \"{address}\", http = (), service = \"w{number}\"),"
+        );
     }
     text.push_str("  ],\n);\nconst modules :List(Workerd.Worker.Module) = [\n");
     for module in modules {

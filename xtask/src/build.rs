@@ -38,6 +38,43 @@ pub(crate) fn test_clock() -> Result<()> {
     Ok(())
 }
 
+/// Checks the policy of `wrangler.toml`, and builds the Worker beside it.
+pub(crate) fn worker() -> Result<()> {
+    gateway()?;
+    let mut check = Command::new(tools::gateway()?);
+    check.arg("check").arg(tools::workspace().join("wrangler.toml"));
+    step::run(
+        "check the policy of the Worker",
+        &mut check,
+        "fix: change `wrangler.toml` as the message says",
+    )?;
+    let directory = tools::worker()?;
+    worker_into(&directory, &[])?;
+    let mut size = 0;
+    for module in ["index.js", "index_bg.wasm"] {
+        size += gzip_size(&directory.join(module))?;
+    }
+    ensure!(
+        size <= MOST_ZIPPED_WORKER_BYTES,
+        "the Worker has {size} bytes gzipped, at most {MOST_ZIPPED_WORKER_BYTES} are allowed"
+    );
+    println!("           the Worker: gzip {size}");
+    Ok(())
+}
+
+/// Builds the Worker whose clock tests turn.
+pub(crate) fn worker_test_clock() -> Result<()> {
+    worker_into(&tools::worker_test_clock()?, &["--features", "test-clock"])
+}
+
+fn worker_into(directory: &Path, more: &[&str]) -> Result<()> {
+    let mut build = Command::new(tools::WORKER_BUILD.path()?);
+    build.args(["--profile", "edge", "--out-dir"]).arg(directory).args(more);
+    build.envs(tools::edge_environment()?).current_dir(tools::workspace().join("edge"));
+    let name = if more.is_empty() { "build the Worker" } else { "build the Worker with a clock for tests" };
+    step::run(name, &mut build, FIX).map(drop)
+}
+
 /// Builds the filter's package as it is shipped; more arguments may follow.
 pub(crate) fn filter() -> Command {
     step::cargo(["build", "--profile", "wasm", "--target", "wasm32-wasip1", "--package", "tollgate-filter"])
@@ -150,6 +187,9 @@ const EXPORTS: [&str; 15] = [
     "proxy_on_http_call_response",
     "proxy_on_delete",
 ];
+
+/// The Worker's bound, after `gzip -9`.
+const MOST_ZIPPED_WORKER_BYTES: usize = 250_000;
 
 /// The filter's bound, uncompressed.
 const MOST_BYTES: usize = 500_000;

@@ -43,8 +43,12 @@ struct Arguments {
 enum Command {
     /// Installs the pinned tools: compiler targets, Envoy, Redis.
     Setup,
-    /// Builds the gateway and the filter, and inspects the filter.
-    Build,
+    /// Builds the gateway and the filter, and inspects the filter; or what runs at the edge.
+    Build {
+        /// Check the policy of `wrangler.toml` and build the Worker into `target/worker` instead.
+        #[arg(long)]
+        worker: bool,
+    },
     /// Runs Redis, the gateway and Envoys with the filter until Ctrl-C.
     Up(up::Options),
     /// Shows one limit shared by three Envoys, and what happens when Redis goes away and comes back.
@@ -82,7 +86,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
-        Command::Build => setup::run().and_then(|()| build::run()).map(|()| ExitCode::SUCCESS),
+        Command::Build { worker: false } => {
+            setup::run().and_then(|()| build::run()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Build { worker: true } => {
+            setup::edge_tools().and_then(|()| build::worker()).map(|()| ExitCode::SUCCESS)
+        }
         Command::Up(options) => up::run(&options),
         Command::Demo => demo::run(),
         Command::Test { only } => check::test(only.as_deref()),

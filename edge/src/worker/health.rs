@@ -37,9 +37,12 @@ pub(super) async fn answer(instance: &Instance, method: &str, head: &RequestHead
     let path = head.target().strip_prefix(PREFIX)?;
     let control = instance.control.as_ref()?;
     Some(match path {
-        _ if !matches!(method, "GET" | "HEAD") => {
-            answer::problem(405, "Method Not Allowed", "Only GET and HEAD are known here.", "METHOD_NOT_ALLOWED")
-        }
+        _ if !matches!(method, "GET" | "HEAD") => answer::problem(
+            405,
+            "Method Not Allowed",
+            "Only GET and HEAD are known here.",
+            "METHOD_NOT_ALLOWED",
+        ),
         "health" => answer::json(200, &json!({ "status": "ok" })),
         "health/detailed" if !control.admits(head) => {
             answer::problem(401, "Unauthorized", "The control token is missing or wrong.", "UNAUTHORIZED")

@@ -56,10 +56,13 @@ impl Instance {
         };
         let guard = Guard::new(policy, settings);
         if !guard.has_store() {
-            log(Level::Warn, &json!({
-                "message": "no store is configured (UPSTASH_REDIS_REST_URL, UPSTASH_REDIS_REST_TOKEN): \
-                            limits hold for this isolate alone, in its memory",
-            }));
+            log(
+                Level::Warn,
+                &json!({
+                    "message": "no store is configured (UPSTASH_REDIS_REST_URL, UPSTASH_REDIS_REST_TOKEN): \
+                                limits hold for this isolate alone, in its memory",
+                }),
+            );
         }
         let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
         let metrics = Metrics::new(dataset.filter(JsValue::is_object));
@@ -73,7 +76,8 @@ fn policy(env: &Env) -> Result<Policy, Vec<ConfigError>> {
         vec![ConfigError::new(POLICY, "nothing", expected)]
     })?;
     let config = config::parse(json.as_bytes()).map_err(|mut error: ConfigError| {
-        error.path = if error.path.is_empty() { POLICY.to_owned() } else { format!("{POLICY}.{}", error.path) };
+        error.path =
+            if error.path.is_empty() { POLICY.to_owned() } else { format!("{POLICY}.{}", error.path) };
         vec![error]
     })?;
     Policy::compile(config, "TOLLGATE_POLICY.")
@@ -97,7 +101,8 @@ fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
         }
     }
     Settings::from_json(&Value::Object(written).to_string()).map_err(|mut error| {
-        let variable = |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
+        let variable =
+            |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
         error.path = match (error.path.as_str(), error.found.as_str()) {
             ("redis", "no `url`") => "UPSTASH_REDIS_REST_URL".to_owned(),
             ("redis", "no `token`") => "UPSTASH_REDIS_REST_TOKEN".to_owned(),

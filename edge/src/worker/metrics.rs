@@ -35,7 +35,8 @@ impl Metrics {
             return;
         }
         let report = decision.report();
-        let route = report.route.and_then(|route| policy.routes().get(route)).map_or("", |route| route.name());
+        let route =
+            report.route.and_then(|route| policy.routes().get(route)).map_or("", |route| route.name());
         let outcome = match decision {
             Decision::Allow(_) => "allowed",
             Decision::Deny(_) => "denied",

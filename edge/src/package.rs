@@ -1,0 +1,1 @@
+//! What the npm package calls.
