@@ -18,10 +18,11 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
 use serde_json::{Value, json};
+use tollgate_vectors::adapter::{Adapter, Answer};
+use tollgate_vectors::format::{Step, Vector};
+use tollgate_vectors::host::key_prefix;
 
-use super::adapter::{Adapter, Answer};
-use super::core::{GatewayStore, TOKEN, key_prefix};
-use super::format::{Step, Vector};
+use super::redis::{GatewayStore, TOKEN};
 use crate::envoy::{self, Listener, Options, Paths, Upstream};
 use crate::gateway::TOKEN_VARIABLE;
 use crate::process::{Process, Ready, Spec};
