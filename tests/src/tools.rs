@@ -306,3 +306,18 @@ fn built(path: PathBuf) -> Result<PathBuf> {
     }
     Ok(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_wasm_bindgen_is_of_the_version_of_the_crate() {
+        let lock = fs::read_to_string(workspace().join("Cargo.lock")).unwrap();
+        let crate_of_it = format!("name = \"wasm-bindgen\"\nversion = \"{}\"\n", WASM_BINDGEN.version);
+        assert!(
+            lock.contains(&crate_of_it),
+            "pin `WASM_BINDGEN` to the version in `Cargo.lock`, or the reverse"
+        );
+    }
+}
