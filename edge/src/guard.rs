@@ -78,9 +78,8 @@ impl Guard {
         cost: Option<NonZeroU64>,
         now: Timestamp,
     ) -> Result<Decided, LimitError> {
-        let mut local = self.local.borrow_mut();
-        let step = exchange::begin_limit(&self.policy, &mut local, name, values, cost, now)?;
-        drop(local);
+        let step =
+            exchange::begin_limit(&self.policy, &mut self.local.borrow_mut(), name, values, cost, now)?;
         Ok(self.decide(step, now).await)
     }
 
