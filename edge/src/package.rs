@@ -7,12 +7,12 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use js_sys::{Function, RangeError, TypeError};
-use serde_json::{Value, json};
+use serde::Serialize;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
 use web_sys::Headers;
 
-use tollgate_shared::answer::{self, Fields};
+use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::client_ip;
 use tollgate_shared::config::{self, ConfigError, KeyPart, MAX_QUOTA};
 use tollgate_shared::exchange::{Decision, LimitError, Ruling, Source, Verdict};
@@ -22,7 +22,7 @@ use tollgate_shared::time::Timestamp;
 
 use crate::guard::{Decided, Guard};
 use crate::head::RequestHead;
-use crate::host::{self, Level, log};
+use crate::host::{self, Level, Line, log};
 use crate::settings::Settings;
 
 /// A guard, as JavaScript holds it.
@@ -49,7 +49,7 @@ impl Core {
         };
         let guard = Guard::new(policy, settings);
         if !guard.has_store() {
-            log(Level::Warn, &json!({ "message": NO_STORE }));
+            log(Level::Warn, &Line { message: NO_STORE });
         }
         Ok(Self { guard: Rc::new(guard) })
     }
@@ -78,7 +78,7 @@ impl Core {
         let now = host::now();
         let mut decided = guard.check(&head, now).await;
         settle(&guard, &mut decided, now, wait_until.as_ref());
-        Ok(decision(&guard, &decided).to_string())
+        Ok(told(&guard, &decided))
     }
 
     /// Decides about one limit, for the subject that `values` name; without `cost`, for what a request usually costs.
@@ -106,8 +106,7 @@ impl Core {
             })
         })?;
         settle(&guard, &mut decided, now, wait_until.as_ref());
-        let verdict = limits(&guard, &decided.decision).next();
-        Ok(verdict.unwrap_or_default().to_string())
+        Ok(text(&Limited::all(&guard, &decided.decision).first()))
     }
 }
 
@@ -140,74 +139,113 @@ fn settle(guard: &Rc<Guard>, decided: &mut Decided, began: Timestamp, wait_until
             "waitUntil failed ({}): what a refused request was charged may not be given back",
             error.unwrap_or_default()
         );
-        log(Level::Warn, &json!({ "message": message }));
+        log(Level::Warn, &Line { message: &message });
     }
 }
 
-fn decision(guard: &Guard, decided: &Decided) -> Value {
+/// A decision, as the package's modules are told of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told<'a> {
+    allowed: bool,
+    route: Option<&'a str>,
+    limits: Vec<Limited<'a>>,
+    degraded: bool,
+    /// For any answer to this request, whatever its body.
+    headers: Vec<(&'static str, &'a str)>,
+    refusal: Option<Refusal<'a>>,
+}
+
+#[derive(Serialize)]
+struct Refusal<'a> {
+    status: u16,
+    headers: Vec<(&'static str, &'a str)>,
+    body: &'a str,
+}
+
+/// What one limit said.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Limited<'a> {
+    name: &'a str,
+    allowed: bool,
+    ruling: &'static str,
+    limit: u64,
+    remaining: Option<u64>,
+    reset_after_ms: Option<u64>,
+    /// None is for never: JSON has no infinity.
+    retry_after_ms: Option<u64>,
+    source: &'static str,
+    degraded: bool,
+}
+
+impl<'a> Limited<'a> {
+    fn all(guard: &'a Guard, decision: &Decision) -> Vec<Self> {
+        let limits = guard.policy().limits();
+        let verdicts = decision.report().verdicts.iter();
+        verdicts
+            .filter_map(|verdict| Some(Self::new(limits.get(verdict.limit)?, verdict, guard.has_store())))
+            .collect()
+    }
+
+    fn new(limit: &'a Limit, verdict: &Verdict, has_store: bool) -> Self {
+        let Verdict { ruling, standing, source, .. } = verdict;
+        Self {
+            name: limit.name(),
+            allowed: !verdict.refuses(),
+            ruling: match ruling {
+                Ruling::Admitted => "admitted",
+                Ruling::Refused => "refused",
+                Ruling::ShadowRefused => "shadow_refused",
+                Ruling::Unavailable => "unavailable",
+            },
+            limit: limit.quota().capacity(),
+            remaining: standing.map(|standing| standing.remaining),
+            reset_after_ms: standing.map(|standing| standing.reset),
+            retry_after_ms: match (standing.map(|standing| standing.retry), ruling) {
+                (Some(Retry::After(millis)), _) => Some(millis),
+                (Some(Retry::Never), _) => None,
+                (None, Ruling::Unavailable) => Some(UNAVAILABLE_RETRY),
+                (Some(Retry::Now) | None, _) => Some(0),
+            },
+            source: match source {
+                Source::Store if has_store => "store",
+                Source::Store => "memory",
+                Source::Denials => "denials",
+                Source::Degraded(mode) => mode.as_str(),
+            },
+            degraded: matches!(source, Source::Degraded(_)),
+        }
+    }
+}
+
+fn told(guard: &Guard, decided: &Decided) -> String {
     let Decided { decision, at, .. } = decided;
     let policy = guard.policy();
     let route = decision.report().route.and_then(|route| policy.routes().get(route));
-    let (allowed, fields, refusal) = match decision {
-        Decision::Allow(report) => (true, answer::fields(policy, report, *at), Value::Null),
+    let (fields, refused) = match decision {
+        Decision::Allow(report) => (answer::fields(policy, report, *at), None),
         Decision::Deny(denial) => {
-            let answer = answer::denial(policy, denial, *at);
-            let headers = pairs(&answer.headers, |_| true);
-            let refusal = json!({ "status": answer.status, "headers": headers, "body": answer.body });
-            (false, answer.headers, refusal)
+            let Answer { status, headers, body } = answer::denial(policy, denial, *at);
+            (headers, Some((status, body)))
         }
     };
-    json!({
-        "allowed": allowed,
-        "route": route.map(|route| route.name()),
-        "limits": limits(guard, decision).collect::<Value>(),
-        "degraded": decision.report().degraded().next().is_some(),
-        // For any answer to this request, whatever its body.
-        "headers": pairs(&fields, |name| name != "content-type"),
-        "refusal": refusal,
+    text(&Told {
+        allowed: refused.is_none(),
+        route: route.map(|route| route.name()),
+        limits: Limited::all(guard, decision),
+        degraded: decision.report().degraded().next().is_some(),
+        headers: fields.iter().filter(|(name, _)| *name != "content-type").collect(),
+        refusal: refused.as_ref().map(|(status, body)| {
+            let headers = fields.iter().collect();
+            Refusal { status: *status, headers, body }
+        }),
     })
 }
 
-fn pairs(fields: &Fields, keep: impl Fn(&str) -> bool) -> Value {
-    fields.iter().filter(|(name, _)| keep(name)).map(|(name, value)| json!([name, value])).collect()
-}
-
-/// What each limit said.
-fn limits(guard: &Guard, decision: &Decision) -> impl Iterator<Item = Value> {
-    let verdicts = decision.report().verdicts.iter();
-    verdicts
-        .filter_map(|verdict| Some(verdict_of(guard, guard.policy().limits().get(verdict.limit)?, verdict)))
-}
-
-fn verdict_of(guard: &Guard, limit: &Limit, verdict: &Verdict) -> Value {
-    let Verdict { ruling, standing, source, .. } = verdict;
-    json!({
-        "name": limit.name(),
-        "allowed": !verdict.refuses(),
-        "ruling": match ruling {
-            Ruling::Admitted => "admitted",
-            Ruling::Refused => "refused",
-            Ruling::ShadowRefused => "shadow_refused",
-            Ruling::Unavailable => "unavailable",
-        },
-        "limit": limit.quota().capacity(),
-        "remaining": standing.map(|standing| standing.remaining),
-        "resetAfterMs": standing.map(|standing| standing.reset),
-        "retryAfterMs": match (standing.map(|standing| standing.retry), ruling) {
-            (Some(Retry::After(millis)), _) => Some(millis),
-            // JSON has no infinity.
-            (Some(Retry::Never), _) => None,
-            (None, Ruling::Unavailable) => Some(UNAVAILABLE_RETRY),
-            (Some(Retry::Now) | None, _) => Some(0),
-        },
-        "source": match source {
-            Source::Store if guard.has_store() => "store",
-            Source::Store => "memory",
-            Source::Denials => "denials",
-            Source::Degraded(mode) => mode.as_str(),
-        },
-        "degraded": matches!(source, Source::Degraded(_)),
-    })
+/// As JSON, which can be made of all of ours.
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 fn unknown(policy: &Policy, name: &str) -> String {
