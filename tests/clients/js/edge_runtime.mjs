@@ -16,7 +16,7 @@ const runtime = new EdgeRuntime({
     context.SETTINGS = SETTINGS;
     context.process = { env: { UPSTASH_REDIS_REST_URL, UPSTASH_REDIS_REST_TOKEN } };
     // `import … from "….wasm?module"`, as the platform's bundler resolves it.
-    context.require = () => ({ __esModule: true, default: module });
+    context.require = () => module;
     return context;
   },
 });
