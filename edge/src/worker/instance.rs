@@ -23,7 +23,6 @@ use crate::settings::Settings;
 #[derive(Debug)]
 pub(super) struct Instance {
     pub(super) guard: Guard,
-    pub(super) origin: Origin,
     pub(super) metrics: Metrics,
     /// Opens the control path; without it there is none.
     pub(super) control: Option<ControlToken>,
@@ -66,7 +65,8 @@ impl Instance {
         }
         let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
         let metrics = Metrics::new(dataset.filter(JsValue::is_object));
-        Ok(Self { guard, origin, metrics, control })
+        origin.prepare(guard.store(), metrics.clone());
+        Ok(Self { guard, metrics, control })
     }
 }
 

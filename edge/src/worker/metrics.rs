@@ -19,7 +19,7 @@ use super::origin;
 use crate::store::CallReport;
 
 /// Where data points go; nowhere without a binding.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Metrics {
     dataset: Option<JsValue>,
 }
@@ -95,7 +95,7 @@ fn float(number: u64) -> f64 {
 mod js {
     use wasm_bindgen::prelude::*;
 
-    #[wasm_bindgen(module = "/src/worker/host.js")]
+    #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
         pub(super) fn point(dataset: &JsValue, index: &str, blobs: &str, doubles: &[f64]);
     }

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use wasm_bindgen::JsCast as _;
+use js_sys::Promise;
+use wasm_bindgen::closure::Closure;
 use web_sys::{Request, Response};
 
-use tollgate_shared::answer::{Answer, Fields};
+use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use crate::host;
+use super::Waiting;
+use super::metrics::Metrics;
 use crate::settings::base_url;
+use crate::store::{Post, Store};
 
 /// What is guarded.
 #[derive(Debug)]
@@ -38,6 +41,19 @@ impl Error {
             Self::Timeout => "timeout",
         }
     }
+
+    fn answer(self) -> Answer {
+        match self {
+            Self::Unreachable => {
+                let detail = "The origin cannot be reached, or broke the connection before it answered.";
+                answer::problem(502, "Bad Gateway", detail, "ORIGIN_UNREACHABLE")
+            }
+            Self::Timeout => {
+                let detail = "The origin did not answer in time.";
+                answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT")
+            }
+        }
+    }
 }
 
 impl Origin {
@@ -61,22 +77,32 @@ impl Origin {
         Ok(Self { base: base.to_owned(), timeout: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX) })
     }
 
-    /// Sends `request` on, as it is but for its host; bodies stream both ways.
-    pub(super) async fn forward(&self, request: &Request, target: &str) -> Result<Response, Error> {
-        let url = format!("{}{}{target}", self.base, if target.starts_with('/') { "" } else { "/" });
-        let came = js::forward(request, &url, self.timeout).await.map_err(|error| {
-            match host::name(&error).as_deref() {
-                Some("TimeoutError" | "AbortError") => Error::Timeout,
+    /// Tells JavaScript what stays the same for all requests.
+    pub(super) fn prepare(&self, store: Option<&Store>, metrics: Metrics) {
+        let answer = move |error: String, fields: String, is_head: bool| {
+            let error = match error.as_str() {
+                "TimeoutError" | "AbortError" => Error::Timeout,
                 _ => Error::Unreachable,
-            }
-        })?;
-        came.dyn_into().map_err(|_| Error::Unreachable)
+            };
+            metrics.origin_failed(error);
+            let Answer { status, headers, body } = error.answer();
+            js::answer(status, &(lines(&headers) + &fields), &body, is_head)
+        };
+        let lost = Closure::<dyn Fn(String, String, bool) -> Response>::new(answer).into_js_value();
+        let (url, authorization) = store.map_or(("", ""), |store| (store.url(), store.authorization()));
+        js::prepare(&self.base, self.timeout, url, authorization, &lost);
     }
 }
 
-/// The same response with more header fields.
-pub(super) fn extended(response: Response, fields: &Fields) -> Response {
-    if fields.iter().next().is_none() { response } else { js::extended(&response, &lines(fields)) }
+/// Sends `request` on, as it is but for its host; bodies stream both ways. The promise of its answer with more header
+/// fields, or of one that says that there is none.
+pub(super) fn forward(request: &Request, fields: &Fields) -> Promise {
+    js::forward(request, &lines(fields))
+}
+
+/// Asks the store, and has `waiting` go on with what comes: the promise of a response.
+pub(super) fn ask(waiting: Waiting, post: &Post) -> Promise {
+    js::ask(waiting, &post.body, post.patience)
 }
 
 /// A response of our own; to a `HEAD` request without its body.
@@ -99,14 +125,17 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 mod js {
+    use js_sys::Promise;
     use wasm_bindgen::prelude::*;
     use web_sys::{Request, Response};
 
-    #[wasm_bindgen(module = "/src/worker/host.js")]
+    use crate::worker::Waiting;
+
+    #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
-        #[wasm_bindgen(catch)]
-        pub(super) async fn forward(request: &Request, url: &str, ms: u32) -> Result<JsValue, JsValue>;
-        pub(super) fn extended(response: &Response, fields: &str) -> Response;
+        pub(super) fn prepare(base: &str, patience: u32, url: &str, authorization: &str, lost: &JsValue);
+        pub(super) fn ask(waiting: Waiting, body: &str, ms: u32) -> Promise;
+        pub(super) fn forward(request: &Request, fields: &str) -> Promise;
         pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
     }
 }
