@@ -46,7 +46,10 @@ impl Instance {
         let mut note = |error: ConfigError| errors.push(error);
         let policy = policy(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
         let settings = settings(env).map_err(&mut note).ok();
-        let origin = Origin::new(text(env, "ORIGIN_URL"), text(env, "TOLLGATE_ORIGIN_TIMEOUT").as_deref());
+        let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
+        let dataset = dataset.filter(JsValue::is_object);
+        let timeout = text(env, "TOLLGATE_ORIGIN_TIMEOUT");
+        let origin = Origin::new(text(env, "ORIGIN_URL"), timeout.as_deref(), dataset.as_ref());
         let origin = origin.map_err(&mut note).ok();
         let control = text(env, "TOLLGATE_CONTROL_TOKEN").map(|token| ControlToken::new(&token)).transpose();
         let control = control.map_err(&mut note).ok();
@@ -64,8 +67,7 @@ impl Instance {
                 }),
             );
         }
-        let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
-        let metrics = Metrics::new(dataset.filter(JsValue::is_object));
+        let metrics = Metrics::new(dataset);
         Ok(Self { guard, origin, metrics, control })
     }
 }

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use web_sys::{Headers, Request, Response};
 use worker::{Context, Env, event};
 
-use tollgate_shared::answer::{self, Answer};
+use tollgate_shared::answer;
 use tollgate_shared::client_ip;
 use tollgate_shared::exchange::Decision;
 use tollgate_shared::time::Timestamp;
@@ -52,14 +52,7 @@ async fn fetch(request: Request, env: Env, context: Context) -> Result<Response,
         Decision::Deny(denial) => origin::answer(&answer::denial(policy, denial, at), is_head),
         Decision::Allow(report) => {
             let fields = answer::fields(policy, report, at);
-            let response = match instance.origin.forward(&request, head.target()).await {
-                Ok(response) => response,
-                Err(error) => {
-                    instance.metrics.origin_failed(error);
-                    origin::answer(&failed(error), is_head)
-                }
-            };
-            origin::extended(response, &fields)
+            instance.origin.forward(&request, head.target(), &fields)
         }
     })
 }
@@ -87,17 +80,4 @@ fn time(headers: &Headers) -> Timestamp {
         }
     }
     host::now()
-}
-
-fn failed(error: origin::Error) -> Answer {
-    match error {
-        origin::Error::Unreachable => {
-            let detail = "The origin cannot be reached, or broke the connection before it answered.";
-            answer::problem(502, "Bad Gateway", detail, "ORIGIN_UNREACHABLE")
-        }
-        origin::Error::Timeout => {
-            let detail = "The origin did not answer in time.";
-            answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT")
-        }
-    }
 }

@@ -2,47 +2,28 @@
 
 use std::time::Duration;
 
-use wasm_bindgen::JsCast as _;
+use wasm_bindgen::JsValue;
 use web_sys::{Request, Response};
 
-use tollgate_shared::answer::{Answer, Fields};
+use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use crate::host;
 use crate::settings::base_url;
 
 /// What is guarded.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// Without a slash at its end.
-    base: String,
-    /// Milliseconds within which an answer has to begin.
-    timeout: u32,
-}
-
-/// Why an origin has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Error {
-    /// No connection, or it broke before the answer began.
-    Unreachable,
-    /// The answer did not begin in time.
-    Timeout,
-}
-
-impl Error {
-    /// A word for metrics and logs.
-    pub(super) const fn kind(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Timeout => "timeout",
-        }
-    }
+    origin: js::Origin,
 }
 
 impl Origin {
-    /// Reads its variables.
-    pub(super) fn new(url: Option<String>, timeout: Option<&str>) -> Result<Self, ConfigError> {
+    /// Reads its variables. Failures become data points in `dataset`, if there is one.
+    pub(super) fn new(
+        url: Option<String>,
+        timeout: Option<&str>,
+        dataset: Option<&JsValue>,
+    ) -> Result<Self, ConfigError> {
         let expected = "the URL of what is guarded, such as `https://app.example.com`";
         let url = url.ok_or_else(|| ConfigError::new("ORIGIN_URL", "nothing", expected))?;
         let Some(base) = base_url(&url) else {
@@ -58,25 +39,32 @@ impl Origin {
                 })?
             }
         };
-        Ok(Self { base: base.to_owned(), timeout: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX) })
+        let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let origin = js::Origin::new(base, millis, dataset.unwrap_or(&JsValue::UNDEFINED));
+        for (kind, answer) in failures() {
+            origin.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
+        }
+        Ok(Self { origin })
     }
 
-    /// Sends `request` on, as it is but for its host; bodies stream both ways.
-    pub(super) async fn forward(&self, request: &Request, target: &str) -> Result<Response, Error> {
-        let url = format!("{}{}{target}", self.base, if target.starts_with('/') { "" } else { "/" });
-        let came = js::forward(request, &url, self.timeout).await.map_err(|error| {
-            match host::name(&error).as_deref() {
-                Some("TimeoutError" | "AbortError") => Error::Timeout,
-                _ => Error::Unreachable,
-            }
-        })?;
-        came.dyn_into().map_err(|_| Error::Unreachable)
+    /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. What is returned
+    /// is a promise of the response: the runtime waits for it, and nothing in here does.
+    pub(super) fn forward(&self, request: &Request, target: &str, fields: &Fields) -> Response {
+        self.origin.forward(request, target, &lines(fields))
     }
 }
 
-/// The same response with more header fields.
-pub(super) fn extended(response: Response, fields: &Fields) -> Response {
-    if fields.iter().next().is_none() { response } else { js::extended(&response, &lines(fields)) }
+/// What clients are told when there is no answer, by a word for it in metrics.
+fn failures() -> [(&'static str, Answer); 2] {
+    let unreachable = answer::problem(
+        502,
+        "Bad Gateway",
+        "The origin cannot be reached, or broke the connection before it answered.",
+        "ORIGIN_UNREACHABLE",
+    );
+    let detail = "The origin did not answer in time.";
+    let timeout = answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT");
+    [("unreachable", unreachable), ("timeout", timeout)]
 }
 
 /// A response of our own; to a `HEAD` request without its body.
@@ -104,9 +92,17 @@ mod js {
 
     #[wasm_bindgen(module = "/src/worker/host.js")]
     extern "C" {
-        #[wasm_bindgen(catch)]
-        pub(super) async fn forward(request: &Request, url: &str, ms: u32) -> Result<JsValue, JsValue>;
-        pub(super) fn extended(response: &Response, fields: &str) -> Response;
+        #[derive(Debug)]
+        pub(super) type Origin;
+
+        #[wasm_bindgen(constructor)]
+        pub(super) fn new(base: &str, ms: u32, dataset: &JsValue) -> Origin;
+        #[wasm_bindgen(method)]
+        pub(super) fn tell(this: &Origin, kind: &str, status: u16, fields: &str, body: &str);
+        /// In truth a promise of a response. Whoever is given one instead of a value waits for it.
+        #[wasm_bindgen(method)]
+        pub(super) fn forward(this: &Origin, request: &Request, target: &str, fields: &str) -> Response;
+
         pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
     }
 }
