@@ -105,12 +105,18 @@ fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
     Settings::from_json(&Value::Object(written).to_string()).map_err(|mut error| {
         let variable =
             |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
-        error.path = match (error.path.as_str(), error.found.as_str()) {
-            ("redis", "no `url`") => "UPSTASH_REDIS_REST_URL".to_owned(),
-            ("redis", "no `token`") => "UPSTASH_REDIS_REST_TOKEN".to_owned(),
-            (path, _) => variable(path).unwrap_or(path).to_owned(),
-        };
-        error
+        match (error.path.as_str(), error.found.as_str()) {
+            ("redis", "no `url`") => {
+                ConfigError::new("UPSTASH_REDIS_REST_URL", "nothing", "it, where UPSTASH_REDIS_REST_TOKEN is set")
+            }
+            ("redis", "no `token`") => {
+                ConfigError::new("UPSTASH_REDIS_REST_TOKEN", "nothing", "it, where UPSTASH_REDIS_REST_URL is set")
+            }
+            (path, _) => {
+                error.path = variable(path).unwrap_or(path).to_owned();
+                error
+            }
+        }
     })
 }
 

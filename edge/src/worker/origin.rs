@@ -9,7 +9,7 @@ use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use crate::settings::base_url;
+use crate::settings::{base_url, quoted};
 
 /// What is guarded.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Origin {
         let expected = "the URL of what is guarded, such as `https://app.example.com`";
         let url = url.ok_or_else(|| ConfigError::new("ORIGIN_URL", "nothing", expected))?;
         let Some(base) = base_url(&url) else {
-            return Err(ConfigError::new("ORIGIN_URL", format!("`{url}`"), expected));
+            return Err(ConfigError::new("ORIGIN_URL", quoted(&url), expected));
         };
         let timeout = match timeout {
             None => DEFAULT_TIMEOUT,
