@@ -52,7 +52,8 @@ export function answer(status, fields, body, head) {
 
 /** Hands a data point to Analytics Engine. */
 export function point(dataset, index, blobs, doubles) {
-  dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles });
+  // Numbers come as a typed array, and only a plain one will do.
+  dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles: Array.from(doubles) });
 }
 
 /** Alternating names and values, one in each line. */

@@ -36,8 +36,7 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
     let other = |name: &'static str, value: &str| [without(name), vec![(name, value.to_owned())]].concat();
     let mut algorithm = policy(&[limit("only", "gcra", 5)]);
     algorithm["routes"][0]["rate_limits"][0]["algorithm"] = json!("leaky");
-    let burst = with(limit("a", "fixed_window", 5), json!({ "burst": 2 }));
-    let two = policy(&[burst, limit("a", "gcra", 5)]);
+    let two = policy(&["a", "b"].map(|name| with(limit(name, "fixed_window", 5), json!({ "burst": 2 }))));
     let everything = vec![
         ("ORIGIN_URL", "app.example.com".to_owned()),
         ("TOLLGATE_POLICY", "{".to_owned()),
@@ -55,7 +54,7 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         ),
         (
             other(POLICY, &two.to_string()),
-            &["TOLLGATE_POLICY.routes[0].rate_limits[0].burst", "TOLLGATE_POLICY.routes[0].rate_limits[1].name"],
+            &["TOLLGATE_POLICY.routes[0].rate_limits[0].burst", "TOLLGATE_POLICY.routes[0].rate_limits[1].burst"],
         ),
         (without("ORIGIN_URL"), &["ORIGIN_URL"]),
         (other("ORIGIN_URL", "app.example.com"), &["ORIGIN_URL"]),

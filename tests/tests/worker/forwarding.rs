@@ -208,18 +208,21 @@ async fn odd_targets_arrive_unchanged() {
         "//double.example/path",
         "/.well-known/thing",
         "/a?b#",
-        "/a/../b/./c",
-        "/a%2e%2e/%2E%2E/b",
         "/a/..;/b",
         "/a?b=/../c",
-        "/a\\b",
         "/%00/%ff",
     ] {
-        let head = format!("GET {target} HTTP/1.1\r\nhost: tollgate.test\r\n\r\n");
-        let answer = client::raw(site.address(), head.as_bytes()).await.unwrap();
-        assert_eq!(answer.status, StatusCode::OK, "{target}: {answer}");
         // A fragment never leaves an honest client.
-        assert_eq!(answer.json().unwrap()["path"], target.trim_end_matches('#'), "{answer}");
+        assert_eq!(path_at_origin(&site, target).await, target.trim_end_matches('#'));
+    }
+    // What every URL means: there is no other spelling of these for `fetch`. The decision reads them the same way.
+    for (target, arrives) in [
+        ("/a/../b/./c", "/b/c"),
+        ("/a/%2e%2E/b", "/b"),
+        ("/../../a", "/a"),
+        ("/a\\b", "/a/b"),
+    ] {
+        assert_eq!(path_at_origin(&site, target).await, arrives);
     }
     assert_unharmed(&site.stack);
 }
@@ -345,6 +348,13 @@ fn reply(site: &Site, status: u16, headers: &[(&'static str, &'static str)], bod
 
 async fn get(site: &Site, path: &str) -> Answer {
     client::get(site.address(), path, &[]).await.unwrap()
+}
+
+async fn path_at_origin(site: &Site, target: &str) -> String {
+    let head = format!("GET {target} HTTP/1.1\r\nhost: tollgate.test\r\n\r\n");
+    let answer = client::raw(site.address(), head.as_bytes()).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{target}: {answer}");
+    answer.json().unwrap()["path"].as_str().unwrap().to_owned()
 }
 
 /// The values of a field as the origin saw them.
