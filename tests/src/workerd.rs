@@ -190,8 +190,7 @@ const MAIN: &str = "index.js";
 const METRICS: &str = "metrics-double.mjs";
 
 /// A dataset that writes what it is given to the log.
-const METRICS_DOUBLE: &str =
-    "export default () => ({ writeDataPoint: (point) => console.log('data point ' + JSON.stringify(point)) });\n";
+const METRICS_DOUBLE: &str = "export default () => ({ writeDataPoint: (point) => console.log('data point ' + JSON.stringify(point)) });\n";
 
 const POINT: &str = "data point ";
 

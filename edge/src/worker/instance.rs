@@ -106,12 +106,16 @@ fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
         let variable =
             |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
         match (error.path.as_str(), error.found.as_str()) {
-            ("redis", "no `url`") => {
-                ConfigError::new("UPSTASH_REDIS_REST_URL", "nothing", "it, where UPSTASH_REDIS_REST_TOKEN is set")
-            }
-            ("redis", "no `token`") => {
-                ConfigError::new("UPSTASH_REDIS_REST_TOKEN", "nothing", "it, where UPSTASH_REDIS_REST_URL is set")
-            }
+            ("redis", "no `url`") => ConfigError::new(
+                "UPSTASH_REDIS_REST_URL",
+                "nothing",
+                "it, where UPSTASH_REDIS_REST_TOKEN is set",
+            ),
+            ("redis", "no `token`") => ConfigError::new(
+                "UPSTASH_REDIS_REST_TOKEN",
+                "nothing",
+                "it, where UPSTASH_REDIS_REST_URL is set",
+            ),
             (path, _) => {
                 error.path = variable(path).unwrap_or(path).to_owned();
                 error

@@ -135,7 +135,8 @@ pub(crate) fn assert_no_trap(envoy: &Process) {
     assert_eq!(envoy.ended(), None, "{} ended:\n{}", envoy.name(), last_lines(&envoy.log(), 30));
     let log = envoy.log();
     // What the hosts and Rust's runtime write when a VM traps: seen with a filter and a Worker that panic on request.
-    let words = ["panicked at", "ncaught", "in-VM backtrace", "[critical][wasm]", "RuntimeError", "Reinitializing"];
+    let words =
+        ["panicked at", "ncaught", "in-VM backtrace", "[critical][wasm]", "RuntimeError", "Reinitializing"];
     let traps = |line: &&str| words.iter().any(|word| line.contains(word));
     let found: Vec<&str> = log.lines().filter(traps).take(20).collect();
     assert!(found.is_empty(), "{} has trapped:\n{}", envoy.name(), found.join("\n"));

@@ -48,13 +48,13 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         (without(POLICY), &[POLICY]),
         (other(POLICY, ""), &[POLICY]),
         (other(POLICY, "not JSON"), &[POLICY]),
-        (
-            other(POLICY, &algorithm.to_string()),
-            &["TOLLGATE_POLICY.routes[0].rate_limits[0].algorithm"],
-        ),
+        (other(POLICY, &algorithm.to_string()), &["TOLLGATE_POLICY.routes[0].rate_limits[0].algorithm"]),
         (
             other(POLICY, &two.to_string()),
-            &["TOLLGATE_POLICY.routes[0].rate_limits[0].burst", "TOLLGATE_POLICY.routes[0].rate_limits[1].burst"],
+            &[
+                "TOLLGATE_POLICY.routes[0].rate_limits[0].burst",
+                "TOLLGATE_POLICY.routes[0].rate_limits[1].burst",
+            ],
         ),
         (without("ORIGIN_URL"), &["ORIGIN_URL"]),
         (other("ORIGIN_URL", "app.example.com"), &["ORIGIN_URL"]),

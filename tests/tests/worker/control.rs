@@ -17,8 +17,13 @@ use crate::support::{assert_unharmed, eventually, limit, policy, request, routes
 async fn health_is_told_to_all_and_details_to_who_has_the_token() {
     let site = with_control(StoreChoice::Redis).await;
     let answer = ask(&site, "/.tollgate/health", None).await;
-    assert_eq!((answer.status, answer.json().unwrap()), (StatusCode::OK, json!({ "status": "ok" })), "{answer}");
-    for token in [None, Some("Bearer wrong"), Some(CONTROL), Some("Basic the-control-token"), Some("Bearer ")] {
+    assert_eq!(
+        (answer.status, answer.json().unwrap()),
+        (StatusCode::OK, json!({ "status": "ok" })),
+        "{answer}"
+    );
+    for token in [None, Some("Bearer wrong"), Some(CONTROL), Some("Basic the-control-token"), Some("Bearer ")]
+    {
         let answer = ask(&site, DETAILED, token).await;
         assert_problem(&answer, StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
     }
@@ -146,7 +151,8 @@ async fn decisions_become_data_points() {
             assert_eq!(found, count, "`{point}` in {:#?}", points(&site.stack.workerds[0]));
         }
     }
-    let exceeded: u64 = found.iter().filter(|(point, _)| point.contains("shadow_exceeded")).map(|(_, n)| n).sum();
+    let exceeded: u64 =
+        found.iter().filter(|(point, _)| point.contains("shadow_exceeded")).map(|(_, n)| n).sum();
     assert_eq!(exceeded, 4, "{found:#?}");
     for point in site.stack.workerds[0].data_points().unwrap() {
         assert_eq!(point["doubles"][0], 1.0, "{point}");
@@ -241,7 +247,9 @@ async fn the_log_holds_neither_tokens_nor_subjects() {
     eventually("the log tells of the store", told, |told| *told).await;
     let log = site.log();
     let token = site.stack.token.as_str();
-    for secret in [token, CONTROL, "wrong-control", "subject", "192.0.2.77", "token-of-the-client", "/account"] {
+    for secret in
+        [token, CONTROL, "wrong-control", "subject", "192.0.2.77", "token-of-the-client", "/account"]
+    {
         assert!(!log.contains(secret), "`{secret}` is in the log:\n{log}");
     }
     let own: Vec<&str> = log.lines().filter(|line| line.starts_with('{')).collect();
@@ -284,7 +292,8 @@ async fn details(site: &Site) -> Answer {
 fn points(workerd: &Workerd) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for point in workerd.data_points().unwrap() {
-        let words = [&point["indexes"], &point["blobs"]].into_iter().flat_map(|list| list.as_array().unwrap());
+        let words =
+            [&point["indexes"], &point["blobs"]].into_iter().flat_map(|list| list.as_array().unwrap());
         let words: Vec<&str> = words.map(|word| word.as_str().unwrap()).collect();
         *counts.entry(words.join(" ")).or_default() += 1;
     }

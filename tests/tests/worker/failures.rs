@@ -17,9 +17,7 @@ use tollgate_tests::store_double::{Mode, StoreDouble};
 use tollgate_tests::upstream::{Reply, ReplyBody};
 
 use crate::Site;
-use crate::support::{
-    DEGRADED, assert_unharmed, eventually, limit, policy, request, routes, with,
-};
+use crate::support::{DEGRADED, assert_unharmed, eventually, limit, policy, request, routes, with};
 
 // ---- The store.
 
@@ -116,9 +114,8 @@ async fn a_dead_store_costs_nothing() {
     const REQUESTS: u64 = 2000;
     let double = StoreDouble::start(ports::free().unwrap(), Mode::Silent).await.unwrap();
     let store = StoreChoice::Address(double.address());
-    let site = Site::start_with(policy_of_three_modes(), store, |edge| {
-        edge.with("TOLLGATE_STORE_TIMEOUT", "1s")
-    });
+    let site =
+        Site::start_with(policy_of_three_modes(), store, |edge| edge.with("TOLLGATE_STORE_TIMEOUT", "1s"));
     let site = site.await;
     for _ in 0..3 {
         client::send(site.address(), request("/local", "x")).await.unwrap();
@@ -262,10 +259,11 @@ async fn leave(site: &Site, after: Duration) {
 /// A request panics, which no request that a client can send does, while others wait for the origin and for the store.
 #[tokio::test]
 async fn a_panic_is_the_end_of_its_own_request_alone() {
-    let site = Site::start_with(policy(&[limit("only", "fixed_window", 1000)]), StoreChoice::Redis, |mut edge| {
-        edge.test_clock = true;
-        edge
-    });
+    let site =
+        Site::start_with(policy(&[limit("only", "fixed_window", 1000)]), StoreChoice::Redis, |mut edge| {
+            edge.test_clock = true;
+            edge
+        });
     let site = site.await;
     let address = site.address();
     let warm = client::send(address, request("/", "x")).await.unwrap();
@@ -276,14 +274,20 @@ async fn a_panic_is_the_end_of_its_own_request_alone() {
     for _ in 0..10 {
         others.spawn(async move { client::send(address, request("/", "x")).await.unwrap() });
     }
-    eventually("they wait for the origin", async || site.origin.requests() - before, |came| *came == 10).await;
+    eventually("they wait for the origin", async || site.origin.requests() - before, |came| *came == 10)
+        .await;
     for _ in 0..3 {
         let mut panics = request("/", "x");
         panics.headers_mut().insert("x-tollgate-test-panic", "1".parse().unwrap());
         let answer = client::send(address, panics).await.unwrap();
         assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{answer}");
         others.spawn(async move { client::send(address, request("/", "x")).await.unwrap() });
-        eventually("the next one passes", async || site.origin.requests() - before, |came| *came == others.len() as u64).await;
+        eventually(
+            "the next one passes",
+            async || site.origin.requests() - before,
+            |came| *came == others.len() as u64,
+        )
+        .await;
     }
     for answer in others.join_all().await {
         let seen = (answer.status, answer.header("x-ratelimit-limit"));

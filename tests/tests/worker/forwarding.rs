@@ -51,7 +51,9 @@ async fn large_bodies_arrive_whole() {
     let site = start().await;
     site.origin.set_reply(Reply { body: ReplyBody::Mirror, ..Reply::default() });
     let (mut sender, response) = stream(site.address(), Request::put("/large")).await;
-    let block = |number: u8| Bytes::from((0..=255u8).cycle().take(BLOCK).map(|byte| byte ^ number).collect::<Vec<_>>());
+    let block = |number: u8| {
+        Bytes::from((0..=255u8).cycle().take(BLOCK).map(|byte| byte ^ number).collect::<Vec<_>>())
+    };
     tokio::spawn(async move {
         for number in 0..BLOCKS {
             sender.send_data(block(number)).await.unwrap();
@@ -144,7 +146,8 @@ async fn statuses_and_fields_come_back_as_they_are() {
         let answer = get(&site, "/").await;
         assert_eq!(answer.status.as_u16(), status, "{answer}");
         assert_eq!(answer.text(), "what the origin says");
-        let all = |name| answer.headers.get_all(name).iter().map(|value| value.as_bytes()).collect::<Vec<_>>();
+        let all =
+            |name| answer.headers.get_all(name).iter().map(|value| value.as_bytes()).collect::<Vec<_>>();
         assert_eq!(
             all("set-cookie"),
             fields[..3].iter().map(|(_, value)| value.as_bytes()).collect::<Vec<_>>(),
@@ -216,12 +219,9 @@ async fn odd_targets_arrive_unchanged() {
         assert_eq!(path_at_origin(&site, target).await, target.trim_end_matches('#'));
     }
     // What every URL means: there is no other spelling of these for `fetch`. The decision reads them the same way.
-    for (target, arrives) in [
-        ("/a/../b/./c", "/b/c"),
-        ("/a/%2e%2E/b", "/b"),
-        ("/../../a", "/a"),
-        ("/a\\b", "/a/b"),
-    ] {
+    for (target, arrives) in
+        [("/a/../b/./c", "/b/c"), ("/a/%2e%2E/b", "/b"), ("/../../a", "/a"), ("/a\\b", "/a/b")]
+    {
         assert_eq!(path_at_origin(&site, target).await, arrives);
     }
     assert_unharmed(&site.stack);
@@ -390,6 +390,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `hello` and a line's end, compressed by gzip.
 const GZIP: &[u8] = &[
-    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0xe7,
-    0x02, 0x00, 0x20, 0x30, 0x3a, 0x36, 0x06, 0x00, 0x00, 0x00,
+    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0xe7, 0x02,
+    0x00, 0x20, 0x30, 0x3a, 0x36, 0x06, 0x00, 0x00, 0x00,
 ];
