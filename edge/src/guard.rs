@@ -91,12 +91,6 @@ impl Guard {
         self.local.borrow().store_is_open()
     }
 
-    /// The store, if there is one.
-    #[cfg_attr(not(feature = "worker"), allow(dead_code, reason = "a Worker's JavaScript asks it"))]
-    pub(crate) fn store(&self) -> Option<&Store> {
-        self.store.as_deref()
-    }
-
     pub(crate) fn has_store(&self) -> bool {
         self.store.is_some()
     }

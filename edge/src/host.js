@@ -18,58 +18,77 @@ export function log(level, line) {
 // each `AbortController` twenty. So texts that stay the same cross once, and what took too long is not aborted but left behind:
 // the runtime ends it with its request.
 
-/** What stays the same: the origin, the store, and what takes an error's name, fields and whether a body must not be sent to the response that comes in the place of the origin's. */
-let settings;
+/** Where requests wait: for the store, and for the origin. What waits here and not in wasm survives a panic there. */
+export class Front {
+  static #latest;
 
-/** Says what stays the same. */
-export function prepare(base, patience, url, authorization, lost) {
-  settings = { base, patience, url, authorization, lost };
-}
-
-/**
- * Posts a pipeline to the store, and hands what comes to whoever waits for it.
- * @returns {Promise<Response>} what `waiting` makes of it
- */
-export async function ask(waiting, body, ms) {
-  const { url, authorization } = settings;
-  let [status, came] = [0, ""];
-  try {
-    const answered = fetch(url, question(authorization, body)).then((response) => {
-      status = response.status;
-      return text(response);
-    });
-    came = await within(ms, answered);
-  } catch (error) {
-    return waiting.failed(String(error?.name));
+  /** `origin` has no slash at its end. Its answers have to begin within `patience` milliseconds. */
+  constructor(origin, patience, store, authorization, dataset) {
+    Object.assign(this, { origin, patience, store, authorization, dataset, failures: {} });
+    Front.#latest = this;
   }
-  return waiting.came(status, came);
-}
 
-/**
- * Sends a request on to the origin, and adds fields to the answer. It has to begin in time; then it may take as long as it likes.
- * @returns {Promise<Response>}
- */
-export async function forward(request, fields) {
-  const { base, patience, lost } = settings;
-  const { url } = request;
-  const authority = url.indexOf("//") + 2;
-  const length = url.slice(authority).search(/[/?]/);
-  const target = length < 0 ? url.length : authority + length;
-  const onward = new Request(base + url.slice(target), request);
-  onward.headers.set("x-forwarded-host", url.slice(authority, target));
-  onward.headers.set("x-forwarded-proto", url.slice(0, authority - 3));
-  let response;
-  try {
-    response = await within(patience, fetch(onward, { redirect: "manual" }));
-  } catch (error) {
-    return lost(String(error?.name), fields, request.method === "HEAD");
+  /** What is told when the origin fails in some way; without the body if it must not be sent. */
+  tell(kind, status, fields, body) {
+    this.failures[kind] = (head) => answer(status, fields, body, head);
   }
-  if (fields === "") return response;
-  // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
-  const copy = new Response(response.body, response);
-  const { headers } = copy;
-  for (const [name, value] of pairs(fields)) headers.set(name, value);
-  return copy;
+
+  /** What begins with a request. */
+  start(begin) {
+    this.begin = begin;
+  }
+
+  /**
+   * Posts a pipeline to the store, and hands what comes to whoever waits for it.
+   * @returns {Promise<Response>} what `waiting` makes of it
+   */
+  async ask(waiting, request, env, context, body, ms) {
+    let [status, came, failure] = [0, "", undefined];
+    try {
+      const answered = fetch(this.store, question(this.authorization, body)).then((response) => {
+        status = response.status;
+        return text(response);
+      });
+      came = await within(ms, answered);
+    } catch (error) {
+      failure = String(error?.name);
+    }
+    try {
+      return failure === undefined ? waiting.came(status, came) : waiting.failed(failure);
+    } catch (error) {
+      // Another request panicked, and wasm was started anew: so is this one, which has not left yet.
+      if (Front.#latest === this) throw error;
+      return Front.#latest.begin(request, env, context);
+    }
+  }
+
+  /**
+   * Sends a request on to the origin, and adds fields to the answer. It has to begin in time; then it may take as long as it likes.
+   * @returns {Promise<Response>}
+   */
+  async forward(request, fields) {
+    const { url } = request;
+    const authority = url.indexOf("//") + 2;
+    const length = url.slice(authority).search(/[/?]/);
+    const target = length < 0 ? url.length : authority + length;
+    const onward = new Request(this.origin + url.slice(target), request);
+    onward.headers.set("x-forwarded-host", url.slice(authority, target));
+    onward.headers.set("x-forwarded-proto", url.slice(0, authority - 3));
+    let response;
+    try {
+      response = await within(this.patience, fetch(onward, { redirect: "manual" }));
+    } catch (error) {
+      const kind = error?.name === "TimeoutError" ? "timeout" : "unreachable";
+      if (this.dataset) point(this.dataset, "origin", `origin\n${kind}`, [1]);
+      response = this.failures[kind](request.method === "HEAD");
+    }
+    if (fields === "") return response;
+    // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
+    const copy = new Response(response.body, response);
+    const { headers } = copy;
+    for (const [name, value] of pairs(fields)) headers.set(name, value);
+    return copy;
+  }
 }
 
 /** A response of our own; `head` says that its body must not be sent. */
@@ -79,7 +98,8 @@ export function answer(status, fields, body, head) {
 
 /** Hands a data point to Analytics Engine. */
 export function point(dataset, index, blobs, doubles) {
-  dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles });
+  // Numbers come as a typed array, and only a plain one will do.
+  dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles: Array.from(doubles) });
 }
 
 function question(authorization, body) {

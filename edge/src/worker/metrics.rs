@@ -8,18 +8,18 @@
 //! | `origin` | `origin` | the kind of error | 1 |
 //!
 //! Names come from the policy, other words from a fixed set, so the number of series is bounded. A request writes one point,
-//! one for each of its at most 16 limits, and one for its call to the store.
+//! one for each of its at most 16 limits, and one for its call to the store. Points about the
+//! origin are written where it is waited for.
 
 use wasm_bindgen::JsValue;
 
 use tollgate_shared::exchange::{Decision, Ruling, Source, Verdict};
 use tollgate_shared::policy::Policy;
 
-use super::origin;
 use crate::store::CallReport;
 
 /// Where data points go; nowhere without a binding.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Metrics {
     dataset: Option<JsValue>,
 }
@@ -55,11 +55,6 @@ impl Metrics {
     pub(super) fn called(&self, call: &CallReport) {
         let outcome = call.failure.as_ref().map_or("ok", |error| error.kind());
         self.point("store", &["store", outcome], &[1.0, float(call.took), float(call.operations as u64)]);
-    }
-
-    /// Takes down an origin that did not answer.
-    pub(super) fn origin_failed(&self, error: origin::Error) {
-        self.point("origin", &["origin", error.kind()], &[1.0]);
     }
 
     fn point(&self, index: &str, blobs: &[&str], doubles: &[f64]) {

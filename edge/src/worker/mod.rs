@@ -27,7 +27,7 @@ use wasm_bindgen::intern;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
 use web_sys::{Headers, Request};
-use worker::{Context, Env, worker_sys};
+use worker::Context;
 
 use tollgate_shared::answer;
 use tollgate_shared::client_ip;
@@ -44,11 +44,17 @@ use instance::Instance;
 /// It returns a response, or the promise of one.
 #[wasm_bindgen]
 #[allow(unreachable_pub, reason = "JavaScript reaches it")]
-#[allow(clippy::needless_pass_by_value, reason = "JavaScript gives values away")]
-pub fn fetch(request: Request, env: Env, context: worker_sys::Context) -> JsValue {
+pub fn fetch(request: Request, env: JsValue, context: JsValue) -> JsValue {
+    begin(request, env, context)
+}
+
+/// The type of [`begin`].
+type Begin = dyn Fn(Request, JsValue, JsValue) -> JsValue;
+
+fn begin(request: Request, env: JsValue, context: JsValue) -> JsValue {
     let (method, url, headers) = (request.method(), request.url(), request.headers());
     let is_head = method == "HEAD";
-    let instance = match Instance::get(&env) {
+    let instance = match Instance::get(env.unchecked_ref()) {
         Ok(instance) => instance,
         // Without a policy nothing is known of limits, so nobody passes.
         Err(refusal) => return origin::answer(&refusal, is_head).into(),
@@ -64,15 +70,22 @@ pub fn fetch(request: Request, env: Env, context: worker_sys::Context) -> JsValu
     }
     let began = time(&headers);
     let next = instance.guard.begin(&head, began);
-    Guarded { instance, request, context: Context::new(context), began, is_head }.carry_on(next)
+    Guarded { instance, incoming: Incoming { request, env, context }, began, is_head }.carry_on(next)
+}
+
+/// A request, as the runtime gave it.
+#[derive(Clone, Debug)]
+struct Incoming {
+    request: Request,
+    env: JsValue,
+    context: JsValue,
 }
 
 /// A request that is being decided about.
 #[derive(Debug)]
 struct Guarded {
     instance: Rc<Instance>,
-    request: Request,
-    context: Context,
+    incoming: Incoming,
     began: Timestamp,
     is_head: bool,
 }
@@ -112,7 +125,10 @@ impl Guarded {
                 Next::Ask(asking) => asking,
             };
             match asking.post() {
-                Some(post) => return origin::ask(Waiting { guarded: self, asking }, &post).into(),
+                Some(post) => {
+                    let (instance, from) = (Rc::clone(&self.instance), self.incoming.clone());
+                    return instance.origin.ask(Waiting { guarded: self, asking }, &from, &post).into();
+                }
                 None => next = self.instance.guard.came(asking, Err(StoreError::Timeout)),
             }
         }
@@ -129,7 +145,7 @@ impl Guarded {
             }
             Decision::Allow(report) => {
                 let fields = answer::fields(policy, report, at);
-                origin::forward(&self.request, &fields).into()
+                self.instance.origin.forward(&self.incoming.request, &fields).into()
             }
         }
     }
@@ -139,7 +155,8 @@ impl Guarded {
         let ops = decision.settle();
         if !ops.is_empty() {
             let (instance, began) = (Rc::clone(&self.instance), self.began);
-            self.context.wait_until(async move {
+            let context = Context::new(self.incoming.context.clone().unchecked_into());
+            context.wait_until(async move {
                 if let Some(call) = instance.guard.settle(ops, began).await {
                     instance.metrics.called(&call);
                 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use js_sys::Promise;
+use wasm_bindgen::JsValue;
 use wasm_bindgen::closure::Closure;
 use web_sys::{Request, Response};
 
@@ -10,59 +11,28 @@ use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use super::Waiting;
-use super::metrics::Metrics;
-use crate::settings::base_url;
-use crate::store::{Post, Store};
+use super::{Begin, Incoming, Waiting};
+use crate::settings::{StoreSettings, base_url, quoted};
+use crate::store::Post;
 
-/// What is guarded.
+/// What is guarded, and where requests wait for it and for the store: outside of wasm.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// Without a slash at its end.
-    base: String,
-    /// Milliseconds within which an answer has to begin.
-    timeout: u32,
-}
-
-/// Why an origin has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Error {
-    /// No connection, or it broke before the answer began.
-    Unreachable,
-    /// The answer did not begin in time.
-    Timeout,
-}
-
-impl Error {
-    /// A word for metrics and logs.
-    pub(super) const fn kind(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Timeout => "timeout",
-        }
-    }
-
-    fn answer(self) -> Answer {
-        match self {
-            Self::Unreachable => {
-                let detail = "The origin cannot be reached, or broke the connection before it answered.";
-                answer::problem(502, "Bad Gateway", detail, "ORIGIN_UNREACHABLE")
-            }
-            Self::Timeout => {
-                let detail = "The origin did not answer in time.";
-                answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT")
-            }
-        }
-    }
+    front: js::Front,
 }
 
 impl Origin {
-    /// Reads its variables.
-    pub(super) fn new(url: Option<String>, timeout: Option<&str>) -> Result<Self, ConfigError> {
+    /// Reads its variables. Failures become data points in `dataset`, if there is one; `begin` is what a request starts with.
+    pub(super) fn new(
+        url: Option<String>,
+        timeout: Option<&str>,
+        store: Option<&StoreSettings>,
+        dataset: Option<&JsValue>,
+    ) -> Result<Self, ConfigError> {
         let expected = "the URL of what is guarded, such as `https://app.example.com`";
         let url = url.ok_or_else(|| ConfigError::new("ORIGIN_URL", "nothing", expected))?;
         let Some(base) = base_url(&url) else {
-            return Err(ConfigError::new("ORIGIN_URL", format!("`{url}`"), expected));
+            return Err(ConfigError::new("ORIGIN_URL", quoted(&url), expected));
         };
         let timeout = match timeout {
             None => DEFAULT_TIMEOUT,
@@ -74,35 +44,46 @@ impl Origin {
                 })?
             }
         };
-        Ok(Self { base: base.to_owned(), timeout: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX) })
+        let patience = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let (store, authorization) =
+            store.map_or(("", ""), |store| (store.url.as_str(), store.authorization.as_str()));
+        let dataset = dataset.cloned().unwrap_or(JsValue::UNDEFINED);
+        let front = js::Front::new(base, patience, store, authorization, &dataset);
+        for (kind, answer) in failures() {
+            front.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
+        }
+        Ok(Self { front })
     }
 
-    /// Tells JavaScript what stays the same for all requests.
-    pub(super) fn prepare(&self, store: Option<&Store>, metrics: Metrics) {
-        let answer = move |error: String, fields: String, is_head: bool| {
-            let error = match error.as_str() {
-                "TimeoutError" | "AbortError" => Error::Timeout,
-                _ => Error::Unreachable,
-            };
-            metrics.origin_failed(error);
-            let Answer { status, headers, body } = error.answer();
-            js::answer(status, &(lines(&headers) + &fields), &body, is_head)
-        };
-        let lost = Closure::<dyn Fn(String, String, bool) -> Response>::new(answer).into_js_value();
-        let (url, authorization) = store.map_or(("", ""), |store| (store.url(), store.authorization()));
-        js::prepare(&self.base, self.timeout, url, authorization, &lost);
+    /// What a request begins with, should it have to begin again.
+    pub(super) fn start(&self, begin: &'static Begin) {
+        self.front.start(&Closure::<Begin>::new(begin).into_js_value());
+    }
+
+    /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. The promise
+    /// of a response.
+    pub(super) fn forward(&self, request: &Request, fields: &Fields) -> Promise {
+        self.front.forward(request, &lines(fields))
+    }
+
+    /// Asks the store, and has `waiting` go on with what comes: the promise of a response.
+    pub(super) fn ask(&self, waiting: Waiting, from: &Incoming, post: &Post) -> Promise {
+        let Incoming { request, env, context } = from;
+        self.front.ask(waiting, request, env, context, &post.body, post.patience)
     }
 }
 
-/// Sends `request` on, as it is but for its host; bodies stream both ways. The promise of its answer with more header
-/// fields, or of one that says that there is none.
-pub(super) fn forward(request: &Request, fields: &Fields) -> Promise {
-    js::forward(request, &lines(fields))
-}
-
-/// Asks the store, and has `waiting` go on with what comes: the promise of a response.
-pub(super) fn ask(waiting: Waiting, post: &Post) -> Promise {
-    js::ask(waiting, &post.body, post.patience)
+/// What clients are told when there is no answer, by a word for it in metrics.
+fn failures() -> [(&'static str, Answer); 2] {
+    let unreachable = answer::problem(
+        502,
+        "Bad Gateway",
+        "The origin cannot be reached, or broke the connection before it answered.",
+        "ORIGIN_UNREACHABLE",
+    );
+    let detail = "The origin did not answer in time.";
+    let timeout = answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT");
+    [("unreachable", unreachable), ("timeout", timeout)]
 }
 
 /// A response of our own; to a `HEAD` request without its body.
@@ -133,9 +114,28 @@ mod js {
 
     #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
-        pub(super) fn prepare(base: &str, patience: u32, url: &str, authorization: &str, lost: &JsValue);
-        pub(super) fn ask(waiting: Waiting, body: &str, ms: u32) -> Promise;
-        pub(super) fn forward(request: &Request, fields: &str) -> Promise;
+        #[derive(Debug)]
+        pub(super) type Front;
+
+        #[wasm_bindgen(constructor)]
+        pub(super) fn new(origin: &str, patience: u32, store: &str, auth: &str, dataset: &JsValue) -> Front;
+        #[wasm_bindgen(method)]
+        pub(super) fn tell(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
+        #[wasm_bindgen(method)]
+        pub(super) fn start(this: &Front, begin: &JsValue);
+        #[wasm_bindgen(method)]
+        pub(super) fn ask(
+            this: &Front,
+            waiting: Waiting,
+            request: &Request,
+            env: &JsValue,
+            context: &JsValue,
+            body: &str,
+            ms: u32,
+        ) -> Promise;
+        #[wasm_bindgen(method)]
+        pub(super) fn forward(this: &Front, request: &Request, fields: &str) -> Promise;
+
         pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
     }
 }
