@@ -71,6 +71,7 @@ impl Guard {
     }
 
     /// Decides about one limit, for the subject that `values` name.
+    #[cfg_attr(not(feature = "package"), allow(dead_code, reason = "a Worker has requests to ask about"))]
     pub(crate) async fn limit(
         &self,
         name: &str,
@@ -78,9 +79,8 @@ impl Guard {
         cost: Option<NonZeroU64>,
         now: Timestamp,
     ) -> Result<Decided, LimitError> {
-        let mut local = self.local.borrow_mut();
-        let step = exchange::begin_limit(&self.policy, &mut local, name, values, cost, now)?;
-        drop(local);
+        let step =
+            exchange::begin_limit(&self.policy, &mut self.local.borrow_mut(), name, values, cost, now)?;
         Ok(self.decide(step, now).await)
     }
 

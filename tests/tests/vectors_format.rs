@@ -5,9 +5,10 @@
 use std::fs;
 
 use serde_json::json;
-use tollgate_tests::run_dir;
-use tollgate_tests::vectors::format::read;
-use tollgate_tests::vectors::{Target, run_folder};
+use tollgate_tests::vectors::{Target, read_folder, run_folder};
+use tollgate_tests::{run_dir, tools};
+use tollgate_vectors::files;
+use tollgate_vectors::format::read;
 
 #[test]
 fn what_a_vector_leaves_out_is_put_in() {
@@ -61,7 +62,7 @@ fn a_wrong_vector_is_named_with_what_is_wrong() {
         ("limit = {}\nsteps = [{ request = '/' }]", "vector `v`: step 1: no target in `/`"),
         (
             "limit = {}\nskip = { worker = 'x' }\nsteps = [{}]",
-            "`worker` is not one of `memory`, `redis`, `filter`",
+            "`worker` is not one of `memory`, `redis`, `filter`, `browser`, `node`, `edge`",
         ),
         ("limit = {}\nsteps = [{ expect = 'allow' }]", "unknown field `expect`"),
     ] {
@@ -72,6 +73,19 @@ fn a_wrong_vector_is_named_with_what_is_wrong() {
     let twice = "[[vector]]\nname = 'v'\nlimit = {}\nsteps = [{}]\n".repeat(2);
     let found = read("file.toml", &twice).unwrap_err().to_string();
     assert_eq!(found, "there are two vectors called `v`");
+}
+
+#[test]
+fn every_target_may_be_skipped() {
+    let text = "[[vector]]\nname = 'v'\nlimit = {}\nskip = { edge = 'x', browser = 'y', node = 'z' }\nsteps = [{}]\n";
+    assert_eq!(read("file.toml", text).unwrap()[0].skip["edge"], "x");
+}
+
+#[test]
+fn what_wasm_carries_along_is_what_the_folder_holds() {
+    let carried: Vec<String> = files::vectors().unwrap().iter().map(|vector| vector.place()).collect();
+    let held = read_folder(&tools::workspace().join("tests/vectors")).unwrap();
+    assert_eq!(carried, held.iter().map(|vector| vector.place()).collect::<Vec<_>>());
 }
 
 #[tokio::test]

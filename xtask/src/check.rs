@@ -5,8 +5,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, bail};
 use tollgate_tests::process::last_lines;
 use tollgate_tests::tools;
+use tollgate_tests::vectors::Target;
 
-use crate::{build, manifests, setup, step};
+use crate::{build, manifests, setup, step, vectors};
 
 /// Runs the checks.
 pub(crate) fn lint() -> Result<ExitCode> {
@@ -32,14 +33,20 @@ pub(crate) fn test(only: Option<&str>) -> Result<ExitCode> {
         failed.note(check.name, check.run());
     } else if only == Some(manifests::NAME) {
         failed.note(manifests::NAME, manifests::check());
+    } else if let Some((name, target)) = ON_WASM.into_iter().find(|(name, _)| Some(*name) == only) {
+        failed.note(name, on_wasm(target, &mut sum));
     } else {
         failed.note("build", build::run().and_then(|()| build::test_clock()));
+        failed.note("build-edge", build::worker().and_then(|()| build::worker_test_clock()));
         if only.is_none() {
             CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
             failed.note(manifests::NAME, manifests::check());
             failed.note(DEPENDENCIES, dependencies());
         }
         failed.note(TESTS, tests(only, &mut sum));
+        if only.is_none() {
+            ON_WASM.into_iter().for_each(|(name, target)| failed.note(name, on_wasm(target, &mut sum)));
+        }
     }
     let code = failed.conclude();
     // Failed tests are counted one by one; tests that did not even compile count as one.
@@ -87,7 +94,7 @@ impl Check {
     }
 }
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     Check {
         name: "fmt",
         args: &["fmt", "--all", "--check", "--", "--color", "never"],
@@ -137,6 +144,25 @@ const CHECKS: [Check; 8] = [
             "tollgate-filter",
             "--target",
             "wasm32-wasip1",
+            "--",
+            "--deny",
+            "warnings",
+        ],
+        env: None,
+        fix: "fix: change the code, or lift the lint where it is wrong with a reason",
+    },
+    Check {
+        name: "clippy-wasm",
+        args: &[
+            "clippy",
+            "--package",
+            "tollgate-edge",
+            "--package",
+            "tollgate-vectors",
+            "--target",
+            "wasm32-unknown-unknown",
+            "--all-features",
+            "--all-targets",
             "--",
             "--deny",
             "warnings",
@@ -245,7 +271,7 @@ fn tests(only: Option<&str>, sum: &mut Sum) -> Result<()> {
     let mut failed = None;
     for mut suite in suites {
         suite.args(only.map(|name| ["--", name]).into_iter().flatten());
-        let (status, lines) = step::streamed(TESTS, &mut suite, |line| line.starts_with("test result:"))?;
+        let (status, lines) = step::streamed(TESTS, &mut suite, |line| line.starts_with(RESULT))?;
         lines.iter().for_each(|line| sum.add(line));
         if !status.success() {
             failed = Some(status);
@@ -257,7 +283,16 @@ fn tests(only: Option<&str>, sum: &mut Sum) -> Result<()> {
     }
 }
 
+/// Runs our vectors on the wasm32 build of the core.
+fn on_wasm(target: Target, sum: &mut Sum) -> Result<()> {
+    let output = vectors::on_wasm(target, &tools::workspace().join(vectors::FOLDER))?;
+    output.lines().filter(|line| line.starts_with(RESULT)).for_each(|line| sum.add(line));
+    Ok(())
+}
+
 const TESTS: &str = "tests";
+const RESULT: &str = "test result:";
+const ON_WASM: [(&str, Target); 2] = [("vectors-browser", Target::Browser), ("vectors-node", Target::Node)];
 const DEPENDENCIES: &str = "dependencies";
 const ADVISORIES: &str = "advisories";
 

@@ -55,7 +55,7 @@ enum Command {
     Demo(demo::Options),
     /// Runs every check and every test.
     Test {
-        /// Run one step of `lint` by its name, or else only the tests whose name contains this.
+        /// Run one step of `lint`, `vectors-browser` or `vectors-node`, or else only the tests whose name contains this.
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
     },

@@ -22,6 +22,16 @@ pub(crate) fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comma
 
 /// Runs a command with its output in a log, and returns what it wrote. `fix` says what helps when it fails.
 pub(crate) fn run(name: &str, command: &mut Command, fix: &str) -> Result<String> {
+    run_quoting(name, command, fix, |_| false)
+}
+
+/// The same; the error of a command that fails has the lines that `quote` accepts, if there are any, instead of the last.
+pub(crate) fn run_quoting(
+    name: &str,
+    command: &mut Command,
+    fix: &str,
+    quote: impl Fn(&str) -> bool,
+) -> Result<String> {
     let path = log_path(name)?;
     let log = File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env("CARGO_TERM_COLOR", "never");
@@ -33,7 +43,10 @@ pub(crate) fn run(name: &str, command: &mut Command, fix: &str) -> Result<String
         if status.success() {
             return Ok(output);
         }
-        bail!("{name}: {status}\n{}\n  all of it: {}\n  {fix}", last_lines(&output, 30), path.display())
+        let quoted: Vec<&str> = output.lines().filter(|line| quote(line)).collect();
+        let most = if quoted.is_empty() { 30 } else { quoted.len() };
+        let quoted = if quoted.is_empty() { output } else { quoted.join("\n") };
+        bail!("{name}: {status}\n{}\n  all of it: {}\n  {fix}", last_lines(&quoted, most), path.display())
     })
 }
 

@@ -57,25 +57,28 @@ pub(super) async fn answer(instance: &Instance, method: &str, head: &RequestHead
 
 /// In the shape of the health checks that Tollgate replaces.
 async fn details(instance: &Instance) -> (bool, Value) {
-    let check = match instance.guard.ping().await {
-        None => json!({
-            "name": "memory",
-            "status": "healthy",
-            "message": "no store is configured: limits hold for this isolate alone",
-            "details": {},
-        }),
-        Some(call) => json!({
-            "name": "redis",
-            "status": if call.failure.is_none() { "healthy" } else { "unhealthy" },
-            "message": call.failure.as_ref().map_or_else(|| "the store answers".to_owned(), ToString::to_string),
-            "details": { "latency": call.took, "circuitBreakerOpen": instance.guard.store_is_open() },
-        }),
+    let call = instance.guard.ping().await;
+    let failure = call.as_ref().and_then(|call| call.failure.as_ref());
+    let (status, overall) = if failure.is_none() { ("ok", "healthy") } else { ("degraded", "unhealthy") };
+    let message = match (&call, failure) {
+        (_, Some(error)) => error.to_string(),
+        (Some(_), None) => "the store answers".to_owned(),
+        (None, None) => "no store is configured: limits hold for this isolate alone".to_owned(),
     };
-    let healthy = check["status"] == "healthy";
-    let status = if healthy { "ok" } else { "degraded" };
-    let overall = check["status"].clone();
+    let check = json!({
+        "name": if call.is_some() { "redis" } else { "memory" },
+        "status": overall,
+        "message": message,
+        "details": {
+            "latency": call.as_ref().map(|call| call.took),
+            "circuitBreakerOpen": instance.guard.store_is_open(),
+        },
+    });
     let version = env!("CARGO_PKG_VERSION");
-    (healthy, json!({ "status": status, "version": version, "checks": [check], "overall": overall }))
+    (
+        failure.is_none(),
+        json!({ "status": status, "version": version, "checks": [check], "overall": overall }),
+    )
 }
 
 const PREFIX: &str = "/.tollgate/";

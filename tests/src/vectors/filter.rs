@@ -14,18 +14,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::Request;
 use serde_json::{Value, json};
+use tollgate_vectors::adapter::{Adapter, Answer};
+use tollgate_vectors::format::{Step, Vector};
+use tollgate_vectors::host::key_prefix;
 
-use super::adapter::{Adapter, Answer};
-use super::core::{GatewayStore, TOKEN, key_prefix};
-use super::format::{Step, Vector};
+use super::over_http;
+use super::redis::{GatewayStore, TOKEN};
 use crate::envoy::{self, Listener, Options, Paths, Upstream};
 use crate::gateway::TOKEN_VARIABLE;
 use crate::process::{Process, Ready, Spec};
-use crate::{client, ports, run_dir, tools};
+use crate::{ports, run_dir, tools};
 
 /// Envoy with a listener for each vector.
 #[derive(Debug)]
@@ -70,29 +69,11 @@ impl FilterAdapter {
 impl Adapter for FilterAdapter {
     async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
         self.store.set_open(!step.store_down);
-        let address = ports::local(self.ports[vector]);
-        let (now, peer) = (step.at.as_millis(), step.ask.peer);
-        let answer = if step.ask.method == b"HEAD" {
-            // The raw client does not know that the answer to this method has a length and no body.
-            let mut request = Request::head(std::str::from_utf8(&step.ask.target)?)
-                .header("host", step.ask.host.as_slice())
-                .header(NOW, now)
-                .header(PEER, peer.to_string());
-            for (name, value) in &step.ask.headers {
-                request = request.header(name.as_str(), value.as_slice());
-            }
-            client::send(address, request.body(Full::<Bytes>::default())?).await
-        } else {
-            client::raw(address, &step.ask.wire(&format!("{NOW}: {now}\r\n{PEER}: {peer}\r\n"))).await
-        };
-        let answer = answer.with_context(|| match self.envoy.ended() {
+        let answer = over_http::ask(ports::local(self.ports[vector]), step, PEER).await;
+        answer.with_context(|| match self.envoy.ended() {
             Some(status) => format!("Envoy ended ({status})"),
             None => format!("see `{}`", self.envoy.log_path().display()),
-        })?;
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let headers =
-            answer.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes())));
-        Ok(Answer { status: answer.status.as_u16(), headers: headers.collect(), body: text(&answer.body) })
+        })
     }
 }
 
@@ -165,5 +146,4 @@ async fn start_envoy(options: &Options, config: &Value) -> Result<Process> {
 }
 
 const CLUSTER: &str = "tollgate_store";
-const NOW: &str = "x-tollgate-test-now";
 const PEER: &str = "x-tollgate-test-peer";

@@ -267,6 +267,7 @@ async fn an_origin_below_a_path_is_reached() {
 
 /// The upgrade is a request like any other, so it is counted; then messages go both ways, and the close does, too.
 #[tokio::test]
+#[allow(clippy::result_large_err, reason = "the library's errors hold the whole answer")]
 async fn websockets_pass() {
     let (origin, port) = echo_socket();
     let policy = policy(&[limit("only", "sliding_window_log", 1)]);

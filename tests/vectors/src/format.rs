@@ -21,7 +21,7 @@
 //!
 //! It may have `denial_cache = 0` (how many denials the host remembers; 4096), `replicas = 1` (over how many instances a
 //! quota is split while the store fails), `without_store = true` (the host is configured without a store), and
-//! `skip = { filter = "the reason" }` (or `memory`, `redis`) where it cannot run.
+//! `skip = { filter = "the reason" }` (or another [`Target`]) where it cannot run.
 //!
 //! **A step** is a request, sent `allow` times and let through, then `deny` times and refused; once and let
 //! through if it has neither.
@@ -50,16 +50,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tollgate_shared::time::{Span, Timestamp};
 
-use super::request::Ask;
+use crate::Target;
+use crate::request::Ask;
 
 /// A vector that can be run.
 #[derive(Debug, Clone)]
@@ -102,21 +101,21 @@ pub struct Step {
 /// What must hold of an answer; what is `None` may be anything, except where the format says otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct Expectations {
-    pub(super) status: Option<u16>,
-    pub(super) remaining: Option<Numbers>,
-    pub(super) reset: Option<Numbers>,
-    pub(super) retry_after: Option<u64>,
-    pub(super) degraded: Option<String>,
-    pub(super) route: Option<String>,
-    pub(super) answer: BTreeMap<String, FieldExpectation>,
-    pub(super) fields: Option<Vec<String>>,
-    pub(super) body: Option<Value>,
+    pub(crate) status: Option<u16>,
+    pub(crate) remaining: Option<Numbers>,
+    pub(crate) reset: Option<Numbers>,
+    pub(crate) retry_after: Option<u64>,
+    pub(crate) degraded: Option<String>,
+    pub(crate) route: Option<String>,
+    pub(crate) answer: BTreeMap<String, FieldExpectation>,
+    pub(crate) fields: Option<Vec<String>>,
+    pub(crate) body: Option<Value>,
 }
 
 /// A number of the only limit, or numbers by the limits' names.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Numbers {
+pub(crate) enum Numbers {
     Only(u64),
     ByName(BTreeMap<String, u64>),
 }
@@ -124,7 +123,7 @@ pub(super) enum Numbers {
 /// What must hold of a header field.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub(super) enum FieldExpectation {
+pub(crate) enum FieldExpectation {
     Present(bool),
     Equals(String),
 }
@@ -141,21 +140,6 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}ms", self.ask, self.at.since(TIME_ZERO))
     }
-}
-
-/// Reads every `.toml` file of a folder, in the order of their names.
-pub fn read_folder(dir: &Path) -> Result<Vec<Vector>> {
-    let entries = fs::read_dir(dir).with_context(|| format!("cannot read the folder `{}`", dir.display()))?;
-    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
-    files.sort();
-    let mut vectors = Vec::new();
-    for file in files {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
-        vectors.extend(read(&name, &text).with_context(|| format!("`{}`", file.display()))?);
-    }
-    Ok(vectors)
 }
 
 /// Reads one file's text.
@@ -232,7 +216,7 @@ enum WrittenHeader {
 impl WrittenVector {
     fn read(self, file: &str) -> Result<Vector> {
         for target in self.skip.keys() {
-            target.parse::<super::Target>().context("`skip`")?;
+            target.parse::<Target>().context("`skip`")?;
         }
         ensure!(!self.steps.is_empty(), "it has no steps");
         let policy = self.policy()?;

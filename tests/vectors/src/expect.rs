@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::adapter::Answer;
-use super::format::{FieldExpectation, Numbers, Step};
+use crate::adapter::Answer;
+use crate::format::{FieldExpectation, Numbers, Step};
 
 /// Whether it was let through or refused, as it must be.
-pub(super) fn verdict(answer: &Answer, refused: bool) -> Result<(), String> {
+pub(crate) fn verdict(answer: &Answer, refused: bool) -> Result<(), String> {
     match (refused, answer.status) {
         (false, 200) => Ok(()),
         (true, status) if status != 200 => Ok(()),
@@ -18,7 +18,7 @@ pub(super) fn verdict(answer: &Answer, refused: bool) -> Result<(), String> {
 }
 
 /// Everything else.
-pub(super) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(), String> {
+pub(crate) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(), String> {
     let expect = &step.expect;
     equal("status", &expect.status.unwrap_or(if refused { 429 } else { 200 }), &answer.status)?;
     let degraded = answer.header("x-tollgate-degraded").unwrap_or_default();

@@ -24,7 +24,7 @@ pub struct Ask {
 
 impl Ask {
     /// Reads `METHOD TARGET`, and header values, with `\xff` for bytes.
-    pub(super) fn new(request: &str, host: &str, headers: &[(String, String)], peer: IpAddr) -> Result<Ask> {
+    pub(crate) fn new(request: &str, host: &str, headers: &[(String, String)], peer: IpAddr) -> Result<Ask> {
         let (method, target) =
             request.split_once(' ').with_context(|| format!("no target in `{request}`"))?;
         Ok(Ask {
@@ -41,7 +41,7 @@ impl Ask {
     }
 
     /// The request as bytes on the wire, with more header lines in front of its own.
-    pub(super) fn wire(&self, more: &str) -> Vec<u8> {
+    pub fn wire(&self, more: &str) -> Vec<u8> {
         let mut bytes =
             [&self.method, b" ".as_slice(), &self.target, b" HTTP/1.1\r\nhost: ", &self.host].concat();
         bytes.extend_from_slice(b"\r\nconnection: close\r\n");

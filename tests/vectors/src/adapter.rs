@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::format::Step;
+use crate::format::Step;
 
 /// Answers the requests of vectors.
 pub trait Adapter {

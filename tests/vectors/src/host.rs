@@ -1,29 +1,20 @@
 //! The core itself as a host would run it, over one of two stores.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::Request;
 use tollgate_shared::answer;
 use tollgate_shared::config::Name;
 use tollgate_shared::exchange::{Decision, Step as Next, begin};
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
-use tollgate_shared::redis::rest::{Outcomes, Progress};
-use tollgate_shared::redis::{Clock, Pipeline};
+use tollgate_shared::redis::rest::Outcomes;
 use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Memory, Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
-use super::adapter::{Adapter, Answer};
-use super::format::{Step, Vector};
-use super::forwarder::Forwarder;
-use crate::gateway::Gateway;
-use crate::redis::Redis;
-use crate::{client, ports, run_dir};
+use crate::adapter::{Adapter, Answer};
+use crate::format::{Step, Vector};
 
 /// A store that performs operations.
 pub trait Store {
@@ -45,18 +36,18 @@ struct Host {
     without_store: bool,
 }
 
-impl CoreAdapter<MemoryStore> {
-    /// Over a memory that plays the store.
-    pub fn in_memory(vectors: &[Vector]) -> Result<Self> {
-        let store = MemoryStore(Memory::new(HeapShards::default(), HeapShards::COUNT));
-        Ok(CoreAdapter { hosts: hosts(vectors)?, store })
+impl<S: Store> CoreAdapter<S> {
+    /// Over the store that all hosts share.
+    pub fn new(vectors: &[Vector], store: S) -> Result<Self> {
+        let hosts = vectors.iter().enumerate().map(|(number, vector)| host(number, vector));
+        Ok(CoreAdapter { hosts: hosts.collect::<Result<_>>()?, store })
     }
 }
 
-impl CoreAdapter<GatewayStore> {
-    /// Over a Redis of its own behind the gateway.
-    pub async fn on_redis(vectors: &[Vector]) -> Result<Self> {
-        Ok(CoreAdapter { hosts: hosts(vectors)?, store: GatewayStore::start().await? })
+impl CoreAdapter<MemoryStore> {
+    /// Over a memory that plays the store.
+    pub fn in_memory(vectors: &[Vector]) -> Result<Self> {
+        CoreAdapter::new(vectors, MemoryStore(Memory::new(HeapShards::default(), HeapShards::COUNT)))
     }
 }
 
@@ -112,64 +103,6 @@ impl Store for MemoryStore {
     }
 }
 
-/// A real Redis behind the real gateway, and a road there that can be closed.
-#[derive(Debug)]
-pub struct GatewayStore {
-    road: Forwarder,
-    _gateway: Gateway,
-    _redis: Redis,
-}
-
-impl GatewayStore {
-    pub(super) async fn start() -> Result<GatewayStore> {
-        let dir = run_dir::create()?;
-        let redis = Redis::start(&dir, ports::free()?).await?;
-        let gateway = Gateway::start(&dir, ports::free()?, &redis.url(), TOKEN).await?;
-        let road = Forwarder::start(gateway.address()).await?;
-        Ok(GatewayStore { road, _gateway: gateway, _redis: redis })
-    }
-
-    /// Where the road to the gateway begins.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.road.address()
-    }
-
-    pub(super) fn set_open(&self, open: bool) {
-        self.road.set_open(open);
-    }
-}
-
-impl Store for GatewayStore {
-    async fn perform(&mut self, ops: &[Op], down: bool, now: Timestamp) -> Outcomes {
-        self.set_open(!down);
-        let mut pipeline = Pipeline::new(vec![ops]);
-        loop {
-            let body = pipeline.body(Clock::Host(now));
-            let progress = match post(self.address(), body).await {
-                Ok((status, body)) => pipeline.receive(status, &body),
-                Err(_) => pipeline.fail(&StoreError::Unreachable),
-            };
-            if progress == Progress::Done {
-                return pipeline.finish().flat_map(|(_, outcomes)| outcomes).collect();
-            }
-        }
-    }
-}
-
-async fn post(address: SocketAddr, body: String) -> Result<(u16, Bytes)> {
-    let request = Request::post("/pipeline")
-        .header("host", "tollgate")
-        .header("authorization", format!("Bearer {TOKEN}"))
-        .header("content-type", "application/json")
-        .body(Full::from(body))?;
-    let answer = client::send(address, request).await?;
-    Ok((answer.status.as_u16(), answer.body))
-}
-
-fn hosts(vectors: &[Vector]) -> Result<Vec<Host>> {
-    vectors.iter().enumerate().map(|(number, vector)| host(number, vector)).collect()
-}
-
 fn host(number: usize, vector: &Vector) -> Result<Host> {
     let policy = Policy::from_json(vector.policy.to_string().as_bytes()).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -188,9 +121,6 @@ fn host(number: usize, vector: &Vector) -> Result<Host> {
 }
 
 /// What the keys of a vector begin with, so that no two vectors share a counter.
-pub(super) fn key_prefix(number: usize) -> String {
+pub fn key_prefix(number: usize) -> String {
     format!("v{number}")
 }
-
-/// What the gateway accepts as bearer token.
-pub(super) const TOKEN: &str = "vectors";
