@@ -48,8 +48,9 @@ impl Instance {
         let settings = settings(env).map_err(&mut note).ok();
         let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
         let dataset = dataset.filter(JsValue::is_object);
-        let timeout = text(env, "TOLLGATE_ORIGIN_TIMEOUT");
-        let origin = Origin::new(text(env, "ORIGIN_URL"), timeout.as_deref(), dataset.as_ref());
+        let (url, timeout) = (text(env, "ORIGIN_URL"), text(env, "TOLLGATE_ORIGIN_TIMEOUT"));
+        let store = settings.as_ref().and_then(|settings| settings.store.as_ref());
+        let origin = Origin::new(url, timeout.as_deref(), store, dataset.as_ref());
         let origin = origin.map_err(&mut note).ok();
         let control = text(env, "TOLLGATE_CONTROL_TOKEN").map(|token| ControlToken::new(&token)).transpose();
         let control = control.map_err(&mut note).ok();
@@ -67,8 +68,8 @@ impl Instance {
                 }),
             );
         }
-        let metrics = Metrics::new(dataset);
-        Ok(Self { guard, origin, metrics, control })
+        origin.start(&super::begin);
+        Ok(Self { guard, origin, metrics: Metrics::new(dataset), control })
     }
 }
 
@@ -105,17 +106,11 @@ fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
     Settings::from_json(&Value::Object(written).to_string()).map_err(|mut error| {
         let variable =
             |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
+        let both =
+            |missing, other: &str| ConfigError::new(missing, "nothing", format!("it, where {other} is set"));
         match (error.path.as_str(), error.found.as_str()) {
-            ("redis", "no `url`") => ConfigError::new(
-                "UPSTASH_REDIS_REST_URL",
-                "nothing",
-                "it, where UPSTASH_REDIS_REST_TOKEN is set",
-            ),
-            ("redis", "no `token`") => ConfigError::new(
-                "UPSTASH_REDIS_REST_TOKEN",
-                "nothing",
-                "it, where UPSTASH_REDIS_REST_URL is set",
-            ),
+            ("redis", "no `url`") => both("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
+            ("redis", "no `token`") => both("UPSTASH_REDIS_REST_TOKEN", "UPSTASH_REDIS_REST_URL"),
             (path, _) => {
                 error.path = variable(path).unwrap_or(path).to_owned();
                 error

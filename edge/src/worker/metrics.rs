@@ -90,7 +90,7 @@ fn float(number: u64) -> f64 {
 mod js {
     use wasm_bindgen::prelude::*;
 
-    #[wasm_bindgen(module = "/src/worker/host.js")]
+    #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
         pub(super) fn point(dataset: &JsValue, index: &str, blobs: &str, doubles: &[f64]);
     }

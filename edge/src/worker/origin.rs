@@ -2,26 +2,31 @@
 
 use std::time::Duration;
 
+use js_sys::Promise;
 use wasm_bindgen::JsValue;
+use wasm_bindgen::closure::Closure;
 use web_sys::{Request, Response};
 
 use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use crate::settings::{base_url, quoted};
+use super::{Begin, Incoming, Waiting};
+use crate::settings::{StoreSettings, base_url, quoted};
+use crate::store::Post;
 
-/// What is guarded.
+/// What is guarded, and where requests wait for it and for the store: outside of wasm.
 #[derive(Debug)]
 pub(super) struct Origin {
-    origin: js::Origin,
+    front: js::Front,
 }
 
 impl Origin {
-    /// Reads its variables. Failures become data points in `dataset`, if there is one.
+    /// Reads its variables. Failures become data points in `dataset`, if there is one; `begin` is what a request starts with.
     pub(super) fn new(
         url: Option<String>,
         timeout: Option<&str>,
+        store: Option<&StoreSettings>,
         dataset: Option<&JsValue>,
     ) -> Result<Self, ConfigError> {
         let expected = "the URL of what is guarded, such as `https://app.example.com`";
@@ -39,18 +44,32 @@ impl Origin {
                 })?
             }
         };
-        let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let origin = js::Origin::new(base, millis, dataset.unwrap_or(&JsValue::UNDEFINED));
+        let patience = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let (store, authorization) =
+            store.map_or(("", ""), |store| (store.url.as_str(), store.authorization.as_str()));
+        let dataset = dataset.cloned().unwrap_or(JsValue::UNDEFINED);
+        let front = js::Front::new(base, patience, store, authorization, &dataset);
         for (kind, answer) in failures() {
-            origin.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
+            front.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
         }
-        Ok(Self { origin })
+        Ok(Self { front })
     }
 
-    /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. What is returned
-    /// is a promise of the response: the runtime waits for it, and nothing in here does.
-    pub(super) fn forward(&self, request: &Request, target: &str, fields: &Fields) -> Response {
-        self.origin.forward(request, target, &lines(fields))
+    /// What a request begins with, should it have to begin again.
+    pub(super) fn start(&self, begin: &'static Begin) {
+        self.front.start(&Closure::<Begin>::new(begin).into_js_value());
+    }
+
+    /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. The promise
+    /// of a response.
+    pub(super) fn forward(&self, request: &Request, fields: &Fields) -> Promise {
+        self.front.forward(request, &lines(fields))
+    }
+
+    /// Asks the store, and has `waiting` go on with what comes: the promise of a response.
+    pub(super) fn ask(&self, waiting: Waiting, from: &Incoming, post: &Post) -> Promise {
+        let Incoming { request, env, context } = from;
+        self.front.ask(waiting, request, env, context, &post.body, post.patience)
     }
 }
 
@@ -87,21 +106,35 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 mod js {
+    use js_sys::Promise;
     use wasm_bindgen::prelude::*;
     use web_sys::{Request, Response};
 
-    #[wasm_bindgen(module = "/src/worker/host.js")]
+    use crate::worker::Waiting;
+
+    #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
         #[derive(Debug)]
-        pub(super) type Origin;
+        pub(super) type Front;
 
         #[wasm_bindgen(constructor)]
-        pub(super) fn new(base: &str, ms: u32, dataset: &JsValue) -> Origin;
+        pub(super) fn new(origin: &str, patience: u32, store: &str, auth: &str, dataset: &JsValue) -> Front;
         #[wasm_bindgen(method)]
-        pub(super) fn tell(this: &Origin, kind: &str, status: u16, fields: &str, body: &str);
-        /// In truth a promise of a response. Whoever is given one instead of a value waits for it.
+        pub(super) fn tell(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
         #[wasm_bindgen(method)]
-        pub(super) fn forward(this: &Origin, request: &Request, target: &str, fields: &str) -> Response;
+        pub(super) fn start(this: &Front, begin: &JsValue);
+        #[wasm_bindgen(method)]
+        pub(super) fn ask(
+            this: &Front,
+            waiting: Waiting,
+            request: &Request,
+            env: &JsValue,
+            context: &JsValue,
+            body: &str,
+            ms: u32,
+        ) -> Promise;
+        #[wasm_bindgen(method)]
+        pub(super) fn forward(this: &Front, request: &Request, fields: &str) -> Promise;
 
         pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
     }
