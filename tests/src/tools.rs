@@ -247,12 +247,12 @@ pub fn gateway() -> Result<PathBuf> {
 
 /// The modules of the Worker.
 pub fn worker() -> Result<PathBuf> {
-    absolute(target_dir().join("worker"))
+    absolute(&target_dir().join("worker"))
 }
 
 /// The same with the feature `test-clock`.
 pub fn worker_test_clock() -> Result<PathBuf> {
-    absolute(target_dir().join("worker-test-clock"))
+    absolute(&target_dir().join("worker-test-clock"))
 }
 
 /// Where pinned programs live: `$TOLLGATE_TOOLS`, else `tollgate/tools` in the user's cache directory.
@@ -280,8 +280,8 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is inside the workspace").to_path_buf()
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf> {
-    std::path::absolute(&path).with_context(|| format!("`{}` has no absolute form", path.display()))
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("`{}` has no absolute form", path.display()))
 }
 
 fn installed(tool: Tool) -> Result<PathBuf> {

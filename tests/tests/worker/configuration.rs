@@ -44,7 +44,7 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         ("UPSTASH_REDIS_REST_TOKEN", SECRET.to_owned()),
         ("TOLLGATE_CONTROL_TOKEN", "a\nb".to_owned()),
     ];
-    let cases: Vec<(Vec<(&str, String)>, &[&str])> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (without(POLICY), &[POLICY]),
         (other(POLICY, ""), &[POLICY]),
         (other(POLICY, "not JSON"), &[POLICY]),
@@ -117,6 +117,9 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
     }
     assert_no_trap(&workerd);
 }
+
+/// Variables, and the places that are named.
+type Case<'a> = (Vec<(&'a str, String)>, &'a [&'a str]);
 
 /// The limit holds for this isolate, nothing calls itself degraded, and the log says once that nothing is shared.
 #[tokio::test]
