@@ -257,7 +257,7 @@ pub fn worker_test_clock() -> Result<PathBuf> {
 
 /// Where the npm package is built.
 pub fn npm_dir() -> Result<PathBuf> {
-    absolute(target_dir().join("npm"))
+    absolute(&target_dir().join("npm"))
 }
 
 /// The npm package, as the file that would be published.
