@@ -68,7 +68,7 @@ export class Front {
     const length = url.slice(authority).search(/[/?]/);
     const target = length < 0 ? url.length : authority + length;
     const onward = new Request(this.origin + url.slice(target), request);
-    onward.headers.set("x-forwarded-host", url.slice(authority, target));
+    onward.headers.set("x-forwarded-host", url.slice(authority, target).toLowerCase());
     onward.headers.set("x-forwarded-proto", url.slice(0, authority - 3));
     let response;
     try {
