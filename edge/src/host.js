@@ -20,22 +20,14 @@ export function log(level, line) {
 
 /** Where requests wait: for the store, and for the origin. What waits here and not in wasm survives a panic there. */
 export class Front {
-  static #latest;
-
   /** `origin` has no slash at its end. Its answers have to begin within `patience` milliseconds. */
   constructor(origin, patience, store, authorization, dataset) {
     Object.assign(this, { origin, patience, store, authorization, dataset, failures: {} });
-    Front.#latest = this;
   }
 
   /** What is told when the origin fails in some way; without the body if it must not be sent. */
   tell(kind, status, fields, body) {
     this.failures[kind] = (head) => answer(status, fields, body, head);
-  }
-
-  /** What begins with a request. */
-  start(begin) {
-    this.begin = begin;
   }
 
   /**
@@ -53,12 +45,16 @@ export class Front {
     } catch (error) {
       failure = String(error?.name);
     }
+    const { constructor: Waiting } = waiting;
+    // If another request panicked, wasm starts anew with the next call. Let it be this one, not one that brings what is of the old.
+    Waiting.wake();
     try {
       return failure === undefined ? waiting.came(status, came) : waiting.failed(failure);
     } catch (error) {
-      // Another request panicked, and wasm was started anew: so is this one, which has not left yet.
-      if (Front.#latest === this) throw error;
-      return Front.#latest.begin(request, env, context);
+      // A panic of its own is the end of a request.
+      if (error instanceof WebAssembly.RuntimeError) throw error;
+      // What waited is of the old wasm. So this request, which has not left yet, starts anew as well.
+      return Waiting.begin(request, env, context);
     }
   }
 

@@ -68,7 +68,6 @@ impl Instance {
                 }),
             );
         }
-        origin.start(&super::begin);
         Ok(Self { guard, origin, metrics: Metrics::new(dataset), control })
     }
 }

@@ -45,13 +45,6 @@ use instance::Instance;
 #[wasm_bindgen]
 #[allow(unreachable_pub, reason = "JavaScript reaches it")]
 pub fn fetch(request: Request, env: JsValue, context: JsValue) -> JsValue {
-    begin(request, env, context)
-}
-
-/// The type of [`begin`].
-type Begin = dyn Fn(Request, JsValue, JsValue) -> JsValue;
-
-fn begin(request: Request, env: JsValue, context: JsValue) -> JsValue {
     let (method, url, headers) = (request.method(), request.url(), request.headers());
     let is_head = method == "HEAD";
     let instance = match Instance::get(env.unchecked_ref()) {
@@ -100,6 +93,14 @@ pub struct Waiting {
 
 #[wasm_bindgen]
 impl Waiting {
+    /// Has wasm start anew, if a panic made that necessary.
+    pub fn wake() {}
+
+    /// Begins with a request once more: what waited with it is of a wasm that is no more.
+    pub fn begin(request: Request, env: JsValue, context: JsValue) -> JsValue {
+        fetch(request, env, context)
+    }
+
     /// The store answered. Returns a response, or the promise of one.
     pub fn came(self, status: u16, body: &str) -> JsValue {
         self.carry_on(Ok((status, body.as_bytes())))

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use js_sys::Promise;
 use wasm_bindgen::JsValue;
-use wasm_bindgen::closure::Closure;
 use web_sys::{Request, Response};
 
 use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use super::{Begin, Incoming, Waiting};
+use super::{Incoming, Waiting};
 use crate::settings::{StoreSettings, base_url, quoted};
 use crate::store::Post;
 
@@ -22,7 +21,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Reads its variables. Failures become data points in `dataset`, if there is one; `begin` is what a request starts with.
+    /// Reads its variables. Failures become data points in `dataset`, if there is one.
     pub(super) fn new(
         url: Option<String>,
         timeout: Option<&str>,
@@ -53,11 +52,6 @@ impl Origin {
             front.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
         }
         Ok(Self { front })
-    }
-
-    /// What a request begins with, should it have to begin again.
-    pub(super) fn start(&self, begin: &'static Begin) {
-        self.front.start(&Closure::<Begin>::new(begin).into_js_value());
     }
 
     /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. The promise
@@ -121,8 +115,6 @@ mod js {
         pub(super) fn new(origin: &str, patience: u32, store: &str, auth: &str, dataset: &JsValue) -> Front;
         #[wasm_bindgen(method)]
         pub(super) fn tell(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
-        #[wasm_bindgen(method)]
-        pub(super) fn start(this: &Front, begin: &JsValue);
         #[wasm_bindgen(method)]
         pub(super) fn ask(
             this: &Front,

@@ -1,5 +1,6 @@
 //! The store, the origin, clients and the Worker itself fail, and requests notice no more than they must.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -256,44 +257,76 @@ async fn leave(site: &Site, after: Duration) {
 
 // ---- The Worker itself.
 
-/// A request panics, which no request that a client can send does, while others wait for the origin and for the store.
+/// A request panics, which no request that a client can send does, while others wait for the origin.
 #[tokio::test]
-async fn a_panic_is_the_end_of_its_own_request_alone() {
-    let site =
-        Site::start_with(policy(&[limit("only", "fixed_window", 1000)]), StoreChoice::Redis, |mut edge| {
-            edge.test_clock = true;
-            edge
-        });
-    let site = site.await;
-    let address = site.address();
-    let warm = client::send(address, request("/", "x")).await.unwrap();
-    assert_eq!(warm.status, StatusCode::OK, "{warm}");
+async fn a_panic_is_not_felt_by_who_waits_for_the_origin() {
+    let site = panicking(StoreChoice::Redis).await;
     site.origin.set_reply(Reply { delay: Duration::from_millis(800), ..Reply::default() });
-    let before = site.origin.requests();
     let mut others = JoinSet::new();
     for _ in 0..10 {
-        others.spawn(async move { client::send(address, request("/", "x")).await.unwrap() });
+        others.spawn(ask(site.address()));
     }
-    eventually("they wait for the origin", async || site.origin.requests() - before, |came| *came == 10)
-        .await;
-    for _ in 0..3 {
-        let mut panics = request("/", "x");
-        panics.headers_mut().insert("x-tollgate-test-panic", "1".parse().unwrap());
-        let answer = client::send(address, panics).await.unwrap();
-        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{answer}");
-        others.spawn(async move { client::send(address, request("/", "x")).await.unwrap() });
-        eventually(
-            "the next one passes",
-            async || site.origin.requests() - before,
-            |came| *came == others.len() as u64,
-        )
-        .await;
+    let waiting = async || site.origin.requests();
+    eventually("they wait for the origin", waiting, |came| *came == 10).await;
+    for number in 11..14 {
+        panic(&site).await;
+        others.spawn(ask(site.address()));
+        eventually("the next one passes", waiting, |came| *came == number).await;
     }
-    for answer in others.join_all().await {
-        let seen = (answer.status, answer.header("x-ratelimit-limit"));
-        assert_eq!(seen, (StatusCode::OK, Some("1000")), "{answer}\n{}", site.log());
+    assert_all_answered(&site, others).await;
+}
+
+/// The same while others wait for the store. They begin again, so the store may count them twice, and never hang.
+#[tokio::test]
+async fn a_panic_is_not_felt_by_who_waits_for_the_store() {
+    for somebody_comes_later in [true, false] {
+        let late = Mode::Late(Duration::from_millis(400), json!([NOW, 999, 0, 0]));
+        let double = StoreDouble::start(ports::free().unwrap(), late).await.unwrap();
+        let site = panicking(StoreChoice::Address(double.address())).await;
+        for round in 1..=3 {
+            let asked = double.requests();
+            let mut others = JoinSet::new();
+            for _ in 0..10 {
+                others.spawn(ask(site.address()));
+            }
+            let waiting = async || double.requests() - asked;
+            eventually("they wait for the store", waiting, |came| *came == 10).await;
+            panic(&site).await;
+            if somebody_comes_later {
+                others.spawn(ask(site.address()));
+            }
+            assert_all_answered(&site, others).await;
+            println!("round {round}: {} calls", double.requests() - asked);
+        }
     }
+}
+
+async fn panicking(store: StoreChoice) -> Site {
+    let policy = policy(&[limit("only", "fixed_window", 1000)]);
+    Site::start_with(policy, store, |mut edge| {
+        edge.test_clock = true;
+        edge
+    })
+    .await
+}
+
+async fn panic(site: &Site) {
+    let mut panics = request("/", "x");
+    panics.headers_mut().insert("x-tollgate-test-panic", "1".parse().unwrap());
+    let answer = client::send(site.address(), panics).await.unwrap();
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{answer}");
     assert!(site.log().contains("panicked at"), "{}", site.log());
+}
+
+async fn ask(address: SocketAddr) -> Answer {
+    client::send(address, request("/", "x")).await.unwrap()
+}
+
+async fn assert_all_answered(site: &Site, others: JoinSet<Answer>) {
+    for answer in others.join_all().await {
+        let seen = (answer.status, answer.header("x-ratelimit-limit"), answer.header(DEGRADED));
+        assert_eq!(seen, (StatusCode::OK, Some("1000"), None), "{answer}\n{}", site.log());
+    }
 }
 
 // ---- The Worker of most tests, and what is asserted of it.
