@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::num::NonZeroU64;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use tollgate_shared::exchange::{self, Decision, LimitError, Step};
+use tollgate_shared::exchange::{self, Call, Decision, LimitError, Step};
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
+use tollgate_shared::redis::rest::Outcomes;
 use tollgate_shared::request::Request;
 use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Memory, Op, StoreError};
@@ -16,7 +18,7 @@ use tollgate_shared::time::Timestamp;
 
 use crate::host::{Level, Line, log};
 use crate::settings::Checked;
-use crate::store::{CallReport, Store, resumption_time};
+use crate::store::{Answered, CallReport, Post, Question, Store, resumption_time};
 
 /// Decides about requests. Nothing in here is borrowed while a call is under way, so any number of requests may decide
 /// at once.
@@ -24,7 +26,25 @@ use crate::store::{CallReport, Store, resumption_time};
 pub(crate) struct Guard {
     policy: Arc<Policy>,
     local: RefCell<Local<HeapShards>>,
-    store: Option<Store>,
+    store: Option<Rc<Store>>,
+}
+
+/// What a decision needs next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Ask the store, and hand what comes of it to [`Guard::came`].
+    Ask(Asking),
+    /// Nothing.
+    Decided(Decided),
+}
+
+/// A decision that waits for the store.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    store: Rc<Store>,
+    question: Question,
+    call: Call,
+    began: Timestamp,
 }
 
 /// A decision, and what it took.
@@ -35,6 +55,13 @@ pub(crate) struct Decided {
     pub(crate) at: Timestamp,
     /// The call to the store, if there was one.
     pub(crate) call: Option<CallReport>,
+}
+
+impl Asking {
+    /// What to post there; `None` when there is no time left.
+    pub(crate) fn post(&self) -> Option<Post> {
+        self.store.post(&self.question)
+    }
 }
 
 impl Guard {
@@ -48,15 +75,15 @@ impl Guard {
             Some(_) => Local::with_store(memory, denials, replicas),
             None => Local::without_store(memory, denials),
         };
-        Self { policy: Arc::new(policy), local: RefCell::new(local), store: store.map(Store::new) }
+        Self {
+            policy: Arc::new(policy),
+            local: RefCell::new(local),
+            store: store.map(|settings| Rc::new(Store::new(settings))),
+        }
     }
 
     pub(crate) fn policy(&self) -> &Policy {
         &self.policy
-    }
-
-    pub(crate) fn has_store(&self) -> bool {
-        self.store.is_some()
     }
 
     /// Whether the store is being left alone because it failed too often.
@@ -64,13 +91,37 @@ impl Guard {
         self.local.borrow().store_is_open()
     }
 
-    /// Decides about a request.
-    pub(crate) async fn check(&self, request: &dyn Request, now: Timestamp) -> Decided {
+    pub(crate) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Begins a decision about a request.
+    pub(crate) fn begin(&self, request: &dyn Request, now: Timestamp) -> Next {
         let step = exchange::begin(&self.policy, &mut self.local.borrow_mut(), request, now);
-        self.decide(step, now).await
+        self.next(step, now, now, None)
+    }
+
+    /// Goes on with what came from the store: a status and a body, or an error.
+    pub(crate) fn came(&self, asking: Asking, came: Result<(u16, &[u8]), StoreError>) -> Next {
+        let Asking { store, question, call, began } = asking;
+        let answered = match came {
+            Ok((status, body)) => question.came(status, body),
+            Err(error) => question.failed(&error),
+        };
+        match answered {
+            Answered::Not(question) => Next::Ask(Asking { store, question, call, began }),
+            Answered::With(outcomes, report) => self.resume(call, began, outcomes, report),
+        }
+    }
+
+    /// Decides about a request.
+    #[cfg_attr(not(feature = "package"), allow(dead_code, reason = "a Worker goes step by step"))]
+    pub(crate) async fn check(&self, request: &dyn Request, now: Timestamp) -> Decided {
+        self.decide(self.begin(request, now)).await
     }
 
     /// Decides about one limit, for the subject that `values` name.
+    #[cfg_attr(not(feature = "package"), allow(dead_code, reason = "a Worker has requests to ask about"))]
     pub(crate) async fn limit(
         &self,
         name: &str,
@@ -80,7 +131,41 @@ impl Guard {
     ) -> Result<Decided, LimitError> {
         let step =
             exchange::begin_limit(&self.policy, &mut self.local.borrow_mut(), name, values, cost, now)?;
-        Ok(self.decide(step, now).await)
+        Ok(self.decide(self.next(step, now, now, None)).await)
+    }
+
+    async fn decide(&self, mut next: Next) -> Decided {
+        loop {
+            let Asking { store, question, call, began } = match next {
+                Next::Decided(decided) => return decided,
+                Next::Ask(asking) => asking,
+            };
+            let (outcomes, report) = store.ask(question).await;
+            next = self.resume(call, began, outcomes, report);
+        }
+    }
+
+    fn resume(&self, call: Call, began: Timestamp, outcomes: Outcomes, report: CallReport) -> Next {
+        let now = resumption_time(began);
+        self.note(&report, now);
+        let step = call.resume(&mut self.local.borrow_mut(), outcomes, now);
+        self.next(step, began, now, Some(report))
+    }
+
+    fn next(&self, mut step: Step, began: Timestamp, at: Timestamp, report: Option<CallReport>) -> Next {
+        loop {
+            let call = match step {
+                Step::Decide(decision) => return Next::Decided(Decided { decision, at, call: report }),
+                Step::Call(call) => call,
+            };
+            if let Some(store) = &self.store {
+                let question = Question::new(call.batch().to_vec(), began);
+                return Next::Ask(Asking { store: Rc::clone(store), question, call, began });
+            }
+            // Where there is no store, the memory has decided; nobody comes here.
+            let outcomes = call.batch().iter().map(|_| Err(StoreError::Unreachable)).collect::<Vec<_>>();
+            step = call.resume(&mut self.local.borrow_mut(), outcomes, at);
+        }
     }
 
     /// Tells the store what a decision leaves to tell it. Nobody waits for that.
@@ -93,7 +178,7 @@ impl Guard {
             }
             Some(_) if self.store_is_open() => None,
             Some(store) => {
-                let (_, report) = store.perform(&ops, began).await;
+                let (_, report) = store.ask(Question::new(ops, began)).await;
                 self.note(&report, began);
                 Some(report)
             }
@@ -105,28 +190,6 @@ impl Guard {
         match &self.store {
             Some(store) => Some(store.ping().await),
             None => None,
-        }
-    }
-
-    async fn decide(&self, mut step: Step, began: Timestamp) -> Decided {
-        let (mut at, mut report) = (began, None);
-        loop {
-            let call = match step {
-                Step::Decide(decision) => return Decided { decision, at, call: report },
-                Step::Call(call) => call,
-            };
-            let outcomes = match &self.store {
-                Some(store) => {
-                    let (outcomes, came) = store.perform(call.batch(), began).await;
-                    at = resumption_time(began);
-                    self.note(&came, at);
-                    report = Some(came);
-                    outcomes
-                }
-                // Only who has a store is asked to call it.
-                None => call.batch().iter().map(|_| Err(StoreError::Unreachable)).collect(),
-            };
-            step = call.resume(&mut self.local.borrow_mut(), outcomes, at);
         }
     }
 

@@ -80,17 +80,49 @@ fn split(url: &str) -> (&str, &str) {
     }
 }
 
-/// The bytes of a field's value. Runtimes give each byte as a character of the same number; one that decoded UTF-8 gives larger
-/// ones, and they are encoded again.
+/// The bytes of a field's value, as far as they can be told: workerd decodes UTF-8, most others give each byte as a character of
+/// the same number. Where these make UTF-8 they are the bytes.
 fn bytes(value: &str) -> Cow<'_, [u8]> {
     if value.is_ascii() {
         return Cow::Borrowed(value.as_bytes());
     }
     let narrow: Option<Vec<u8>> =
         value.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect();
-    narrow.map_or(Cow::Borrowed(value.as_bytes()), Cow::Owned)
+    match narrow.filter(|bytes| std::str::from_utf8(bytes).is_ok()) {
+        Some(bytes) => Cow::Owned(bytes),
+        None => Cow::Borrowed(value.as_bytes()),
+    }
 }
 
 /// Fields of one line whose grammar has `, ` in it (RFC 9110).
 const TEXTS: [&str; 6] =
     ["user-agent", "date", "expires", "if-modified-since", "if-unmodified-since", "last-modified"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_authority_and_target() {
+        for (url, authority, target) in [
+            ("https://a.test/b/../c?d=/e", "a.test", "/b/../c?d=/e"),
+            ("http://A.test:81/?#f", "A.test:81", "/?"),
+            ("http://a.test?b", "a.test", "?b"),
+            ("http://a.test", "a.test", "/"),
+            ("http://a.test#b/c", "a.test", "/"),
+            ("http://[::1]:8/a", "[::1]:8", "/a"),
+            ("", "", "/"),
+        ] {
+            assert_eq!(split(url), (authority, target), "{url}");
+        }
+    }
+
+    #[test]
+    fn values_are_the_bytes_that_were_sent_whoever_decoded_them() {
+        let sent = "é".as_bytes();
+        assert_eq!(*bytes("é"), *sent, "decoded as UTF-8");
+        assert_eq!(*bytes("\u{c3}\u{a9}"), *sent, "each byte a character");
+        assert_eq!(*bytes("plain"), *b"plain");
+        assert_eq!(*bytes("\u{20ac}\u{e9}"), *"€é".as_bytes());
+    }
+}

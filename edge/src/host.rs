@@ -21,15 +21,21 @@ pub(crate) async fn post(
     body: &str,
     millis: u32,
 ) -> Result<(u16, String), StoreError> {
-    let came =
-        js::post(url, authorization, body, millis).await.map_err(|error| match name(&error).as_deref() {
-            Some("TimeoutError" | "AbortError") => StoreError::Timeout,
-            Some("RangeError") => StoreError::Garbage,
-            _ => StoreError::Unreachable,
-        })?;
+    let came = js::post(url, authorization, body, millis).await;
+    let came = came.map_err(|error| store_error(&name(&error).unwrap_or_default()))?;
     let came = Array::from(&came);
     let status = came.get(0).as_f64().map_or(0, whole);
     Ok((u16::try_from(status).unwrap_or(0), came.get(1).as_string().unwrap_or_default()))
+}
+
+/// What the name of an error means that came instead of an answer.
+pub(crate) fn store_error(name: &str) -> StoreError {
+    match name {
+        "TimeoutError" | "AbortError" => StoreError::Timeout,
+        // The answer is too large.
+        "RangeError" => StoreError::Garbage,
+        _ => StoreError::Unreachable,
+    }
 }
 
 /// How much a line of the log matters.
@@ -56,8 +62,7 @@ pub(crate) fn log(level: Level, fields: &impl Serialize) {
     js::log(level, &serde_json::to_string(fields).unwrap_or_default());
 }
 
-/// The name of an error of JavaScript's.
-pub(crate) fn name(error: &JsValue) -> Option<String> {
+fn name(error: &JsValue) -> Option<String> {
     Reflect::get(error, &JsValue::from_str("name")).ok()?.as_string()
 }
 

@@ -87,7 +87,7 @@ fn pipeline_url(url: &str) -> Result<String, ConfigError> {
     let base = base_url(url).ok_or_else(|| {
         let expected =
             "the REST URL of an Upstash database or of a gateway, such as `https://example.upstash.io`";
-        ConfigError::new("redis.url", format!("`{url}`"), expected)
+        ConfigError::new("redis.url", quoted(url), expected)
     })?;
     Ok(format!("{base}/pipeline"))
 }
@@ -100,6 +100,11 @@ pub(crate) fn base_url(url: &str) -> Option<&str> {
     let rest = url.get(scheme.len()..)?;
     let is_plain = rest.bytes().all(|byte| byte.is_ascii_graphic()) && !rest.contains(['?', '#', '@', '\\']);
     (is_plain && !rest.is_empty() && !rest.starts_with('/')).then(|| url.trim_end_matches('/'))
+}
+
+/// A URL that is wrong, for an error. One that seems to have credentials is not shown.
+pub(crate) fn quoted(url: &str) -> String {
+    if url.contains('@') { "a URL with credentials (not shown)".to_owned() } else { format!("`{url}`") }
 }
 
 /// A round trip to a database in another part of the world, and some patience.

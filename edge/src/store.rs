@@ -20,6 +20,33 @@ pub(crate) struct Store {
     settings: StoreSettings,
 }
 
+/// Operations on their way to the store and back.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pipeline: Pipeline<Vec<Op>>,
+    operations: usize,
+    /// When the decision began that asks.
+    began: Timestamp,
+    /// When it was asked first.
+    asked: Timestamp,
+}
+
+/// What to post, and for how many milliseconds to wait for its answer.
+#[derive(Debug)]
+pub(crate) struct Post {
+    pub(crate) body: String,
+    pub(crate) patience: u32,
+}
+
+/// What becomes of a question.
+#[derive(Debug)]
+pub(crate) enum Answered {
+    /// Post it once more: the store did not know a script.
+    Not(Question),
+    /// This became of each operation.
+    With(Outcomes, CallReport),
+}
+
 /// What a call to the store was like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallReport {
@@ -36,48 +63,87 @@ impl Store {
         Self { settings }
     }
 
-    /// Performs operations of a decision begun at `began`. That is two calls if the store does not know a script yet, but never
-    /// longer than one may take.
-    pub(crate) async fn perform(&self, ops: &[Op], began: Timestamp) -> (Outcomes, CallReport) {
-        let StoreSettings { url, authorization, timeout, clock } = &self.settings;
-        let mut pipeline = Pipeline::new(vec![ops]);
-        let left = host::now();
-        let deadline = left.plus(millis(*timeout));
+    /// Where questions are posted to.
+    pub(crate) fn url(&self) -> &str {
+        &self.settings.url
+    }
+
+    /// The value of `authorization`.
+    pub(crate) fn authorization(&self) -> &str {
+        &self.settings.authorization
+    }
+
+    /// What to post; `None` when there is no time left.
+    pub(crate) fn post(&self, question: &Question) -> Option<Post> {
+        let clock = match self.settings.clock {
+            StoreClock::Store => Clock::Store,
+            StoreClock::Host => Clock::Host(resumption_time(question.began)),
+        };
+        // A clock that is set back must not make anybody wait longer.
+        let timeout = millis(self.settings.timeout);
+        let left = question.asked.plus(timeout).since(host::now()).min(timeout);
+        let patience = u32::try_from(left).unwrap_or(u32::MAX);
+        (patience > 0).then(|| Post { body: question.pipeline.body(clock), patience })
+    }
+
+    /// Asks, and asks again, in all for no longer than one call may take.
+    pub(crate) async fn ask(&self, mut question: Question) -> (Outcomes, CallReport) {
         loop {
-            let clock = match clock {
-                StoreClock::Store => Clock::Store,
-                StoreClock::Host => Clock::Host(resumption_time(began)),
-            };
-            // A clock that is set back must not make anybody wait longer.
-            let patience = deadline.since(host::now()).min(millis(*timeout));
-            let progress = if patience == 0 {
-                pipeline.fail(&StoreError::Timeout)
-            } else {
-                let patience = u32::try_from(patience).unwrap_or(u32::MAX);
-                match host::post(url, authorization, &pipeline.body(clock), patience).await {
-                    Ok((status, body)) => pipeline.receive(status, body.as_bytes()),
-                    Err(error) => pipeline.fail(&error),
+            let answered = match self.post(&question) {
+                None => question.failed(&StoreError::Timeout),
+                Some(Post { body, patience }) => {
+                    match host::post(self.url(), self.authorization(), &body, patience).await {
+                        Ok((status, body)) => question.came(status, body.as_bytes()),
+                        Err(error) => question.failed(&error),
+                    }
                 }
             };
-            if progress == Progress::Done {
-                let took = host::now().since(left);
-                let report = CallReport { operations: ops.len(), took, failure: pipeline.failure().cloned() };
-                return (pipeline.finish().flat_map(|(_, outcomes)| outcomes).collect(), report);
+            match answered {
+                Answered::Not(again) => question = again,
+                Answered::With(outcomes, report) => return (outcomes, report),
             }
         }
     }
 
     /// Asks the store whether it is there.
     pub(crate) async fn ping(&self) -> CallReport {
-        let StoreSettings { url, authorization, timeout, .. } = &self.settings;
-        let left = host::now();
-        let patience = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-        let failure = match host::post(url, authorization, r#"[["PING"]]"#, patience).await {
+        let asked = host::now();
+        let patience = u32::try_from(millis(self.settings.timeout)).unwrap_or(u32::MAX);
+        let failure = match host::post(self.url(), self.authorization(), r#"[["PING"]]"#, patience).await {
             Ok((200, _)) => None,
             Ok((status, _)) => Some(StoreError::Status(status)),
             Err(error) => Some(error),
         };
-        CallReport { operations: 1, took: host::now().since(left), failure }
+        CallReport { operations: 1, took: host::now().since(asked), failure }
+    }
+}
+
+impl Question {
+    /// About operations of a decision begun at `began`.
+    pub(crate) fn new(ops: Vec<Op>, began: Timestamp) -> Self {
+        let operations = ops.len();
+        Self { pipeline: Pipeline::new(vec![ops]), operations, began, asked: host::now() }
+    }
+
+    /// The store answered.
+    pub(crate) fn came(mut self, status: u16, body: &[u8]) -> Answered {
+        match self.pipeline.receive(status, body) {
+            Progress::Again => Answered::Not(self),
+            Progress::Done => self.finish(),
+        }
+    }
+
+    /// It did not.
+    pub(crate) fn failed(mut self, error: &StoreError) -> Answered {
+        self.pipeline.fail(error);
+        self.finish()
+    }
+
+    fn finish(self) -> Answered {
+        let took = host::now().since(self.asked);
+        let report =
+            CallReport { operations: self.operations, took, failure: self.pipeline.failure().cloned() };
+        Answered::With(self.pipeline.finish().flat_map(|(_, outcomes)| outcomes).collect(), report)
     }
 }
 

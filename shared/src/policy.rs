@@ -273,6 +273,9 @@ impl Limit {
     }
 }
 
+/// What limits of one group share: a tag, or else a subject.
+type Group = (Option<Name>, Option<usize>);
+
 #[derive(Default)]
 struct Compiler<'a> {
     at: &'a str,
@@ -317,7 +320,7 @@ impl Compiler<'_> {
             groups: Vec::new(),
             policy_field: String::new(),
         };
-        let mut groups: Vec<((Option<Name>, Option<usize>), Vec<usize>)> = Vec::new();
+        let mut groups: Vec<(Group, Vec<usize>)> = Vec::new();
         for (index, config) in configs.into_iter().enumerate() {
             let path = format!("{path}.rate_limits[{index}]");
             let subject = match route.subjects.iter().position(|key| *key == config.key) {

@@ -70,6 +70,19 @@ impl Load {
         }
     }
 
+    /// `GET path` from clients with these addresses. Envoy goes by the connection; a Worker goes by the field that Cloudflare writes,
+    /// and who stands in for Cloudflare has to write it.
+    #[must_use]
+    pub fn of_clients(mut self, path: &str, client: impl Fn(u64) -> IpAddr + Send + Sync + 'static) -> Load {
+        let path = path.to_owned();
+        self.request = Arc::new(move |number| {
+            let request = Request::get(&path).header("host", "tollgate.test");
+            let request = request.header("cf-connecting-ip", client(number).to_string());
+            request.body(Full::default()).expect("a path given by a test is a valid one")
+        });
+        self
+    }
+
     /// Sends everything and reports.
     pub async fn run(self) -> Result<Report> {
         self.start()?.finish().await

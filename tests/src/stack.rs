@@ -1,4 +1,4 @@
-//! Redis, the gateway and Envoys with the filter, together.
+//! Redis, the gateway, Envoys with the filter and workerds with the Worker, together.
 //!
 //! When a part cannot start, the error names it, and what has been started is stopped.
 
@@ -16,12 +16,16 @@ use crate::ports;
 use crate::process::Process;
 use crate::redis::Redis;
 use crate::run_dir;
+use crate::tools;
+use crate::workerd::{self, Worker, Workerd};
 
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct StackOptions {
     /// How many Envoys.
     pub replicas: u16,
+    /// Workers beside them, or in their place.
+    pub edge: Option<Edge>,
     /// Worker threads of each.
     pub concurrency: u32,
     /// The policy that every replica runs.
@@ -30,7 +34,7 @@ pub struct StackOptions {
     pub plugin: Value,
     /// Where decisions are shared.
     pub store: StoreChoice,
-    /// Replica i listens on this port plus i; without it, on free ports.
+    /// Replica i listens on this port plus i, Workers behind the Envoys; without it, on free ports.
     pub base_port: Option<u16>,
     /// What answers an admitted request.
     pub upstream: envoy::Upstream,
@@ -49,6 +53,7 @@ impl StackOptions {
     pub fn new(policy: Value) -> StackOptions {
         StackOptions {
             replicas: 1,
+            edge: None,
             concurrency: 2,
             policy,
             plugin: json!({}),
@@ -60,6 +65,35 @@ impl StackOptions {
             store_http2: false,
             manager: serde_json::Map::new(),
         }
+    }
+}
+
+/// Workers with the policy and the store of the stack.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// How many, each in a workerd of its own.
+    pub instances: u16,
+    /// What they guard.
+    pub origin: SocketAddr,
+    /// Variables added to those of the policy, the store and the origin, or in their place.
+    pub variables: Vec<(String, String)>,
+    /// Whether they write data points, to their log.
+    pub metrics: bool,
+    /// Whether it is the build whose clock tests turn, and which panics when asked to.
+    pub test_clock: bool,
+}
+
+impl Edge {
+    /// In front of `origin`, as it is shipped.
+    pub fn new(instances: u16, origin: SocketAddr) -> Edge {
+        Edge { instances, origin, variables: Vec::new(), metrics: false, test_clock: false }
+    }
+
+    /// With one more variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Edge {
+        self.variables.push((name.to_owned(), value.into()));
+        self
     }
 }
 
@@ -81,6 +115,8 @@ pub enum StoreChoice {
 pub struct Stack {
     /// The Envoys, in the order of their ports.
     pub envoys: Vec<Envoy>,
+    /// The workerds, in the order of their ports.
+    pub workerds: Vec<Workerd>,
     /// The gateway, when there is a Redis.
     pub gateway: Option<Gateway>,
     /// The Redis, when it is the stack's own.
@@ -94,11 +130,14 @@ pub struct Stack {
 impl Stack {
     /// Starts the parts one after the other and returns when all of them answer.
     pub async fn start(options: StackOptions) -> Result<Stack> {
-        ensure!(options.replicas > 0, "a stack has at least one replica");
-        let listeners = listener_ports(&options)?;
+        let workers = options.edge.as_ref().map_or(0, |edge| edge.instances);
+        ensure!(options.replicas > 0 || workers > 0, "a stack has at least one replica");
+        let listeners = listener_ports(&options, options.replicas.saturating_add(workers))?;
+        let (envoy_ports, worker_ports) = listeners.split_at(options.replicas.into());
         let dir = run_dir::create()?;
         let token = std::env::var(TOKEN_VARIABLE).unwrap_or_else(|_| random_token());
-        let mut stack = Stack { envoys: Vec::new(), gateway: None, redis: None, dir, token };
+        let mut stack =
+            Stack { envoys: Vec::new(), workerds: Vec::new(), gateway: None, redis: None, dir, token };
 
         let redis_url = match &options.store {
             StoreChoice::Redis => {
@@ -117,9 +156,9 @@ impl Stack {
             _ => stack.gateway.as_ref().map(Gateway::address),
         };
         let plugin = plugin_config(&options, store.is_some());
-        for (index, port) in listeners.into_iter().enumerate() {
+        for (index, port) in envoy_ports.iter().enumerate() {
             let mut listener =
-                Listener::new(port, options.upstream.clone()).with(Filter::Tollgate(plugin.clone()));
+                Listener::new(*port, options.upstream.clone()).with(Filter::Tollgate(plugin.clone()));
             listener.paths = options.paths;
             listener.use_remote_address = options.use_remote_address;
             listener.manager = options.manager.clone();
@@ -137,19 +176,33 @@ impl Stack {
             };
             stack.envoys.push(Envoy::start(&stack.dir, envoy).await?);
         }
+        if let Some(edge) = &options.edge {
+            let variables = variables(&options, edge, store, &stack.token);
+            for (index, port) in worker_ports.iter().enumerate() {
+                let worker = Worker { port: *port, variables: variables.clone(), metrics: edge.metrics };
+                let options = workerd::Options {
+                    name: format!("workerd-{index}"),
+                    modules: if edge.test_clock { tools::worker_test_clock()? } else { tools::worker()? },
+                    workers: vec![worker],
+                };
+                stack.workerds.push(Workerd::start(&stack.dir, &options).await?);
+            }
+        }
         Ok(stack)
     }
 
-    /// Where the replicas listen.
+    /// Where the replicas listen, the Envoys first.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.envoys.iter().map(Envoy::address).collect()
+        let workers = self.workerds.iter().flat_map(|workerd| workerd.addresses().iter().copied());
+        self.envoys.iter().map(Envoy::address).chain(workers).collect()
     }
 
     /// Every process, the store first.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
         let redis = self.redis.iter().map(|redis| &**redis);
         let gateway = self.gateway.iter().map(|gateway| &**gateway);
-        redis.chain(gateway).chain(self.envoys.iter().map(|envoy| &**envoy))
+        let workerds = self.workerds.iter().map(|workerd| &**workerd);
+        redis.chain(gateway).chain(self.envoys.iter().map(|envoy| &**envoy)).chain(workerds)
     }
 
     /// Waits until one of the processes ends, which none does by itself, and says which.
@@ -173,16 +226,36 @@ impl Drop for Stack {
     }
 }
 
-fn listener_ports(options: &StackOptions) -> Result<Vec<u16>> {
-    let ports = (0..options.replicas).map(|index| match options.base_port {
+fn listener_ports(options: &StackOptions, replicas: u16) -> Result<Vec<u16>> {
+    let ports = (0..replicas).map(|index| match options.base_port {
         Some(base) => base.checked_add(index).with_context(|| format!("there is no port {base} + {index}")),
         None => ports::free(),
     });
     let ports = ports.collect::<Result<Vec<_>>>()?;
     for (index, port) in ports.iter().enumerate() {
-        ports::expect_free(*port, &format!("envoy-{index}"))?;
+        ports::expect_free(*port, &format!("replica {index}"))?;
     }
     Ok(ports)
+}
+
+/// What a Worker is told.
+fn variables(
+    options: &StackOptions,
+    edge: &Edge,
+    store: Option<SocketAddr>,
+    token: &str,
+) -> Vec<(String, String)> {
+    let mut variables = vec![
+        ("ORIGIN_URL", format!("http://{}", edge.origin)),
+        ("TOLLGATE_POLICY", options.policy.to_string()),
+    ];
+    if let Some(store) = store {
+        variables.push(("UPSTASH_REDIS_REST_URL", format!("http://{store}")));
+        variables.push(("UPSTASH_REDIS_REST_TOKEN", token.to_owned()));
+    }
+    variables.retain(|(name, _)| edge.variables.iter().all(|(other, _)| other != name));
+    let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
+    variables.chain(edge.variables.iter().cloned()).collect()
 }
 
 fn plugin_config(options: &StackOptions, with_store: bool) -> Value {

@@ -262,17 +262,17 @@ pub fn gateway() -> Result<PathBuf> {
 
 /// The modules of the Worker.
 pub fn worker() -> Result<PathBuf> {
-    absolute(target_dir().join("worker"))
+    absolute(&target_dir().join("worker"))
 }
 
 /// The same with the feature `test-clock`.
 pub fn worker_test_clock() -> Result<PathBuf> {
-    absolute(target_dir().join("worker-test-clock"))
+    absolute(&target_dir().join("worker-test-clock"))
 }
 
 /// Where the npm package is built.
 pub fn npm_dir() -> Result<PathBuf> {
-    absolute(target_dir().join("npm"))
+    absolute(&target_dir().join("npm"))
 }
 
 /// The npm package, as the file that would be published.
@@ -309,8 +309,8 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is inside the workspace").to_path_buf()
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf> {
-    std::path::absolute(&path).with_context(|| format!("`{}` has no absolute form", path.display()))
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("`{}` has no absolute form", path.display()))
 }
 
 fn installed(tool: Tool) -> Result<PathBuf> {

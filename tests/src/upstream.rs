@@ -1,6 +1,6 @@
-//! An origin that answers with what it received.
+//! An origin that answers with what it received, or as it is told.
 //!
-//! The answer's body is JSON: `{"method": …, "path": …, "headers": [[name, value], …], "body_length": …}`, the path with
+//! By default the answer's body is JSON: `{"method": …, "path": …, "headers": [[name, value], …], "body_length": …}`, the path with
 //! its query and as it was spelled, header values with bytes outside UTF-8 replaced. The answer comes when the request's
 //! body has ended. A request sees the [`Reply`] that is set when it comes.
 
@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use bytes::Bytes;
+use http_body_util::channel::Channel;
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::server::{Answer, Server};
 
@@ -28,6 +31,24 @@ pub struct Reply {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// How long it waits before it answers.
     pub delay: Duration,
+    /// The body.
+    pub body: ReplyBody,
+}
+
+/// What an answer holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ReplyBody {
+    /// What was received, as JSON.
+    #[default]
+    Echo,
+    /// These bytes, with their length.
+    Bytes(Bytes),
+    /// What the request's body holds, piece by piece as it comes.
+    Mirror,
+    /// These bytes as the first piece, and nothing more for as long as the client stays.
+    Unfinished(Bytes),
+    /// These bytes as the first piece, then the connection closes.
+    Cut(Bytes),
 }
 
 /// A running echo origin.
@@ -74,6 +95,26 @@ async fn echo(state: Arc<State>, request: Request<Incoming>) -> Answer {
     if !reply.delay.is_zero() {
         tokio::time::sleep(reply.delay).await;
     }
+    let body = match reply.body {
+        ReplyBody::Echo => {
+            let seen = seen(request).await?.to_string();
+            let mut response = Response::new(whole(seen));
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+            return Ok(dressed(response, reply.status, reply.headers));
+        }
+        ReplyBody::Bytes(bytes) => {
+            request.into_body().collect().await.map_err(io::Error::other)?;
+            whole(bytes)
+        }
+        ReplyBody::Mirror => request.into_body().map_err(io::Error::other).boxed(),
+        ReplyBody::Unfinished(bytes) => begun(bytes, None),
+        ReplyBody::Cut(bytes) => begun(bytes, Some(CUT_AFTER)),
+    };
+    Ok(dressed(Response::new(body), reply.status, reply.headers))
+}
+
+/// What has come.
+async fn seen(request: Request<Incoming>) -> io::Result<Value> {
     let headers: Vec<_> = request
         .headers()
         .iter()
@@ -81,12 +122,38 @@ async fn echo(state: Arc<State>, request: Request<Incoming>) -> Answer {
         .collect();
     let (method, path) = (request.method().to_string(), request.uri().to_string());
     let length = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes().len();
-    let seen = json!({ "method": method, "path": path, "headers": headers, "body_length": length });
-    let mut response = Response::new(Full::from(seen.to_string()).map_err(|never| match never {}).boxed());
-    *response.status_mut() = reply.status;
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
-    for (name, value) in reply.headers {
+    Ok(json!({ "method": method, "path": path, "headers": headers, "body_length": length }))
+}
+
+fn dressed(
+    mut response: Response<BoxBody<Bytes, io::Error>>,
+    status: StatusCode,
+    headers: Vec<(HeaderName, HeaderValue)>,
+) -> Response<BoxBody<Bytes, io::Error>> {
+    *response.status_mut() = status;
+    for (name, value) in headers {
         response.headers_mut().append(name, value);
     }
-    Ok(response)
+    response
 }
+
+fn whole(bytes: impl Into<Bytes>) -> BoxBody<Bytes, io::Error> {
+    Full::from(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A body that begins with `bytes` and then fails, or never ends.
+fn begun(bytes: Bytes, fails_after: Option<Duration>) -> BoxBody<Bytes, io::Error> {
+    let (mut sender, body) = Channel::new(1);
+    tokio::spawn(async move {
+        let _ = sender.send_data(bytes).await;
+        match fails_after {
+            Some(after) => tokio::time::sleep(after).await,
+            None => std::future::pending().await,
+        }
+        sender.abort(io::Error::other("the origin closes here"));
+    });
+    body.boxed()
+}
+
+/// Enough for the first piece to leave.
+const CUT_AFTER: Duration = Duration::from_millis(50);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::ports;
 use crate::process::{Process, Ready, Spec};
@@ -33,13 +34,16 @@ pub struct Worker {
     pub port: u16,
     /// Its variables and secrets.
     pub variables: Vec<(String, String)>,
+    /// Whether it has a dataset of Analytics Engine. That is a double: workerd alone has none. It writes each data point to
+    /// the log, see [`Workerd::data_points`].
+    pub metrics: bool,
 }
 
 impl Worker {
     /// On a free port, with variables.
     pub fn new<const N: usize>(variables: [(&str, String); N]) -> Result<Worker> {
         let variables = variables.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(Worker { port: ports::free()?, variables })
+        Ok(Worker { port: ports::free()?, variables, metrics: false })
     }
 }
 
@@ -58,6 +62,7 @@ impl Workerd {
         // What is embedded is found beside the configuration.
         let own = dir.join(name);
         let modules = copy(modules, &own)?;
+        fs::write(own.join(METRICS), METRICS_DOUBLE)?;
         fs::write(own.join("config.capnp"), config(&modules, workers))?;
         let process = Process::start(Spec {
             name: name.clone(),
@@ -75,6 +80,15 @@ impl Workerd {
     /// Where each Worker listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// What its Workers have handed to Analytics Engine so far: indexes, blobs and doubles.
+    pub fn data_points(&self) -> Result<Vec<Value>> {
+        let log = self.log();
+        let points = log.lines().filter_map(|line| Some(line.split_once(POINT)?.1));
+        points
+            .map(|point| serde_json::from_str(point).with_context(|| format!("not a data point: `{point}`")))
+            .collect()
     }
 }
 
@@ -126,13 +140,17 @@ fn config(modules: &[String], workers: &[Worker]) -> String {
             "    (name = \"s{number}\", address = \"{address}\", http = (), service = \"w{number}\"),"
         );
     }
-    text.push_str("  ],\n);\nconst modules :List(Workerd.Worker.Module) = [\n");
+    let _ = writeln!(
+        text,
+        "  ],\n  extensions = [(modules = [(name = \"tollgate:metrics\", internal = true, esModule = embed \"{METRICS}\")])],"
+    );
+    text.push_str(");\nconst modules :List(Workerd.Worker.Module) = [\n");
     for module in modules {
         let kind = if module.ends_with(".wasm") { "wasm" } else { "esModule" };
         let _ = writeln!(text, "  (name = \"{module}\", {kind} = embed \"{module}\"),");
     }
     text.push_str("];\n");
-    for (number, Worker { variables, .. }) in workers.iter().enumerate() {
+    for (number, Worker { variables, metrics, .. }) in workers.iter().enumerate() {
         let _ = writeln!(
             text,
             "const w{number} :Workerd.Worker = (\n  modules = .modules,\n  compatibilityDate = \"{COMPATIBILITY_DATE}\",\n  \
@@ -140,6 +158,11 @@ fn config(modules: &[String], workers: &[Worker]) -> String {
         );
         for (name, value) in variables {
             let _ = writeln!(text, "    (name = \"{name}\", text = \"{}\"),", escaped(value));
+        }
+        if *metrics {
+            text.push_str(
+                "    (name = \"TOLLGATE_METRICS\", wrapped = (moduleName = \"tollgate:metrics\")),\n",
+            );
         }
         text.push_str("  ],\n);\n");
     }
@@ -163,6 +186,13 @@ fn escaped(text: &str) -> String {
 }
 
 const MAIN: &str = "index.js";
+
+const METRICS: &str = "metrics-double.mjs";
+
+/// A dataset that writes what it is given to the log.
+const METRICS_DOUBLE: &str = "export default () => ({ writeDataPoint: (point) => console.log('data point ' + JSON.stringify(point)) });\n";
+
+const POINT: &str = "data point ";
 
 /// As in `wrangler.toml`; not after the day of the pinned workerd.
 const COMPATIBILITY_DATE: &str = "2026-10-01";

@@ -37,6 +37,7 @@ pub(crate) fn test(only: Option<&str>) -> Result<ExitCode> {
         failed.note(name, on_wasm(target, &mut sum));
     } else {
         failed.note("build", build::run().and_then(|()| build::test_clock()));
+        failed.note("build-edge", build::worker().and_then(|()| build::worker_test_clock()));
         if only.is_none() {
             CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
             failed.note(manifests::NAME, manifests::check());
@@ -155,9 +156,12 @@ const CHECKS: [Check; 9] = [
         args: &[
             "clippy",
             "--package",
+            "tollgate-edge",
+            "--package",
             "tollgate-vectors",
             "--target",
             "wasm32-unknown-unknown",
+            "--all-features",
             "--all-targets",
             "--",
             "--deny",

@@ -3,6 +3,7 @@
 //! Nothing here starts a service: Debian keeps the program of Redis in `redis-tools`, under another name, and only its
 //! service in `redis-server`.
 
+use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -27,8 +28,7 @@ pub(crate) const REDIS: Part = Part { packages: &["redis-tools"], is_there: || r
 pub(crate) const OPENSSL: Part = Part { packages: &["libssl-dev", "pkg-config"], is_there: openssl };
 
 /// A browser, and what drives it.
-pub(crate) const CHROMIUM: Part =
-    Part { packages: &["chromium", "chromium-driver"], is_there: || tools::chromedriver().is_ok() };
+pub(crate) const CHROMIUM: Part = Part { packages: &["chromium", "chromium-driver"], is_there: chromium };
 
 /// Installs what is missing of these.
 pub(crate) fn install(parts: &[Part]) -> Result<()> {
@@ -64,4 +64,9 @@ pub(crate) fn redis_program() -> Option<PathBuf> {
 fn openssl() -> bool {
     let asked = Command::new("pkg-config").args(["--exists", "openssl"]).stderr(Stdio::null()).status();
     asked.is_ok_and(|status| status.success())
+}
+
+/// A `CHROMEDRIVER` that is wrong is for whoever set it to repair.
+fn chromium() -> bool {
+    env::var_os("CHROMEDRIVER").is_some() || tools::chromedriver().is_ok()
 }

@@ -1,4 +1,5 @@
-//! `demo`: one limit for three Envoys, first with Redis, then without it, then with it again.
+//! `demo`: one limit for three Envoys, first with Redis, then without it, then with it again. With `--edge`, one limit for three
+//! workerds with the Worker and an Envoy beside them, in front of one origin.
 //!
 //! The exit status says whether it held: exactly the quota admitted, no answer of 500 or above while Redis was away,
 //! and shared decisions again after it came back.
@@ -6,7 +7,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,34 +18,65 @@ use tollgate_tests::stack::{Stack, StackOptions};
 
 use crate::{build, setup, up};
 
+/// What to show.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Show three workerds with the Worker and an Envoy beside them instead of three Envoys.
+    #[arg(long)]
+    edge: bool,
+}
+
 /// Builds, starts the parts, and shows the three acts.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     setup::run()?;
     build::run()?;
+    if options.edge {
+        setup::edge_tools()?;
+        build::worker()?;
+    }
     let policy =
         serde_json::from_slice(&fs::read(up::demo_policy())?).context("the policy of the demonstration")?;
+    let edge = options.edge;
     up::until_signal(async move {
         let options = StackOptions { replicas: 3, concurrency: 2, ..StackOptions::new(policy) };
+        let (options, origin) = if edge {
+            let (options, origin) = up::with_edge(StackOptions { replicas: 1, ..options }, 3).await?;
+            (options, Some(origin))
+        } else {
+            (options, None)
+        };
         let mut stack = Stack::start(options).await?;
-        println!("\nRedis, the gateway and three Envoys with two worker threads each are running.");
+        if edge {
+            println!(
+                "\nRedis, the gateway, an Envoy, three workerds with the Worker and one origin are running."
+            );
+        } else {
+            println!("\nRedis, the gateway and three Envoys with two worker threads each are running.");
+        }
         println!("The policy: {QUOTA} requests in 60 s for each client address, counted in Redis.");
         let mut verdict = Verdict::default();
         one_limit(&stack, &mut verdict).await?;
+        if let Some(origin) = &origin {
+            let seen = origin.requests();
+            verdict.check(seen == QUOTA, format_args!("the origin saw those that were admitted ({seen})"));
+        }
         without_redis(&mut stack, &mut verdict).await?;
-        Ok(verdict.conclude())
+        Ok(verdict.conclude(edge))
     })
 }
 
-/// 300 requests of one client over three replicas.
+/// 300 requests of one client over all replicas.
 async fn one_limit(stack: &Stack, verdict: &mut Verdict) -> Result<()> {
-    println!("\n1. One client sends {REQUESTS} requests, spread over the three replicas.\n");
+    println!("\n1. One client sends {REQUESTS} requests, spread over the replicas.\n");
     let load = Load {
-        connections: 30,
+        connections: 32,
         pause: Duration::from_millis(150),
-        ..Load::new(stack.addresses(), REQUESTS, "/api/things")
+        ..Load::new(stack.addresses(), REQUESTS, PATH)
     };
-    let mut running = load.start()?;
-    let mut table = Table::default();
+    let mut running = load.of_clients(PATH, |_| IpAddr::V4(Ipv4Addr::LOCALHOST)).start()?;
+    let envoys = stack.envoys.iter().map(|envoy| envoy.name().to_owned());
+    let workerds = stack.workerds.iter().map(|workerd| workerd.name().to_owned());
+    let mut table = Table { names: envoys.chain(workerds).collect(), drawn: false };
     let mut ticks = interval(Duration::from_millis(100));
     while !running.is_done() {
         ticks.tick().await;
@@ -81,10 +113,11 @@ async fn without_redis(stack: &mut Stack, verdict: &mut Verdict) -> Result<()> {
     let load = Load {
         connections: CLIENTS.into(),
         pause: Duration::from_millis(500),
-        sources: (1..=CLIENTS).map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 1, last))).collect(),
+        sources: (1..=CLIENTS).map(client).collect(),
         marker: Some(DEGRADED),
-        ..Load::new(stack.addresses(), u64::MAX, "/api/things")
+        ..Load::new(stack.addresses(), u64::MAX, PATH)
     };
+    let load = load.of_clients(PATH, |number| client((number % u64::from(CLIENTS)) as u8 + 1));
     let running = load.start()?;
     let mut acts = Acts::new(&running);
     sleep(Duration::from_secs(2)).await;
@@ -98,13 +131,14 @@ async fn without_redis(stack: &mut Stack, verdict: &mut Verdict) -> Result<()> {
     let later = acts.end("without Redis");
 
     println!("   --- a client of its own sends {REQUESTS} requests to one replica ---");
+    let own = IpAddr::V4(Ipv4Addr::new(127, 0, 2, 1));
     let greedy = Load {
         connections: 10,
-        sources: vec![IpAddr::V4(Ipv4Addr::new(127, 0, 2, 1))],
+        sources: vec![own],
         marker: Some(DEGRADED),
-        ..Load::new(stack.addresses()[..1].to_vec(), REQUESTS, "/api/things")
+        ..Load::new(stack.addresses().split_off(stack.addresses().len() - 1), REQUESTS, PATH)
     };
-    let greedy = greedy.run().await?;
+    let greedy = greedy.of_clients(PATH, move |_| own).run().await?;
     println!("   {:<16} {}", "that client", line(&greedy));
     acts.end("meanwhile");
 
@@ -162,10 +196,11 @@ impl Verdict {
         self.broken += u32::from(!held);
     }
 
-    fn conclude(&self) -> ExitCode {
+    fn conclude(&self, edge: bool) -> ExitCode {
+        let command = if edge { "cargo xtask up --edge" } else { "cargo xtask up" };
         match self.broken {
             0 => {
-                println!("\nEverything held. `cargo xtask up` keeps the same stack running for you.");
+                println!("\nEverything held. `{command}` keeps the same parts running for you.");
                 ExitCode::SUCCESS
             }
             count => {
@@ -177,8 +212,9 @@ impl Verdict {
 }
 
 /// The counts of each replica, redrawn in place on a terminal and written once elsewhere.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    names: Vec<String>,
     drawn: bool,
 }
 
@@ -187,7 +223,7 @@ impl Table {
         if !io::stdout().is_terminal() {
             return Ok(());
         }
-        let rows = rows(running);
+        let rows = rows(&self.names, running);
         if self.drawn {
             print!("\x1b[{}A", rows.len());
         }
@@ -200,24 +236,26 @@ impl Table {
         if io::stdout().is_terminal() {
             let _ = self.draw(running);
         } else {
-            rows(running).iter().for_each(|row| println!("{row}"));
+            rows(&self.names, running).iter().for_each(|row| println!("{row}"));
         }
     }
 }
 
-fn rows(running: &Running) -> Vec<String> {
-    let mut rows = vec![format!("   {:<22}{:>9}{:>9}", "replica", "admitted", "refused")];
+fn rows(names: &[String], running: &Running) -> Vec<String> {
+    let mut rows = vec![format!("   {:<32}{:>9}{:>9}", "replica", "admitted", "refused")];
     let row = |name: &str, report: &Report| {
-        format!("   {name:<22}{:>9}{:>9}", report.count(200), report.count(429))
+        format!("   {name:<32}{:>9}{:>9}", report.count(200), report.count(429))
     };
-    rows.extend(
-        running
-            .so_far()
-            .iter()
-            .map(|(address, report): &(SocketAddr, Report)| row(&address.to_string(), report)),
-    );
+    let so_far = running.so_far();
+    let named = names.iter().zip(&so_far);
+    rows.extend(named.map(|(name, (address, report))| row(&format!("{name:<10} {address}"), report)));
     rows.push(row("together", &running.total()));
     rows
+}
+
+/// One of the forty.
+fn client(number: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 0, 1, number))
 }
 
 /// A running load cut into parts: what came since the last cut.
@@ -257,6 +295,7 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
+const PATH: &str = "/api/things";
 const REQUESTS: u64 = 300;
 const QUOTA: u64 = 100;
 const CLIENTS: u8 = 40;

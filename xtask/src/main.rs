@@ -53,10 +53,10 @@ enum Command {
         #[arg(long, conflicts_with = "worker")]
         npm: bool,
     },
-    /// Runs Redis, the gateway and Envoys with the filter until Ctrl-C.
+    /// Runs Redis, the gateway and Envoys with the filter, and Workers if asked, until Ctrl-C.
     Up(up::Options),
-    /// Shows one limit shared by three Envoys, and what happens when Redis goes away and comes back.
-    Demo,
+    /// Shows one limit shared by three Envoys, or by Workers and an Envoy, and what happens when Redis goes away and comes back.
+    Demo(demo::Options),
     /// Runs every check and every test.
     Test {
         /// Run one step of `lint`, `vectors-browser` or `vectors-node`, or else only the tests whose name contains this.
@@ -100,7 +100,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::npm_tools().and_then(|()| npm::build()).map(|()| ExitCode::SUCCESS)
         }
         Command::Up(options) => up::run(&options),
-        Command::Demo => demo::run(),
+        Command::Demo(options) => demo::run(&options),
         Command::Test { only } => check::test(only.as_deref()),
         Command::Vectors(options) => vectors::run(&options),
         Command::Bench(options) => bench::run(&options),

@@ -103,8 +103,10 @@ pub(crate) fn cargo_tool(tool: CargoTool) -> Result<()> {
     let installed = step::run(&name, &mut cargo, "fix: the Rust package registry must be reachable");
     let moved = installed.and_then(|_| {
         fs::remove_dir_all(work.join("target"))?;
-        // What is there is not all of it, or the program would have been found.
-        let _ = fs::remove_dir_all(&dir);
+        // What is there without the program is left from somebody who was interrupted.
+        if tool.path().is_err() {
+            let _ = fs::remove_dir_all(&dir);
+        }
         fs::rename(&work, &dir).with_context(|| format!("cannot create `{}`", dir.display()))
     });
     let _ = fs::remove_dir_all(&work);

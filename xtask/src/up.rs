@@ -8,8 +8,9 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tollgate_tests::process::last_lines;
-use tollgate_tests::stack::{Stack, StackOptions, StoreChoice};
-use tollgate_tests::tools;
+use tollgate_tests::stack::{Edge, Stack, StackOptions, StoreChoice};
+use tollgate_tests::upstream::Upstream;
+use tollgate_tests::{envoy, ports, tools};
 
 use crate::{build, setup, step};
 
@@ -28,6 +29,9 @@ pub(crate) struct Options {
     /// Replica i listens on this port plus i.
     #[arg(long, default_value_t = 8080)]
     port: u16,
+    /// As many workerds with the Worker beside the Envoys, on the ports behind theirs, all of them in front of a small origin.
+    #[arg(long)]
+    edge: bool,
     /// Where decisions are shared: `auto` starts a Redis, a URL names one, `none` lets each Envoy decide alone.
     #[arg(long, default_value = "auto", value_name = "auto|URL|none")]
     redis: RedisChoice,
@@ -59,6 +63,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let policy = serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))?;
     setup::run()?;
     build::run()?;
+    if options.edge {
+        setup::edge_tools()?;
+        build::worker()?;
+    }
     let mut check = Command::new(tools::gateway()?);
     check.arg("check").arg(&path);
     let summary = step::run("check the policy", &mut check, "fix: change the policy as the message says")?;
@@ -70,12 +78,28 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         base_port: Some(options.port),
         ..StackOptions::new(policy)
     };
+    let workers = if options.edge { options.replicas } else { 0 };
     until_signal(async move {
+        let (stack, _origin) = match workers {
+            0 => (stack, None),
+            count => {
+                let (stack, origin) = with_edge(stack, count).await?;
+                (stack, Some(origin))
+            }
+        };
         let stack = Stack::start(stack).await?;
         print(&stack);
         let ended = stack.wait_for_an_end().await;
         anyhow::bail!("{ended}\n  the logs are in {}", stack.dir.display())
     })
+}
+
+/// The same stack with that many Workers, and an origin behind all of it that answers with what it received.
+pub(crate) async fn with_edge(options: StackOptions, workers: u16) -> Result<(StackOptions, Upstream)> {
+    let origin = Upstream::start(ports::free()?).await?;
+    let edge = Some(Edge::new(workers, origin.address()));
+    let upstream = envoy::Upstream::Address(origin.address());
+    Ok((StackOptions { edge, upstream, ..options }, origin))
 }
 
 /// The policy that the demonstration runs.
@@ -113,6 +137,9 @@ fn print(stack: &Stack) {
             envoy.address(),
             envoy.admin()
         );
+    }
+    for address in stack.workerds.iter().flat_map(|workerd| workerd.addresses()) {
+        println!("  curl -i http://{address}/ -H 'cf-connecting-ip: 127.0.0.1'        # the Worker");
     }
     if let Some(gateway) = &stack.gateway {
         let (address, token) = (gateway.address(), &stack.token);

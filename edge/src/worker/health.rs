@@ -32,50 +32,72 @@ impl std::fmt::Debug for ControlToken {
     }
 }
 
-/// The answer to a request of the control path; `None` for all others.
-pub(super) async fn answer(instance: &Instance, method: &str, head: &RequestHead<'_>) -> Option<Answer> {
-    let path = head.target().strip_prefix(PREFIX)?;
-    let control = instance.control.as_ref()?;
-    Some(match path {
-        _ if !matches!(method, "GET" | "HEAD") => answer::problem(
-            405,
-            "Method Not Allowed",
-            "Only GET and HEAD are known here.",
-            "METHOD_NOT_ALLOWED",
-        ),
-        "health" => answer::json(200, &json!({ "status": "ok" })),
-        "health/detailed" if !control.admits(head) => {
-            answer::problem(401, "Unauthorized", "The control token is missing or wrong.", "UNAUTHORIZED")
+/// A request of the control path.
+pub(super) enum Control {
+    /// This is its answer.
+    Given(Answer),
+    /// It asks how the store is.
+    Details,
+}
+
+impl Control {
+    /// What a request asks for; `None` for all that have to do with the origin.
+    pub(super) fn of(instance: &Instance, method: &str, head: &RequestHead<'_>) -> Option<Self> {
+        let path = head.target().strip_prefix(PREFIX)?;
+        let token = instance.control.as_ref()?;
+        Some(match path {
+            "health/detailed" if READING.contains(&method) && token.admits(head) => Self::Details,
+            _ => Self::Given(match path {
+                _ if !READING.contains(&method) => {
+                    let detail = "Only GET and HEAD are known here.";
+                    answer::problem(405, "Method Not Allowed", detail, "METHOD_NOT_ALLOWED")
+                }
+                "health" => answer::json(200, &json!({ "status": "ok" })),
+                "health/detailed" => {
+                    let detail = "The control token is missing or wrong.";
+                    answer::problem(401, "Unauthorized", detail, "UNAUTHORIZED")
+                }
+                _ => answer::problem(404, "Not Found", "There is nothing at this path.", "NOT_FOUND"),
+            }),
+        })
+    }
+
+    pub(super) async fn answer(self, instance: &Instance) -> Answer {
+        match self {
+            Self::Given(answer) => answer,
+            Self::Details => {
+                let (healthy, details) = details(instance).await;
+                answer::json(if healthy { 200 } else { 503 }, &details)
+            }
         }
-        "health/detailed" => {
-            let (healthy, details) = details(instance).await;
-            answer::json(if healthy { 200 } else { 503 }, &details)
-        }
-        _ => answer::problem(404, "Not Found", "There is nothing at this path.", "NOT_FOUND"),
-    })
+    }
 }
 
 /// In the shape of the health checks that Tollgate replaces.
 async fn details(instance: &Instance) -> (bool, Value) {
-    let check = match instance.guard.ping().await {
-        None => json!({
-            "name": "memory",
-            "status": "healthy",
-            "message": "no store is configured: limits hold for this isolate alone",
-            "details": {},
-        }),
-        Some(call) => json!({
-            "name": "redis",
-            "status": if call.failure.is_none() { "healthy" } else { "unhealthy" },
-            "message": call.failure.as_ref().map_or_else(|| "the store answers".to_owned(), ToString::to_string),
-            "details": { "latency": call.took, "circuitBreakerOpen": instance.guard.store_is_open() },
-        }),
+    let call = instance.guard.ping().await;
+    let failure = call.as_ref().and_then(|call| call.failure.as_ref());
+    let (status, overall) = if failure.is_none() { ("ok", "healthy") } else { ("degraded", "unhealthy") };
+    let message = match (&call, failure) {
+        (_, Some(error)) => error.to_string(),
+        (Some(_), None) => "the store answers".to_owned(),
+        (None, None) => "no store is configured: limits hold for this isolate alone".to_owned(),
     };
-    let healthy = check["status"] == "healthy";
-    let status = if healthy { "ok" } else { "degraded" };
-    let overall = check["status"].clone();
+    let check = json!({
+        "name": if call.is_some() { "redis" } else { "memory" },
+        "status": overall,
+        "message": message,
+        "details": {
+            "latency": call.as_ref().map(|call| call.took),
+            "circuitBreakerOpen": instance.guard.store_is_open(),
+        },
+    });
     let version = env!("CARGO_PKG_VERSION");
-    (healthy, json!({ "status": status, "version": version, "checks": [check], "overall": overall }))
+    (
+        failure.is_none(),
+        json!({ "status": status, "version": version, "checks": [check], "overall": overall }),
+    )
 }
 
 const PREFIX: &str = "/.tollgate/";
+const READING: [&str; 2] = ["GET", "HEAD"];

@@ -46,7 +46,11 @@ impl Instance {
         let mut note = |error: ConfigError| errors.push(error);
         let policy = policy(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
         let settings = settings(env).map_err(&mut note).ok();
-        let origin = Origin::new(text(env, "ORIGIN_URL"), text(env, "TOLLGATE_ORIGIN_TIMEOUT").as_deref());
+        let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
+        let dataset = dataset.filter(JsValue::is_object);
+        let (url, timeout) = (text(env, "ORIGIN_URL"), text(env, "TOLLGATE_ORIGIN_TIMEOUT"));
+        let store = settings.as_ref().and_then(|settings| settings.store.as_ref());
+        let origin = Origin::new(url, timeout.as_deref(), store, dataset.as_ref());
         let origin = origin.map_err(&mut note).ok();
         let control = text(env, "TOLLGATE_CONTROL_TOKEN").map(|token| ControlToken::new(&token)).transpose();
         let control = control.map_err(&mut note).ok();
@@ -64,9 +68,7 @@ impl Instance {
                 }),
             );
         }
-        let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
-        let metrics = Metrics::new(dataset.filter(JsValue::is_object));
-        Ok(Self { guard, origin, metrics, control })
+        Ok(Self { guard, origin, metrics: Metrics::new(dataset), control })
     }
 }
 
@@ -103,12 +105,16 @@ fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
     Settings::from_json(&Value::Object(written).to_string()).map_err(|mut error| {
         let variable =
             |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
-        error.path = match (error.path.as_str(), error.found.as_str()) {
-            ("redis", "no `url`") => "UPSTASH_REDIS_REST_URL".to_owned(),
-            ("redis", "no `token`") => "UPSTASH_REDIS_REST_TOKEN".to_owned(),
-            (path, _) => variable(path).unwrap_or(path).to_owned(),
-        };
-        error
+        let both =
+            |missing, other: &str| ConfigError::new(missing, "nothing", format!("it, where {other} is set"));
+        match (error.path.as_str(), error.found.as_str()) {
+            ("redis", "no `url`") => both("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
+            ("redis", "no `token`") => both("UPSTASH_REDIS_REST_TOKEN", "UPSTASH_REDIS_REST_URL"),
+            (path, _) => {
+                error.path = variable(path).unwrap_or(path).to_owned();
+                error
+            }
+        }
     })
 }
 

@@ -8,14 +8,14 @@
 //! | `origin` | `origin` | the kind of error | 1 |
 //!
 //! Names come from the policy, other words from a fixed set, so the number of series is bounded. A request writes one point,
-//! one for each of its at most 16 limits, and one for its call to the store.
+//! one for each of its at most 16 limits, and one for its call to the store. Points about the
+//! origin are written where it is waited for.
 
 use wasm_bindgen::JsValue;
 
 use tollgate_shared::exchange::{Decision, Ruling, Source, Verdict};
 use tollgate_shared::policy::Policy;
 
-use super::origin;
 use crate::store::CallReport;
 
 /// Where data points go; nowhere without a binding.
@@ -57,11 +57,6 @@ impl Metrics {
         self.point("store", &["store", outcome], &[1.0, float(call.took), float(call.operations as u64)]);
     }
 
-    /// Takes down an origin that did not answer.
-    pub(super) fn origin_failed(&self, error: origin::Error) {
-        self.point("origin", &["origin", error.kind()], &[1.0]);
-    }
-
     fn point(&self, index: &str, blobs: &[&str], doubles: &[f64]) {
         if let Some(dataset) = &self.dataset {
             js::point(dataset, index, &blobs.join("\n"), doubles);
@@ -95,7 +90,7 @@ fn float(number: u64) -> f64 {
 mod js {
     use wasm_bindgen::prelude::*;
 
-    #[wasm_bindgen(module = "/src/worker/host.js")]
+    #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
         pub(super) fn point(dataset: &JsValue, index: &str, blobs: &str, doubles: &[f64]);
     }

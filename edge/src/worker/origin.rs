@@ -2,51 +2,36 @@
 
 use std::time::Duration;
 
-use wasm_bindgen::JsCast as _;
+use js_sys::Promise;
+use wasm_bindgen::JsValue;
 use web_sys::{Request, Response};
 
-use tollgate_shared::answer::{Answer, Fields};
+use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use crate::host;
-use crate::settings::base_url;
+use super::{Incoming, Waiting};
+use crate::settings::{StoreSettings, base_url, quoted};
+use crate::store::Post;
 
-/// What is guarded.
+/// What is guarded, and where requests wait for it and for the store: outside of wasm.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// Without a slash at its end.
-    base: String,
-    /// Milliseconds within which an answer has to begin.
-    timeout: u32,
-}
-
-/// Why an origin has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Error {
-    /// No connection, or it broke before the answer began.
-    Unreachable,
-    /// The answer did not begin in time.
-    Timeout,
-}
-
-impl Error {
-    /// A word for metrics and logs.
-    pub(super) const fn kind(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Timeout => "timeout",
-        }
-    }
+    front: js::Front,
 }
 
 impl Origin {
-    /// Reads its variables.
-    pub(super) fn new(url: Option<String>, timeout: Option<&str>) -> Result<Self, ConfigError> {
+    /// Reads its variables. Failures become data points in `dataset`, if there is one.
+    pub(super) fn new(
+        url: Option<String>,
+        timeout: Option<&str>,
+        store: Option<&StoreSettings>,
+        dataset: Option<&JsValue>,
+    ) -> Result<Self, ConfigError> {
         let expected = "the URL of what is guarded, such as `https://app.example.com`";
         let url = url.ok_or_else(|| ConfigError::new("ORIGIN_URL", "nothing", expected))?;
         let Some(base) = base_url(&url) else {
-            return Err(ConfigError::new("ORIGIN_URL", format!("`{url}`"), expected));
+            return Err(ConfigError::new("ORIGIN_URL", quoted(&url), expected));
         };
         let timeout = match timeout {
             None => DEFAULT_TIMEOUT,
@@ -58,25 +43,41 @@ impl Origin {
                 })?
             }
         };
-        Ok(Self { base: base.to_owned(), timeout: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX) })
+        let patience = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let (store, authorization) =
+            store.map_or(("", ""), |store| (store.url.as_str(), store.authorization.as_str()));
+        let dataset = dataset.cloned().unwrap_or(JsValue::UNDEFINED);
+        let front = js::Front::new(base, patience, store, authorization, &dataset);
+        for (kind, answer) in failures() {
+            front.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
+        }
+        Ok(Self { front })
     }
 
-    /// Sends `request` on, as it is but for its host; bodies stream both ways.
-    pub(super) async fn forward(&self, request: &Request, target: &str) -> Result<Response, Error> {
-        let url = format!("{}{}{target}", self.base, if target.starts_with('/') { "" } else { "/" });
-        let came = js::forward(request, &url, self.timeout).await.map_err(|error| {
-            match host::name(&error).as_deref() {
-                Some("TimeoutError" | "AbortError") => Error::Timeout,
-                _ => Error::Unreachable,
-            }
-        })?;
-        came.dyn_into().map_err(|_| Error::Unreachable)
+    /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. The promise
+    /// of a response.
+    pub(super) fn forward(&self, request: &Request, fields: &Fields) -> Promise {
+        self.front.forward(request, &lines(fields))
+    }
+
+    /// Asks the store, and has `waiting` go on with what comes: the promise of a response.
+    pub(super) fn ask(&self, waiting: Waiting, from: &Incoming, post: &Post) -> Promise {
+        let Incoming { request, env, context } = from;
+        self.front.ask(waiting, request, env, context, &post.body, post.patience)
     }
 }
 
-/// The same response with more header fields.
-pub(super) fn extended(response: Response, fields: &Fields) -> Response {
-    if fields.iter().next().is_none() { response } else { js::extended(&response, &lines(fields)) }
+/// What clients are told when there is no answer, by a word for it in metrics.
+fn failures() -> [(&'static str, Answer); 2] {
+    let unreachable = answer::problem(
+        502,
+        "Bad Gateway",
+        "The origin cannot be reached, or broke the connection before it answered.",
+        "ORIGIN_UNREACHABLE",
+    );
+    let detail = "The origin did not answer in time.";
+    let timeout = answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT");
+    [("unreachable", unreachable), ("timeout", timeout)]
 }
 
 /// A response of our own; to a `HEAD` request without its body.
@@ -99,14 +100,34 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 mod js {
+    use js_sys::Promise;
     use wasm_bindgen::prelude::*;
     use web_sys::{Request, Response};
 
-    #[wasm_bindgen(module = "/src/worker/host.js")]
+    use crate::worker::Waiting;
+
+    #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
-        #[wasm_bindgen(catch)]
-        pub(super) async fn forward(request: &Request, url: &str, ms: u32) -> Result<JsValue, JsValue>;
-        pub(super) fn extended(response: &Response, fields: &str) -> Response;
+        #[derive(Debug)]
+        pub(super) type Front;
+
+        #[wasm_bindgen(constructor)]
+        pub(super) fn new(origin: &str, patience: u32, store: &str, auth: &str, dataset: &JsValue) -> Front;
+        #[wasm_bindgen(method)]
+        pub(super) fn tell(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
+        #[wasm_bindgen(method)]
+        pub(super) fn ask(
+            this: &Front,
+            waiting: Waiting,
+            request: &Request,
+            env: &JsValue,
+            context: &JsValue,
+            body: &str,
+            ms: u32,
+        ) -> Promise;
+        #[wasm_bindgen(method)]
+        pub(super) fn forward(this: &Front, request: &Request, fields: &str) -> Promise;
+
         pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
     }
 }

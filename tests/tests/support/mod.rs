@@ -124,17 +124,19 @@ fn counter(redis: &mut redis::Connection, key: &str) -> u64 {
     }
 }
 
-/// Fails if an Envoy has ended or one of its VMs has trapped, which costs every request of that thread.
+/// Fails if an Envoy or a workerd has ended or one of its VMs has trapped, which costs every request of that VM.
 pub(crate) fn assert_unharmed(stack: &Stack) {
     stack.envoys.iter().for_each(|envoy| assert_no_trap(envoy));
+    stack.workerds.iter().for_each(|workerd| assert_no_trap(workerd));
 }
 
-/// The same of one Envoy.
+/// The same of one of them.
 pub(crate) fn assert_no_trap(envoy: &Process) {
     assert_eq!(envoy.ended(), None, "{} ended:\n{}", envoy.name(), last_lines(&envoy.log(), 30));
     let log = envoy.log();
-    // What Envoy and Rust's runtime write when a VM traps: seen with a filter that panics on request.
-    let words = ["panicked at", "Uncaught", "in-VM backtrace", "[critical][wasm]"];
+    // What the hosts and Rust's runtime write when a VM traps: seen with a filter and a Worker that panic on request.
+    let words =
+        ["panicked at", "ncaught", "in-VM backtrace", "[critical][wasm]", "RuntimeError", "Reinitializing"];
     let traps = |line: &&str| words.iter().any(|word| line.contains(word));
     let found: Vec<&str> = log.lines().filter(traps).take(20).collect();
     assert!(found.is_empty(), "{} has trapped:\n{}", envoy.name(), found.join("\n"));

@@ -1,8 +1,6 @@
 //! What the filter costs an Envoy with one worker thread. Every contender has an Envoy of its own.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,12 +8,11 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use tollgate_tests::envoy::{Envoy, Filter, Listener, Options as EnvoyOptions, Store, Upstream};
 use tollgate_tests::gateway::Gateway;
-use tollgate_tests::process::{Process, Ready, Spec};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::{ports, run_dir, tools};
 
 use super::generator::wrk;
-use super::{Options, median, programs};
+use super::{Options, median, origin, programs};
 use crate::{build, setup, step};
 
 /// Builds what is measured, measures it, prints the tables and writes them to `target/bench.md`.
@@ -111,7 +108,7 @@ async fn measure(options: &Options, answering: Answering) -> Result<String> {
     let gateway = Gateway::start(&dir, ports::free()?, &redis.url(), "bench").await?;
     let nginx = match answering {
         Answering::Envoy => None,
-        Answering::Nginx => Some(start_nginx(&dir).await?),
+        Answering::Nginx => Some(origin::start(&dir).await?),
     };
     let upstream = nginx.as_ref().map_or(Upstream::Direct, |(_, address)| Upstream::Address(*address));
     let mut rows: Vec<(Contender, Envoy, Vec<Sample>)> = Vec::new();
@@ -181,31 +178,6 @@ async fn sample(
         cpu,
         batch: if calls > 0.0 { delta("redis_batch_size_sum") / calls } else { 0.0 },
     })
-}
-
-async fn start_nginx(dir: &Path) -> Result<(Process, SocketAddr)> {
-    let address = ports::local(ports::free()?);
-    let config = dir.join("nginx.conf");
-    let text = format!(
-        "daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.error.log; worker_processes 1;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{ access_log off; keepalive_requests 100000000;\n\
-         client_body_temp_path {dir}/nginx.body; proxy_temp_path {dir}/nginx.proxy; fastcgi_temp_path {dir}/nginx.fcgi;\n\
-         uwsgi_temp_path {dir}/nginx.uwsgi; scgi_temp_path {dir}/nginx.scgi;\n\
-         server {{ listen {address}; location / {{ return 200 'ok\\n'; }} }} }}\n",
-        dir = dir.display()
-    );
-    std::fs::write(&config, text)?;
-    let spec = Spec {
-        name: "nginx".into(),
-        program: programs::NGINX.path()?,
-        args: vec!["-c".into(), config.into()],
-        env: vec![],
-        dir: dir.to_path_buf(),
-        ready: Ready::http(address, "/"),
-        ready_within: Duration::from_secs(5),
-    };
-    Ok((Process::start(spec).await?, address))
 }
 
 fn table(options: &Options, answering: Answering, rows: &[(&Contender, Sample)]) -> String {

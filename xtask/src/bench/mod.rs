@@ -4,9 +4,11 @@
 //! measured; each round measures all of them once, and the medians of the rounds are shown.
 
 mod decisions;
+mod edge;
 mod filter;
 mod gateway;
 mod generator;
+mod origin;
 mod programs;
 
 use std::process::ExitCode;
@@ -34,6 +36,9 @@ pub(crate) struct Options {
     /// Measure the gateway instead: against redis-benchmark, webdis and an npm server, in about five minutes.
     #[arg(long, conflicts_with = "core")]
     gateway: bool,
+    /// Measure the Worker instead: against a bare Worker and one with `@upstash/ratelimit`, in about three minutes.
+    #[arg(long, conflicts_with_all = ["core", "gateway"])]
+    edge: bool,
     /// One round of one second each, to see whether all of it works.
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
@@ -51,6 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     match () {
         () if options.core => decisions::run(),
         () if options.gateway => gateway::run(&options),
+        () if options.edge => edge::run(&options),
         () => filter::run(&options),
     }
 }

@@ -1,0 +1,94 @@
+//! Exactly the quota passes, whatever stands in front: three workerds and two Envoys, 64 connections, one limit.
+//!
+//! Every run is a client of its own, so runs need neither a pause nor an empty Redis, and afterwards each client's counter must
+//! stand at what was admitted: what was refused has consumed nothing.
+
+use serde_json::{Value, json};
+use tollgate_tests::envoy;
+use tollgate_tests::ports;
+use tollgate_tests::stack::{Edge, Stack, StackOptions};
+use tollgate_tests::upstream::Upstream;
+
+use crate::support::{assert_unharmed, connect, consumed, each_algorithm, limit, load_of, policy, with};
+
+#[tokio::test]
+async fn mesh_and_edge_share_one_limit_to_the_last_request() {
+    let (stack, origin) = fleet(policy(&[limit("only", "fixed_window", QUOTA)])).await;
+    for number in 0..RUNS {
+        run(&stack, "/", &format!("run-{number}"), QUOTA).await;
+    }
+    assert_charged(&stack, "only", &[QUOTA; RUNS as usize]);
+    assert_eq!(origin.requests(), RUNS * QUOTA, "what was refused did not reach the origin");
+    assert_unharmed(&stack);
+}
+
+/// Two limits of a request are all-or-nothing across both hosts, too.
+#[tokio::test]
+async fn two_limits_of_a_request_are_charged_alike() {
+    let tight = limit("tight", "sliding_window_log", QUOTA);
+    let wide = limit("wide", "gcra", 5 * QUOTA);
+    let (stack, _origin) = fleet(policy(&[wide, tight])).await;
+    run(&stack, "/", "one", QUOTA).await;
+    assert_charged(&stack, "tight", &[QUOTA]);
+    assert_charged(&stack, "wide", &[QUOTA]);
+    assert_unharmed(&stack);
+}
+
+/// A request of cost 3 needs room for all of it: of 1,000 one is left over.
+#[tokio::test]
+async fn a_cost_of_three_admits_a_third() {
+    let costly = with(limit("costly", "sliding_window_counter", QUOTA), json!({ "cost": 3 }));
+    let (stack, _origin) = fleet(policy(&[costly])).await;
+    run(&stack, "/", "one", QUOTA / 3).await;
+    assert_charged(&stack, "costly", &[QUOTA / 3 * 3]);
+    assert_unharmed(&stack);
+}
+
+/// Without a store an isolate is exact by itself.
+#[tokio::test]
+async fn one_isolate_is_exact_in_its_own_memory() {
+    let origin = Upstream::start(ports::free().unwrap()).await.unwrap();
+    let options = StackOptions {
+        replicas: 0,
+        edge: Some(Edge::new(1, origin.address())),
+        store: tollgate_tests::stack::StoreChoice::None,
+        ..StackOptions::new(each_algorithm(QUOTA))
+    };
+    let stack = Stack::start(options).await.unwrap();
+    for algorithm in crate::support::ALGORITHMS {
+        run(&stack, &format!("/{algorithm}"), "one", QUOTA).await;
+    }
+    assert_unharmed(&stack);
+}
+
+/// On a machine with more to do than this test, a call to the store may take longer than production would wait; what is shown
+/// here is counting, so none may time out.
+async fn fleet(policy: Value) -> (Stack, Upstream) {
+    let origin = Upstream::start(ports::free().unwrap()).await.unwrap();
+    let options = StackOptions {
+        replicas: 2,
+        edge: Some(Edge::new(3, origin.address()).with("TOLLGATE_STORE_TIMEOUT", "10s")),
+        plugin: json!({ "store": { "timeout": "10s" } }),
+        upstream: envoy::Upstream::Address(origin.address()),
+        ..StackOptions::new(policy)
+    };
+    (Stack::start(options).await.unwrap(), origin)
+}
+
+/// A client with three times as many requests as pass, over 64 connections dealt to all five in turn.
+async fn run(stack: &Stack, path: &str, client: &str, admitted: u64) {
+    let running = load_of(stack, 3 * QUOTA, path, client).start().unwrap();
+    let replicas = running.so_far().len();
+    assert_eq!(replicas, stack.envoys.len() + stack.workerds.len());
+    let report = running.finish().await.unwrap();
+    let counts = (report.count(200), report.count(429), report.failed(), report.marked());
+    assert_eq!(counts, (admitted, 3 * QUOTA - admitted, 0, 0), "{client} of {path}: {report:?}");
+}
+
+/// Each client's counter, in Redis itself.
+fn assert_charged(stack: &Stack, limit: &str, each: &[u64]) {
+    assert_eq!(consumed(&mut connect(stack.redis.as_ref().unwrap()), limit), each);
+}
+
+const QUOTA: u64 = 1000;
+const RUNS: u64 = 10;
