@@ -27,6 +27,23 @@ fn a_file_that_is_no_policy() {
 }
 
 #[test]
+fn places_are_found_whatever_stands_before_them() {
+    let routes = r#"{"routes": [{"name": "a}]{,\"\\"}, {"name": "b", "match": {"headers": {"x": true}, "he\u0061ders": 7}}]}"#;
+    told(
+        routes,
+        r#"routes[0].name: found "a}]{,\"\\", expected a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -"#,
+    );
+    let routes = routes.replace(r#"a}]{,\"\\"#, "a");
+    told(&routes, "routes[1].match.headers: found duplicate field `headers`, expected it only once");
+    told(
+        &routes.replace("\\u0061", "o").replace(", ", ",\n "),
+        "routes[1].match.heoders: found unknown field `heoders`, expected one of `methods`, `path`, `hosts`, `headers`",
+    );
+    told(r#"{"routes": [[], {}]}"#, "routes[0]: found a list, expected an object");
+    told(r#"{"routes": [{}, {}]}"#, "routes[0]: found no `name`, expected one, it is required");
+}
+
+#[test]
 fn fields_at_the_top() {
     for (policy, error) in [
         (

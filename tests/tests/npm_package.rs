@@ -59,12 +59,25 @@ async fn in_bun() {
 #[tokio::test]
 async fn in_workerd() {
     let app = App::start().await;
-    let modules = app.bundle("worker.mjs", "esm", "workerd,worker", "index.js").await;
-    let worker = Worker::new([("SETTINGS", app.settings.to_string())]).unwrap();
-    let options = workerd::Options { name: "workerd".into(), modules, workers: vec![worker] };
-    let workerd = Workerd::start(&app.dir, &options).await.unwrap();
-    let report = get(workerd.addresses()[0], "/", "").await;
+    let workerd = app.workerd().await;
+    let report = get(workerd.addresses()[0], "/suite", "").await;
     assert_sum(&format!("{}{}", workerd.log(), report.text()));
+}
+
+/// What one request awaits must not depend on another: workerd would take it for hung.
+#[tokio::test]
+async fn many_requests_share_a_guard_in_workerd() {
+    let app = App::start().await;
+    let workerd = app.workerd().await;
+    let address = workerd.addresses()[0];
+    let asked: Vec<_> = (0..100).map(|_| tokio::spawn(get(address, "/", "192.0.2.1"))).collect();
+    let mut statuses = Vec::new();
+    for answer in asked {
+        statuses.push(answer.await.unwrap().status);
+    }
+    let count = |of: StatusCode| statuses.iter().filter(|status| **status == of).count();
+    let told = (count(StatusCode::OK), count(StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(told, (40, 60), "{statuses:?}\n{}", workerd.log());
 }
 
 #[tokio::test]
@@ -248,6 +261,13 @@ impl App {
         directory
     }
 
+    async fn workerd(&self) -> Workerd {
+        let modules = self.bundle("worker.mjs", "esm", "workerd,worker", "index.js").await;
+        let worker = Worker::new([("SETTINGS", self.settings.to_string())]).unwrap();
+        let options = workerd::Options { name: "workerd".into(), modules, workers: vec![worker] };
+        Workerd::start(&self.dir, &options).await.unwrap()
+    }
+
     async fn edge_runtime(&self) -> (Process, SocketAddr) {
         let bundled = self.bundle("edge.mjs", "iife", "edge-light", "bundle.js").await;
         let port = ports::free().unwrap();
@@ -275,7 +295,10 @@ impl App {
 
 /// Sends a request as a platform passes it on, which knows the client's address.
 async fn get(address: SocketAddr, path: &str, ip: &str) -> client::Answer {
-    let request = Request::get(path).header("host", "app.example").header("x-real-ip", ip);
+    let request = Request::get(path)
+        .header("host", "app.example")
+        .header("x-real-ip", ip)
+        .header("cf-connecting-ip", ip);
     let request = request.body(Full::<Bytes>::default()).unwrap();
     client::send_within(address, request, LIMIT).await.unwrap()
 }

@@ -7,7 +7,7 @@ use tollgate_tests::process::last_lines;
 use tollgate_tests::tools;
 use tollgate_tests::vectors::Target;
 
-use crate::{build, manifests, setup, step, vectors};
+use crate::{build, manifests, npm, setup, step, vectors};
 
 /// Runs the checks.
 pub(crate) fn lint() -> Result<ExitCode> {
@@ -38,6 +38,7 @@ pub(crate) fn test(only: Option<&str>) -> Result<ExitCode> {
     } else {
         failed.note("build", build::run().and_then(|()| build::test_clock()));
         failed.note("build-edge", build::worker().and_then(|()| build::worker_test_clock()));
+        failed.note("build-npm", npm::build());
         if only.is_none() {
             CHECKS.iter().for_each(|check| failed.note(check.name, check.run()));
             failed.note(manifests::NAME, manifests::check());

@@ -1,5 +1,6 @@
 //! `build --npm`: the npm package, from the core's wasm and the modules of `edge/npm`.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,10 +45,20 @@ fn compile(core: &Path) -> Result<()> {
         .arg(core)
         .args(["--", "--no-default-features", "--features", "package"])
         .envs(tools::edge_environment()?)
-        // The digest of a subject takes a fraction of a call to the store, whichever form its loop has; this one is shorter.
-        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg\u{1f}sha2_backend_soft=\"compact\"")
+        .env("CARGO_ENCODED_RUSTFLAGS", rustc_flags().join("\u{1f}"))
         .current_dir(tools::workspace());
     step::run("compile the core of the npm package", &mut wasm_pack, FIX).map(drop)
+}
+
+fn rustc_flags() -> Vec<String> {
+    // The digest of a subject takes a fraction of a call to the store, whichever form its loop has; this one is shorter.
+    let mut flags = vec!["--cfg".to_owned(), "sha2_backend_soft=\"compact\"".to_owned()];
+    // What is published is the same wherever it was built, and does not say where.
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(home) = set("CARGO_HOME").or_else(|| set("HOME").map(|home| home.join(".cargo"))) {
+        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
+    }
+    flags
 }
 
 /// Makes both smaller, and the JavaScript one file.
