@@ -40,6 +40,10 @@ fn places_are_found_whatever_stands_before_them() {
         "routes[1].match.heoders: found unknown field `heoders`, expected one of `methods`, `path`, `hosts`, `headers`",
     );
     told(r#"{"routes": [[], {}]}"#, "routes[0]: found a list, expected an object");
+    told(
+        r#"{"routes": [ { "name": {} } ]}"#,
+        "routes[0].name: found an object, expected a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -",
+    );
     told(r#"{"routes": [{}, {}]}"#, "routes[0]: found no `name`, expected one, it is required");
 }
 

@@ -142,8 +142,6 @@ fn path(json: &[u8], read: usize) -> String {
         let rest = json.get(at..).unwrap_or_default();
         let mut length = 1;
         match byte {
-            // What was refused because of its first byte was not entered.
-            b'{' | b'[' if at + 1 == read => {}
             b'{' => places.push(Place::Key(None)),
             b'[' => places.push(Place::Index(0)),
             b'}' | b']' => drop(places.pop()),
