@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is a failed test")]
 
 use serde_json::{Value, json};
+use tollgate_shared::config::{PolicyConfig, parse};
 use tollgate_shared::policy::Policy;
 
 #[test]
@@ -45,6 +46,58 @@ fn places_are_found_whatever_stands_before_them() {
         "routes[0].name: found an object, expected a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -",
     );
     told(r#"{"routes": [{}, {}]}"#, "routes[0]: found no `name`, expected one, it is required");
+}
+
+/// The library follows a reader along, which is too large for where the core has to be small.
+#[test]
+fn places_are_those_that_a_library_finds() {
+    let policy: Value = serde_json::from_str(include_str!("../../policy.json")).unwrap();
+    let mut found = 0;
+    for pointer in pointers(&policy) {
+        for wrong in [
+            json!(null),
+            json!(true),
+            json!(-7),
+            json!(0.5),
+            json!("§ \"\\"),
+            json!([]),
+            json!([{}]),
+            json!({}),
+            json!({ "§": 1 }),
+        ] {
+            // In the place of a word, the library does not take the object's key for a place.
+            if wrong.get("§").is_some()
+                && (pointer.ends_with("algorithm") || pointer.ends_with("on_store_error"))
+            {
+                continue;
+            }
+            let mut damaged = policy.clone();
+            *damaged.pointer_mut(&pointer).unwrap() = wrong;
+            for json in [damaged.to_string(), serde_json::to_string_pretty(&damaged).unwrap()] {
+                let Err(error) = parse::<PolicyConfig>(json.as_bytes()) else { continue };
+                let mut reader = serde_json::Deserializer::from_str(&json);
+                let expected = serde_path_to_error::deserialize::<_, PolicyConfig>(&mut reader).unwrap_err();
+                assert_eq!(error.path, expected.path().to_string().trim_matches('.'), "{error}\n{json}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 500, "{found} errors");
+}
+
+/// Where every value of a document is, the document itself included.
+fn pointers(value: &Value) -> Vec<String> {
+    let inner: Vec<(String, &Value)> = match value {
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| (index.to_string(), item)).collect()
+        }
+        Value::Object(fields) => fields.iter().map(|(name, field)| (name.clone(), field)).collect(),
+        _ => Vec::new(),
+    };
+    let below = inner
+        .iter()
+        .flat_map(|(name, value)| pointers(value).into_iter().map(move |rest| format!("/{name}{rest}")));
+    std::iter::once(String::new()).chain(below).collect()
 }
 
 #[test]

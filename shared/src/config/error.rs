@@ -128,7 +128,9 @@ pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
     }
     serde_json::from_slice(json).map_err(|error| {
         let lines = json.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1));
-        let read = lines.map(<[u8]>::len).sum::<usize>().saturating_add(error.column());
+        // Of JSON that is none, the reader names the byte that it cannot go on with, which it has not read.
+        let column = error.column().saturating_sub(usize::from(error.is_syntax()));
+        let read = lines.map(<[u8]>::len).sum::<usize>().saturating_add(column);
         ConfigError::from_serde(&path(json, read), &error)
     })
 }
