@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde::Serialize;
 
 use tollgate_shared::exchange::{self, Call, Decision, LimitError, Step};
 use tollgate_shared::local::Local;
@@ -16,7 +16,7 @@ use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Memory, Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
-use crate::host::{Level, log};
+use crate::host::{Level, Line, log};
 use crate::settings::Checked;
 use crate::store::{Answered, CallReport, Post, Question, Store, resumption_time};
 
@@ -200,26 +200,25 @@ impl Guard {
         match &call.failure {
             None => local.store_answered(),
             Some(error) => {
-                log(
-                    Level::Warn,
-                    &json!({
-                        "message": format!("{error}; limits follow on_store_error"),
-                        "kind": error.kind(),
-                        "took_ms": call.took,
-                    }),
-                );
+                let message = format!("{error}; limits follow on_store_error");
+                log(Level::Warn, &FailedCall { message: &message, kind: error.kind(), took_ms: call.took });
                 local.store_failed(now);
             }
         }
         match (was_open, local.store_is_open()) {
-            (false, true) => log(
-                Level::Error,
-                &json!({
-                    "message": "the store failed repeatedly and is left alone for now; limits follow on_store_error",
-                }),
-            ),
-            (true, false) => log(Level::Info, &json!({ "message": "the store answers again" })),
+            (false, true) => log(Level::Error, &Line { message: LEFT_ALONE }),
+            (true, false) => log(Level::Info, &Line { message: "the store answers again" }),
             _ => {}
         }
     }
 }
+
+#[derive(Serialize)]
+struct FailedCall<'a> {
+    message: &'a str,
+    kind: &'static str,
+    took_ms: u64,
+}
+
+const LEFT_ALONE: &str =
+    "the store failed repeatedly and is left alone for now; limits follow on_store_error";

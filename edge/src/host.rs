@@ -3,6 +3,7 @@
 //! The calls are JavaScript, in `host.js`: one crossing each, where the same through bindings would be a dozen.
 
 use js_sys::{Array, Reflect};
+use serde::Serialize;
 use wasm_bindgen::JsValue;
 
 use tollgate_shared::store::StoreError;
@@ -45,14 +46,20 @@ pub(crate) enum Level {
     Error,
 }
 
+/// A line of the log that says nothing more.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line<'a> {
+    pub(crate) message: &'a str,
+}
+
 /// Writes a line of JSON to the log.
-pub(crate) fn log(level: Level, fields: &serde_json::Value) {
+pub(crate) fn log(level: Level, fields: &impl Serialize) {
     let level = match level {
         Level::Info => "info",
         Level::Warn => "warn",
         Level::Error => "error",
     };
-    js::log(level, &fields.to_string());
+    js::log(level, &serde_json::to_string(fields).unwrap_or_default());
 }
 
 fn name(error: &JsValue) -> Option<String> {

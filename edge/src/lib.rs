@@ -17,11 +17,19 @@
 //! | `worker` | the Cloudflare Worker, with the feature `worker` |
 //! | `package` | what the npm package calls, with the feature `package` |
 
+#![cfg_attr(
+    not(all(feature = "package", feature = "worker")),
+    allow(
+        dead_code,
+        reason = "either host leaves something to the other; with both features nothing is left over"
+    )
+)]
+
 mod guard;
 mod head;
 mod host;
 #[cfg(feature = "package")]
-mod package;
+pub mod package;
 mod settings;
 mod store;
 #[cfg(feature = "worker")]

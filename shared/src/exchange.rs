@@ -213,8 +213,8 @@ impl Call {
             }
         }
         if groups.len() > 1 {
-            let place = |verdict: &Verdict| limits.iter().position(|limit| limit.limit == verdict.limit);
-            report.verdicts.sort_by_key(place);
+            let of = |place: &RouteLimit| report.verdicts.iter().find(|verdict| verdict.limit == place.limit);
+            report.verdicts = limits.iter().filter_map(of).copied().collect();
         }
         let denied = report.verdicts.iter().any(Verdict::refuses);
         Step::Decide(if denied {

@@ -1,6 +1,6 @@
 //! The policy as compiled: what [`config`] describes, checked as a whole and ready to be asked.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -93,10 +93,10 @@ impl Policy {
             path_case: config.path_case,
             headers: config.headers,
         };
-        let mut names = BTreeSet::new();
+        let mut names = BTreeMap::new();
         for (index, route) in config.routes.into_iter().enumerate() {
             let path = format!("routes[{index}]");
-            if !names.insert(route.name.clone()) {
+            if names.insert(route.name.clone(), index).is_some() {
                 compiler.error(&format!("{path}.name"), &route.name, "a name that no earlier route has");
             }
             compiler.conditions(&path, &route.matches);
@@ -106,7 +106,7 @@ impl Policy {
             policy.routes.push(compiler.route(&path, route.name, route.rate_limits));
         }
         if let (Some(default), Some(name)) = (config.default, Name::parse("default")) {
-            if names.contains(&name) {
+            if names.contains_key(&name) {
                 compiler.error_in_words(
                     "default",
                     "a route named `default` beside it",
@@ -273,6 +273,9 @@ impl Limit {
     }
 }
 
+/// What limits of one group share: a tag, or else a subject.
+type Group = (Option<Name>, Option<usize>);
+
 #[derive(Default)]
 struct Compiler<'a> {
     at: &'a str,
@@ -317,7 +320,7 @@ impl Compiler<'_> {
             groups: Vec::new(),
             policy_field: String::new(),
         };
-        let mut groups: BTreeMap<(Option<Name>, Option<usize>), Vec<usize>> = BTreeMap::new();
+        let mut groups: Vec<(Group, Vec<usize>)> = Vec::new();
         for (index, config) in configs.into_iter().enumerate() {
             let path = format!("{path}.rate_limits[{index}]");
             let subject = match route.subjects.iter().position(|key| *key == config.key) {
@@ -340,10 +343,13 @@ impl Compiler<'_> {
                     "a name that no other limit of this route has",
                 );
             }
-            groups.entry(group).or_default().push(route.limits.len());
+            match groups.iter_mut().find(|(of, _)| *of == group) {
+                Some((_, limits)) => limits.push(route.limits.len()),
+                None => groups.push((group, Vec::from([route.limits.len()]))),
+            }
             route.limits.push(RouteLimit { limit, subject });
         }
-        route.groups = groups.into_values().collect();
+        route.groups = groups.into_iter().map(|(_, limits)| limits).collect();
         if route.groups.len() > 1 {
             for place in &route.limits {
                 if let Some(limit) = self.limits.get_mut(place.limit) {

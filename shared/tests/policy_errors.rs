@@ -20,7 +20,10 @@ fn a_file_that_is_no_policy() {
     told("null", "found null, expected an object");
     told("[]", "found a list, expected an object");
     told(&format!("{{}}{}", " ".repeat(1 << 20)), "found 1048578 bytes, expected at most 1 MiB of JSON");
-    told(r#"{"shadow": true, "shadow": false}"#, "found duplicate field `shadow`, expected it only once");
+    told(
+        r#"{"shadow": true, "shadow": false}"#,
+        "shadow: found duplicate field `shadow`, expected it only once",
+    );
 }
 
 #[test]

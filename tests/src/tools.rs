@@ -255,6 +255,20 @@ pub fn worker_test_clock() -> Result<PathBuf> {
     absolute(&target_dir().join("worker-test-clock"))
 }
 
+/// Where the npm package is built.
+pub fn npm_dir() -> Result<PathBuf> {
+    absolute(&target_dir().join("npm"))
+}
+
+/// The npm package, as the file that would be published.
+pub fn npm_package() -> Result<PathBuf> {
+    let path = npm_dir()?.join(concat!("tollgate-", env!("CARGO_PKG_VERSION"), ".tgz"));
+    if !path.is_file() {
+        bail!("`{}` is not there: run `cargo xtask build --npm`", path.display());
+    }
+    Ok(path)
+}
+
 /// Where pinned programs live: `$TOLLGATE_TOOLS`, else `tollgate/tools` in the user's cache directory.
 pub fn tools_dir() -> Result<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -114,7 +114,8 @@ fn trim(built: &Path, trimmed: &Path) -> Result<String> {
     Ok(size)
 }
 
-fn gzip_size(path: &Path) -> Result<usize> {
+/// The bytes of a file after `gzip -9`.
+pub(crate) fn gzip_size(path: &Path) -> Result<usize> {
     let output = Command::new("gzip").args(["-9", "--stdout"]).arg(path).stderr(Stdio::null()).output()?;
     ensure!(output.status.success(), "gzip failed");
     Ok(output.stdout.len())

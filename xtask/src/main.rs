@@ -18,6 +18,7 @@ mod commands;
 mod debian;
 mod demo;
 mod manifests;
+mod npm;
 mod schema;
 mod setup;
 mod soak;
@@ -48,6 +49,9 @@ enum Command {
         /// Check the policy of `wrangler.toml` and build the Worker into `target/worker` instead.
         #[arg(long)]
         worker: bool,
+        /// Build the npm package into `target/npm` instead.
+        #[arg(long, conflicts_with = "worker")]
+        npm: bool,
     },
     /// Runs Redis, the gateway and Envoys with the filter, and Workers if asked, until Ctrl-C.
     Up(up::Options),
@@ -86,11 +90,14 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => setup::run().map(|()| ExitCode::SUCCESS),
-        Command::Build { worker: false } => {
+        Command::Build { worker: false, npm: false } => {
             setup::run().and_then(|()| build::run()).map(|()| ExitCode::SUCCESS)
         }
-        Command::Build { worker: true } => {
+        Command::Build { worker: true, .. } => {
             setup::edge_tools().and_then(|()| build::worker()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Build { npm: true, .. } => {
+            setup::npm_tools().and_then(|()| npm::build()).map(|()| ExitCode::SUCCESS)
         }
         Command::Up(options) => up::run(&options),
         Command::Demo(options) => demo::run(&options),

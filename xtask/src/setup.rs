@@ -62,6 +62,12 @@ pub(crate) fn edge_tools() -> Result<()> {
     js_clients()
 }
 
+/// What building the npm package needs.
+pub(crate) fn npm_tools() -> Result<()> {
+    wasm_pack()?;
+    js_clients()
+}
+
 /// What running tests in Node needs besides Node.
 pub(crate) fn wasm_pack() -> Result<()> {
     compiler_targets()?;

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 
 use serde::de::DeserializeOwned;
@@ -26,8 +27,6 @@ impl ConfigError {
 
     fn from_serde(path: &str, error: &serde_json::Error) -> Self {
         let text = error.to_string();
-        // `.` is the whole file, `?` a field whose name was not read.
-        let path = path.trim_end_matches(['.', '?']);
         if error.classify() != serde_json::error::Category::Data {
             return Self::new(path, format!("what cannot be read ({text})"), "valid JSON");
         }
@@ -127,11 +126,71 @@ pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
         let found = format!("{} bytes", json.len());
         return Err(ConfigError::new("", found, "at most 1 MiB of JSON"));
     }
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|error| ConfigError::from_serde(&error.path().to_string(), error.inner()))?;
-    deserializer.end().map_err(|error| ConfigError::from_serde("", &error))?;
-    Ok(value)
+    serde_json::from_slice(json).map_err(|error| {
+        let lines = json.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1));
+        let read = lines.map(<[u8]>::len).sum::<usize>().saturating_add(error.column());
+        ConfigError::from_serde(&path(json, read), &error)
+    })
+}
+
+/// The path of what a reader of JSON was at when it gave up after `read` bytes. Following the reader along the way would
+/// make another copy of it for each type that is read, and a third of the code of a small host.
+fn path(json: &[u8], read: usize) -> String {
+    let mut places: Vec<Place<'_>> = Vec::new();
+    let mut at = 0;
+    while let Some(byte) = json.get(at).filter(|_| at < read) {
+        let rest = json.get(at..).unwrap_or_default();
+        let mut length = 1;
+        match byte {
+            // What was refused because of its first byte was not entered.
+            b'{' | b'[' if at + 1 == read => {}
+            b'{' => places.push(Place::Key(None)),
+            b'[' => places.push(Place::Index(0)),
+            b'}' | b']' => drop(places.pop()),
+            b',' => match places.last_mut() {
+                Some(Place::Key(key)) => *key = None,
+                Some(Place::Index(index)) => *index += 1,
+                None => {}
+            },
+            b'"' => {
+                length = text_length(rest);
+                if let Some(Place::Key(key @ None)) = places.last_mut() {
+                    *key = rest.get(..length);
+                }
+            }
+            _ => {}
+        }
+        at += length;
+    }
+    let mut path = String::new();
+    for place in places {
+        match place {
+            Place::Index(index) => path.push_str(&format!("[{index}]")),
+            Place::Key(None) => {}
+            Place::Key(Some(key)) => {
+                path.push_str(if path.is_empty() { "" } else { "." });
+                path.push_str(&serde_json::from_slice::<String>(key).unwrap_or_default());
+            }
+        }
+    }
+    path
+}
+
+/// Where a reader is within an object, by its key, or within a list.
+enum Place<'a> {
+    Key(Option<&'a [u8]>),
+    Index(usize),
+}
+
+/// How long the text is that `json` begins with, quotes included.
+fn text_length(json: &[u8]) -> usize {
+    let mut escaped = false;
+    let end = json.iter().skip(1).position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(json.len(), |end| end + 2)
 }
 
 /// Most characters of a path or a finding.

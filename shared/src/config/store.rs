@@ -1,7 +1,7 @@
 //! What every host checks alike about its store, wherever it is written.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::ops::RangeInclusive;
 use core::time::Duration;
 
@@ -38,11 +38,11 @@ pub fn authorization(path: &str, token: &str) -> Result<String, ConfigError> {
 /// # Errors
 /// More than 10 s.
 pub fn timeout(path: &str, found: Option<Span>, default: Duration) -> Result<Duration, ConfigError> {
-    let timeout = found.map_or(default, |span| Duration::from_millis(span.as_millis()));
-    if timeout > MAX_TIMEOUT {
-        return Err(ConfigError::new(path, format!("{timeout:?}"), "at most 10s"));
+    match found.map(|span| (span, Duration::from_millis(span.as_millis()))) {
+        None => Ok(default),
+        Some((_, timeout)) if timeout <= MAX_TIMEOUT => Ok(timeout),
+        Some((span, _)) => Err(ConfigError::new(path, span.to_string(), "at most 10s")),
     }
-    Ok(timeout)
 }
 
 /// Over how many instances a quota is split while the store fails: 1 to 100,000, and 1 where nothing is said.

@@ -1,0 +1,129 @@
+// Guards, the same for every runtime; only how the core is loaded differs. Everything is decided in the core. What is done here
+// is JavaScript's part: that arguments have their types, and that answers are its objects.
+
+import { Core } from "./core.js";
+
+/** Makes the `createGuard` of a runtime; `load` loads the core. */
+export function creator(load) {
+  let loaded;
+  return async function createGuard(options) {
+    expect(isObject(options), "options", options, "an object with a `policy`");
+    const { policy, ...settings } = options;
+    expect(typeof policy === "string" || isObject(policy), "policy", policy, "an object, or its JSON as a text");
+    if (settings.redis === undefined) settings.redis = fromEnvironment();
+    const texts = [typeof policy === "string" ? policy : json("policy", policy), json("options", settings)];
+    try {
+      await (loaded ??= load());
+    } catch (error) {
+      // What could not be fetched now may be later.
+      loaded = undefined;
+      throw error;
+    }
+    return new Guard(new Core(...texts));
+  };
+}
+
+class Guard {
+  #core;
+
+  constructor(core) {
+    this.#core = core;
+  }
+
+  async check(request, options = {}) {
+    const { method, url, headers } = request ?? {};
+    const isRequest = typeof method === "string" && typeof url === "string" && typeof headers?.get === "function";
+    expect(isRequest, "request", request, "a Request, or an object with its `method`, `url` and `headers`");
+    const { ip, waitUntil } = checked(options, ["ip", "waitUntil"]);
+    expect(ip == null || typeof ip === "string", "ip", ip, "a text");
+    return new Decision(JSON.parse(await this.#core.check(method, url, headers, ip, waitUntil)), method);
+  }
+
+  async limit(name, key, options = {}) {
+    expect(typeof name === "string", "name", name, "a text");
+    const values = Array.isArray(key) ? [...key] : [key];
+    for (const value of values) expect(typeof value === "string", "key", value, "a text, or an array of texts");
+    const { cost, waitUntil } = checked(options, ["cost", "waitUntil"]);
+    if (cost != null) {
+      expect(typeof cost === "number", "cost", cost, "a number");
+      expect(Number.isInteger(cost) && cost > 0, "cost", cost, "a whole number from 1", RangeError);
+    }
+    return limited(JSON.parse(await this.#core.limit(name, values, cost, waitUntil)));
+  }
+}
+
+class Decision {
+  constructor({ allowed, route, limits, degraded, headers, refusal }, method) {
+    this.allowed = allowed;
+    this.route = route;
+    this.limits = limits.map(limited);
+    this.degraded = degraded;
+    this.headers = new Headers(headers);
+    if (refusal) {
+      const { status, headers, body } = refusal;
+      this.response = new Response(method === "HEAD" ? null : body, { status, headers });
+    }
+  }
+
+  apply(response) {
+    expect(typeof response?.status === "number", "response", response, "a Response");
+    // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
+    const copy = new Response(response.body, response);
+    this.headers.forEach((value, name) => copy.headers.set(name, value));
+    return copy;
+  }
+}
+
+/** JSON has no infinity. */
+function limited(limit) {
+  limit.retryAfterMs ??= Infinity;
+  return limit;
+}
+
+/** The options of a call; one that is misspelt must not look like one that is left out. */
+function checked(options, names) {
+  expect(isObject(options), "options", options, `an object with ${names.join(", ")}`);
+  const stranger = Object.keys(options).find((name) => !names.includes(name));
+  if (stranger !== undefined) throw new TypeError(`options: found \`${stranger}\`, expected ${names.join(", ")}`);
+  const { waitUntil } = options;
+  expect(waitUntil == null || typeof waitUntil === "function", "waitUntil", waitUntil, "a function");
+  return options;
+}
+
+/** The database that Upstash's integrations name, where there are variables and we may read them. */
+function fromEnvironment() {
+  const names = ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"];
+  let found = [];
+  try {
+    found = names.map((name) => globalThis.process?.env?.[name]);
+  } catch {
+    // Deno, without `--allow-env`.
+  }
+  const [url, token] = found;
+  if (!url !== !token) {
+    const [there, missing] = url ? names : names.toReversed();
+    throw new Error(`${missing}: found nothing, expected a text because ${there} is set; \`redis: null\` is for memory`);
+  }
+  return url && token ? { url, token } : undefined;
+}
+
+/** JSON, of what has such a form: `JSON.stringify` alone leaves functions out, and makes null of NaN. */
+function json(place, value) {
+  return JSON.stringify(value, (name, part) => {
+    const none = typeof part === "number" ? !Number.isFinite(part) : ["bigint", "function", "symbol"].includes(typeof part);
+    expect(!none, name || place, part, "a value that JSON has");
+    return part;
+  });
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Texts are not shown: they may be about a person, and errors end up in logs. */
+function expect(holds, place, found, expected, Kind = TypeError) {
+  if (holds) return;
+  const shown = found === null || ["boolean", "number"].includes(typeof found);
+  const what = shown ? `\`${found}\`` : found === undefined ? "nothing" : Array.isArray(found) ? "an array" : `a ${typeof found}`;
+  throw new Kind(`${place}: found ${what}, expected ${expected}`);
+}

@@ -1,0 +1,296 @@
+/**
+ * Rate limits for edge functions and servers, counted together in Redis.
+ *
+ * ```ts
+ * import { createGuard } from "tollgate";
+ *
+ * const guard = await createGuard({
+ *   policy: {
+ *     routes: [{
+ *       name: "api",
+ *       match: { path: "/api/*" },
+ *       rate_limits: [{ name: "api-key", algorithm: "gcra", quota: 100, window: "1m", burst: 20, key: ["header:x-api-key"] }],
+ *     }],
+ *   },
+ *   redis: { url: "https://example.upstash.io", token: "…" },
+ * });
+ *
+ * const decision = await guard.check(request, { ip, waitUntil });
+ * if (!decision.allowed) return decision.response;
+ * return decision.apply(await answer(request));
+ * ```
+ *
+ * @module
+ */
+
+/**
+ * Makes a guard. Make one when the module is loaded, and use it for every request: it remembers denials, and how the store is.
+ *
+ * @throws {TypeError} An option is of another type than it has to be.
+ * @throws {Error} The policy or an option is wrong. The message has a line for everything that is: where, what was found, and
+ *   what was expected.
+ */
+export function createGuard(options: GuardOptions): Promise<Guard>;
+
+/** What {@link createGuard} is told. */
+export interface GuardOptions {
+  /** The policy, or its JSON as a text. */
+  policy: Policy | string;
+  /**
+   * The database that all instances count in: Upstash's, or a Redis behind Tollgate's gateway.
+   *
+   * Where nothing is said, it is what the variables `UPSTASH_REDIS_REST_URL` and `UPSTASH_REDIS_REST_TOKEN` of `process.env` say.
+   * Without those, or with `null`, this instance counts for itself in its memory, and says so once in the log.
+   */
+  redis?: RedisOptions | null;
+  /** How long a request may wait for the store, at most `"10s"`. @default "500ms" */
+  timeout?: Duration;
+  /** What keys in the store begin with: 1 to 64 of `A-Z a-z 0-9 . _ -`. @default "tg" */
+  keyPrefix?: string;
+  /**
+   * How many instances share the limits, 1 to 100,000: while the store fails, each counts against its share of a limit whose
+   * `on_store_error` is `"local"`. @default 1
+   */
+  replicas?: number;
+  /** How many refusals this instance remembers until they lapse, so that they cost no call; 0 for none. @default 4096 */
+  denialCache?: number;
+  /** Whose clock counts: `"host"`, this instance's, is for stores whose scripts may not ask for the time. @default "store" */
+  clock?: "store" | "host";
+}
+
+/** A database that speaks Upstash's REST dialect. */
+export interface RedisOptions {
+  /** Such as `https://example.upstash.io`. */
+  url: string;
+  /** Its bearer token. Nothing that ends up in a browser may hold it. */
+  token: string;
+}
+
+/** Decides. */
+export interface Guard {
+  /**
+   * Decides about a request, as the policy's routes say. That is one call to the store at most.
+   *
+   * It is never rejected because of the store: if that is down, slow or refuses, each limit does what its `on_store_error` says.
+   *
+   * @throws {TypeError} An argument is of another type than it has to be, or `ip` is no IP address.
+   */
+  check(request: RequestLike, options?: CheckOptions): Promise<Decision>;
+
+  /**
+   * Decides about one limit of the policy, wherever in a program that is. It counts where requests with these values count.
+   *
+   * ```ts
+   * const { allowed, retryAfterMs } = await guard.limit("api-key", "k-123", { cost: 2 });
+   * ```
+   *
+   * It is never rejected because of the store, just like {@link Guard.check}.
+   *
+   * @param name The limit's name in the policy.
+   * @param key Whom it is about: a value for each part of the limit's `key` that is no `const:…`, in their order. For `client_ip` that
+   *   is an IP address, for `path` a path in normal form (decoded, without query).
+   *
+   * @throws {TypeError} An argument is of another type than it has to be.
+   * @throws {RangeError} There is no such limit, its key takes other values, or the cost is not a whole number from 1 to 1,000,000,000.
+   *   The message says what there is.
+   */
+  limit(name: string, key: string | readonly string[], options?: LimitOptions): Promise<LimitDecision>;
+}
+
+/** What is read of a request: its head. A `Request` of the Fetch API is one. */
+export interface RequestLike {
+  readonly method: string;
+  /** Absolute. */
+  readonly url: string;
+  readonly headers: { get(name: string): string | null };
+}
+
+/** What {@link Guard.check} is told beside the request. */
+export interface CheckOptions {
+  /**
+   * The client's address as the platform knows it; for the key part `client_ip`, where the policy takes it from the connection.
+   *
+   * | platform | address |
+   * | --- | --- |
+   * | Vercel | `request.headers.get("x-real-ip")`, or `ipAddress(request)` of `@vercel/functions` |
+   * | Cloudflare Workers | `request.headers.get("cf-connecting-ip")` |
+   * | Node | `socket.remoteAddress` |
+   * | Deno | `info.remoteAddr.hostname` |
+   * | Bun | `server.requestIP(request).address` |
+   *
+   * Without it the address is not known, and all such requests are counted as one client's.
+   */
+  ip?: string | null;
+  /**
+   * The platform's function that keeps an instance alive for a promise: `(promise) => context.waitUntil(promise)`. What a refused
+   * request was charged by other limits is given back behind the answer. Without it that is done as well, if the instance lives
+   * that long.
+   */
+  waitUntil?: ((promise: Promise<unknown>) => void) | null;
+}
+
+/** What {@link Guard.limit} is told beside whom it is about. */
+export interface LimitOptions {
+  /** What this consumes, 1 to 1,000,000,000; where nothing is said, what the policy says that a request costs. */
+  cost?: number;
+  /** As for {@link Guard.check}. */
+  waitUntil?: CheckOptions["waitUntil"];
+}
+
+/** What becomes of a request. */
+export type Decision = Admission | Refusal;
+
+/** The request may go on. */
+export interface Admission extends Decided {
+  readonly allowed: true;
+  readonly response?: undefined;
+}
+
+/** The request is refused. */
+export interface Refusal extends Decided {
+  readonly allowed: false;
+  /** The answer to it, ready to be sent: 429, or 503 where the store cannot be asked and the policy says `"deny"`. */
+  readonly response: Response;
+}
+
+/** What every decision says. */
+export interface Decided {
+  /** The name of the route that the request took; null if it matches none. */
+  readonly route: string | null;
+  /** What each limit of the route said; of a refusal that was remembered, only the one that refused. */
+  readonly limits: readonly LimitDecision[];
+  /** Whether a limit was decided without the store. */
+  readonly degraded: boolean;
+  /** The header fields for any answer to this request: `RateLimit`, `RateLimit-Policy` and others, as the policy says. */
+  readonly headers: Headers;
+  /** A copy of a response with these header fields; its body is not read. */
+  apply(response: Response): Response;
+}
+
+/** What one limit said. */
+export interface LimitDecision {
+  /** The limit's name in the policy. */
+  readonly name: string;
+  /** Whether it lets the request pass. */
+  readonly allowed: boolean;
+  /**
+   * - `"admitted"`: there was room.
+   * - `"refused"`: there was none.
+   * - `"shadow_refused"`: there was none, but the limit is in shadow mode.
+   * - `"unavailable"`: the store cannot be asked, and the policy refuses then.
+   */
+  readonly ruling: "admitted" | "refused" | "shadow_refused" | "unavailable";
+  /** How much may pass at once: the quota, or the burst of `gcra`. */
+  readonly limit: number;
+  /** How much could pass now; null if no counter was asked. */
+  readonly remaining: number | null;
+  /** Milliseconds until `remaining` grows, 0 if all of the quota is there; null if no counter was asked. */
+  readonly resetAfterMs: number | null;
+  /** Milliseconds until this would be admitted: 0 if it was, `Infinity` if it costs more than the quota ever holds. */
+  readonly retryAfterMs: number;
+  /**
+   * Who decided.
+   *
+   * - `"store"`: the store.
+   * - `"memory"`: this instance's memory, where there is no store.
+   * - `"denials"`: this instance, which remembers a refusal.
+   * - `"local"`, `"allow"`, `"deny"`: the store could not be asked; this is what the limit's `on_store_error` says.
+   */
+  readonly source: "store" | "memory" | "denials" | FailureMode;
+  /** Whether it was decided without the store although there is one. */
+  readonly degraded: boolean;
+}
+
+/**
+ * A policy: which requests are limited, by whom and how much. It is the same file that Tollgate's filter and Worker run.
+ *
+ * What an editor makes of an imported JSON file is less exact than this: `import policy from "./policy.json"`, then
+ * `policy as Policy`.
+ */
+export interface Policy {
+  /** Where editors find the schema; ignored. */
+  $schema?: string;
+  /** Where a client's address comes from. */
+  client_ip?: {
+    /** `"connection"` (what `ip` says), or a header field with addresses, such as `"x-forwarded-for"`. @default "connection" */
+    from?: string;
+    /** How many trusted proxies appended to that field: the client is that many entries from the right. @default 1 */
+    trusted_hops?: number;
+    /** How many bits of an IPv6 address tell clients apart, 1 to 128. @default 64 */
+    ipv6_prefix?: number;
+  };
+  /** Whether paths are compared with regard to (ASCII) case. @default "sensitive" */
+  path_case?: "sensitive" | "insensitive";
+  /** Which header fields answers carry. */
+  headers?: {
+    /** `RateLimit-Policy` and `RateLimit`, of every limit. @default "always" */
+    ietf?: Sent;
+    /** `X-RateLimit-Limit`, `-Remaining` and `-Reset`, of the tightest limit. @default "refusals" */
+    x_ratelimit?: Sent;
+  };
+  /** Decide and log everything, enforce nothing. @default false */
+  shadow?: boolean;
+  /** Tried in order; the first that matches is a request's route. At most 1,000. */
+  routes?: readonly Route[];
+  /** The route of requests that match no other; without it they pass. */
+  default?: { rate_limits?: readonly RateLimit[] };
+}
+
+/** A route: which requests it is for, and their limits. */
+export interface Route {
+  /** Unique; 1 to 64 of `A-Z a-z 0-9 . _ -`. */
+  name: string;
+  /** Conditions that all have to hold. */
+  match?: {
+    /** In capitals; `GET` includes `HEAD`. */
+    methods?: readonly string[];
+    /** `/exact`, `/prefix/*` (the prefix itself and all below it), `*` for one segment elsewhere. */
+    path?: `/${string}`;
+    /** `api.example.com` or `*.example.com`, without port. */
+    hosts?: readonly string[];
+    /** By name: a text to equal, `true` for present, `false` for absent. */
+    headers?: Readonly<Record<string, string | boolean>>;
+  };
+  /** All hold at once; at most 16. */
+  rate_limits?: readonly RateLimit[];
+}
+
+/** A rate limit. */
+export interface RateLimit {
+  /** Names the counter: limits of one name are one counter, and have to be alike. */
+  name: string;
+  algorithm: "fixed_window" | "sliding_window_log" | "sliding_window_counter" | "gcra";
+  /** How much may pass within `window`, 1 to 1,000,000,000; of a `sliding_window_log` at most 10,000. */
+  quota: number;
+  /** 1 ms to 366 days. */
+  window: Duration;
+  /** `gcra` only: how much may pass at one instant. @default quota */
+  burst?: number;
+  /** Whose requests are counted together: 1 to 8 parts. */
+  key: readonly KeyPart[];
+  /** What a request consumes: a number, or a header field that a trusted proxy sets. @default 1 */
+  cost?: number | { header: string; default?: number; max: number };
+  /** Limits of a request that share a tag are all or nothing; without a tag, those with the same `key` are. */
+  tag?: string;
+  /** What happens when the store cannot be asked. @default "local" */
+  on_store_error?: FailureMode;
+  /** Decide and log, do not enforce. @default false */
+  shadow?: boolean;
+}
+
+/** A time: a whole number and its unit. */
+export type Duration = `${number}${"ms" | "s" | "m" | "h" | "d"}`;
+
+/** What tells subjects apart. */
+export type KeyPart =
+  | "client_ip"
+  | "method"
+  | "path"
+  | "route"
+  | `${"header" | "cookie" | "query" | "const"}:${string}`;
+
+/** When header fields are sent. */
+export type Sent = "always" | "refusals" | "never";
+
+/** What a limit does without the store: pass, refuse with 503, or count in this instance's memory. */
+export type FailureMode = "allow" | "deny" | "local";

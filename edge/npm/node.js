@@ -1,0 +1,8 @@
+// For Node, Deno and Bun, which read wasm from the disk.
+
+import { readFile } from "node:fs/promises";
+
+import init from "./core.js";
+import { creator } from "./guard.js";
+
+export const createGuard = creator(() => init({ module_or_path: readFile(new URL("./core.wasm", import.meta.url)) }));
