@@ -123,7 +123,12 @@ function isObject(value) {
 /** Texts are not shown: they may be about a person, and errors end up in logs. */
 function expect(holds, place, found, expected, Kind = TypeError) {
   if (holds) return;
-  const shown = found === null || ["boolean", "number"].includes(typeof found);
-  const what = shown ? `\`${found}\`` : found === undefined ? "nothing" : Array.isArray(found) ? "an array" : `a ${typeof found}`;
-  throw new Kind(`${place}: found ${what}, expected ${expected}`);
+  throw new Kind(`${place}: found ${inWords(found)}, expected ${expected}`);
+}
+
+function inWords(value) {
+  if (value === undefined) return "nothing";
+  if (value === null || typeof value === "number" || typeof value === "boolean") return `\`${value}\``;
+  if (Array.isArray(value)) return "an array";
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`ENVOY`], [`REDIS`] | `setup` | wheels of the Python index |
 //! | [`WASM_BINDGEN`], [`WASM_PACK`], [`WORKER_BUILD`] | what builds for the edge, `test` | the Rust registry, compiled here |
-//! | esbuild, workerd, wasm-opt | what builds for the edge, `test` | the npm registry, by the lockfile of [`js_clients`] |
+//! | esbuild, workerd, wasm-opt, Deno, Bun, TypeScript | what builds for the edge, `test` | the npm registry, by the lockfile of [`js_clients`] |
 //! | Chromium, a Redis that speaks TLS | `test` | the system |
 //! | released clients of three languages | `test` | the registries of their languages |
 //!
@@ -149,6 +149,21 @@ pub fn esbuild() -> Result<PathBuf> {
 /// The runtime of Workers.
 pub fn workerd() -> Result<PathBuf> {
     js_program("@cloudflare/workerd-linux-64/bin/workerd")
+}
+
+/// Another runtime of JavaScript.
+pub fn deno() -> Result<PathBuf> {
+    js_program("@deno/linux-x64-glibc/deno")
+}
+
+/// And another.
+pub fn bun() -> Result<PathBuf> {
+    js_program("@oven/bun-linux-x64-baseline/bin/bun")
+}
+
+/// The compiler of TypeScript. A script of Node's.
+pub fn typescript() -> Result<PathBuf> {
+    js_program("typescript/bin/tsc")
 }
 
 /// Makes wasm smaller. A script of Node's.

@@ -1,0 +1,401 @@
+// What the npm package promises, asked in every runtime that it is for: Node, Deno, Bun, workerd, Vercel's edge runtime.
+
+import { equal, eventually, holds, rejects } from "./checks.mjs";
+
+/**
+ * `settings` says where the store is and its doubles that fail: `{ url, token, failing: { down, silent, garbage, broken } }`.
+ */
+export async function run(checks, { createGuard, settings }) {
+  const redis = { url: settings.url, token: settings.token };
+  const failing = {
+    ...Object.fromEntries(Object.entries(settings.failing).map(([name, url]) => [name, { url, token: "t" }])),
+    "with another token": { ...redis, token: "not-the-token" },
+  };
+  let counter = 0;
+  for (const [name, body] of Object.entries(ALL)) {
+    // What one check counts is nobody else's.
+    const keyPrefix = `${name.length}-${(counter += 1)}`;
+    const guard = (policy, options = {}) => createGuard({ policy, redis, keyPrefix, ...options });
+    await checks.check(name, () => body({ guard, createGuard, redis, failing }));
+  }
+  for (const [name, broken] of Object.entries(failing)) {
+    for (const [what, body] of Object.entries(FAILURES)) {
+      const guard = (policy, options = {}) => createGuard({ policy, redis: broken, timeout: "200ms", ...options });
+      await checks.check(`${what}: the store is ${name}`, () => quietly(() => body(guard)));
+    }
+  }
+}
+
+const ALL = {
+  async "as many requests pass as may, and answers say so"({ guard }) {
+    const guarded = await guard(one({ quota: 2, window: "1d" }));
+    const first = await guarded.check(request("/"), { ip: "192.0.2.1" });
+    equal([first.allowed, first.route, first.degraded, first.response], [true, "all", false, undefined]);
+    const { resetAfterMs, ...limit } = first.limits[0];
+    holds(resetAfterMs > 0 && resetAfterMs <= 86_400_000, `a day at most, found ${resetAfterMs}`);
+    const expected = { name: "one", allowed: true, ruling: "admitted", limit: 2, remaining: 1, retryAfterMs: 0 };
+    equal(limit, { ...expected, source: "store", degraded: false });
+    equal(first.headers.get("ratelimit-policy"), '"one";q=2;w=86400');
+    holds(/^"one";r=1;t=\d+$/.test(first.headers.get("ratelimit")), first.headers.get("ratelimit"));
+    equal((await guarded.check(request("/"), { ip: "192.0.2.1" })).limits[0].remaining, 0);
+    equal((await guarded.check(request("/"), { ip: "192.0.2.2" })).limits[0].remaining, 1);
+  },
+
+  async "a refusal comes with its answer"({ guard }) {
+    const guarded = await guard(one({ quota: 1, window: "1d" }));
+    await guarded.check(request("/"), { ip: "192.0.2.1" });
+    const { allowed, response, headers, limits } = await guarded.check(request("/"), { ip: "192.0.2.1" });
+    equal([allowed, limits[0].ruling, limits[0].allowed], [false, "refused", false]);
+    holds(limits[0].retryAfterMs > 0 && limits[0].retryAfterMs <= 86_400_000, "within a day");
+    equal([response.status, response.headers.get("content-type")], [429, "application/problem+json"]);
+    equal(response.headers.get("retry-after"), headers.get("retry-after"));
+    equal(response.headers.get("x-ratelimit-limit"), "1");
+    const problem = await response.json();
+    equal([problem.status, problem["violated-policies"]], [429, ["one"]]);
+    equal(problem.error.code, "RATE_LIMIT_EXCEEDED");
+    equal(problem.error.retryAfter, Number(response.headers.get("retry-after")));
+    const head = await guarded.check(request("/", { method: "HEAD" }), { ip: "192.0.2.1" });
+    equal([head.response.status, head.response.body], [429, null]);
+  },
+
+  async "a refusal is remembered and costs no further call"({ guard }) {
+    const guarded = await guard(one({ quota: 1, window: "1d" }));
+    const sources = [];
+    for (let i = 0; i < 3; i += 1) sources.push((await guarded.check(request("/"))).limits[0].source);
+    equal(sources, ["store", "store", "denials"]);
+    const forgetful = await guard(one({ quota: 1, window: "1d" }), { denialCache: 0 });
+    for (let i = 0; i < 2; i += 1) equal((await forgetful.check(request("/"))).limits[0].source, "store");
+  },
+
+  async "a request without a route passes, and so does one without limits"({ guard }) {
+    const guarded = await guard({ routes: [{ name: "open", match: { path: "/open" } }] });
+    const [none, open] = [await guarded.check(request("/else")), await guarded.check(request("/open?a=1"))];
+    equal([none.allowed, none.route, none.limits, [...none.headers]], [true, null, [], []]);
+    equal([open.allowed, open.route, open.limits, [...open.headers]], [true, "open", [], []]);
+  },
+
+  async "routes see method, host, path and fields"({ guard }) {
+    const route = (name, match) => ({ name, match });
+    const guarded = await guard({
+      routes: [
+        route("method", { methods: ["PUT"] }),
+        route("host", { hosts: ["*.other.example"] }),
+        route("header", { headers: { "x-debug": "yes" } }),
+        route("path", { path: "/a/*/c" }),
+      ],
+    });
+    const taken = async (...of) => (await guarded.check(request(...of))).route;
+    equal(await taken("/", { method: "PUT" }), "method");
+    equal(await taken("https://sub.other.example/?x"), "host");
+    equal(await taken("/", { headers: { "X-Debug": "yes" } }), "header");
+    equal(await taken("/a//b/%63;p/?q=/"), "path");
+  },
+
+  async "exactly as many pass when many instances ask at once"({ guard }) {
+    const policy = one({ quota: 40, window: "1d" });
+    const guards = await Promise.all(Array.from({ length: 4 }, () => guard(policy)));
+    const asked = Array.from({ length: 100 }, (_, i) => guards[i % 4].check(request("/"), { ip: "192.0.2.7" }));
+    const allowed = (await Promise.all(asked)).filter((decision) => decision.allowed);
+    equal(allowed.length, 40);
+    const remaining = allowed.map(({ limits }) => limits[0].remaining).sort((a, b) => a - b);
+    equal(remaining, Array.from({ length: 40 }, (_, i) => i));
+  },
+
+  async "limit counts where check does"({ guard }) {
+    const key = ["const:tenants", "header:x-tenant", "client_ip"];
+    const policy = one({ quota: 6, window: "1d", key });
+    const [checking, limiting] = await Promise.all([guard(policy), guard(JSON.stringify(policy))]);
+    const tenant = request("/", { headers: { "x-tenant": "acme" } });
+    for (let left = 5; left > 0; left -= 2) {
+      equal((await checking.check(tenant, { ip: "2001:db8::1" })).limits[0].remaining, left);
+      // Another address of the same network.
+      equal((await limiting.limit("one", ["acme", "2001:db8::2"])).remaining, left - 1);
+    }
+    const [check, limit] = [await checking.check(tenant, { ip: "2001:db8::1" }), await limiting.limit("one", ["acme", "2001:db8::1"])];
+    equal([check.allowed, limit.allowed, limit.ruling, limit.remaining], [false, false, "refused", 0]);
+    holds(limit.retryAfterMs > 0 && limit.resetAfterMs > 0, "more becomes available later");
+    equal((await limiting.limit("one", ["acme", "2001:db8:0:1::1"])).allowed, true);
+    equal((await limiting.limit("one", ["other", "2001:db8::1"])).allowed, true);
+  },
+
+  async "limit consumes what it is told, or what the policy says"({ guard }) {
+    const cost = { header: "x-cost", default: 3, max: 10 };
+    const guarded = await guard(one({ quota: 10, window: "1d", key: ["header:x-api-key"], cost }));
+    equal((await guarded.limit("one", "k", { cost: 4 })).remaining, 6);
+    equal((await guarded.limit("one", "k")).remaining, 3);
+    equal((await guarded.limit("one", "k", { cost: 4 })).allowed, false);
+    equal((await guarded.limit("one", ["k"], { cost: undefined, waitUntil: null })).remaining, 0);
+    const never = await guarded.limit("one", "else", { cost: 11 });
+    equal([never.allowed, never.remaining], [false, 10]);
+    holds(never.retryAfterMs === Infinity, `never, found ${never.retryAfterMs}`);
+  },
+
+  async "a limit in shadow mode lets everything pass"({ guard }) {
+    const guarded = await guard(one({ quota: 1, window: "1d", shadow: true }));
+    await guarded.check(request("/"));
+    const { allowed, limits, headers } = await guarded.check(request("/"));
+    equal([allowed, limits[0].allowed, limits[0].ruling, [...headers]], [true, true, "shadow_refused", []]);
+  },
+
+  async "what a refused request was charged is given back behind its answer"({ guard }) {
+    const { guarded, refused } = await twoLimits(guard);
+    const promises = [];
+    equal((await refused((promise) => promises.push(promise))).allowed, false);
+    equal(promises.length, 1);
+    await Promise.all(promises);
+    // One for the request that passed, and one for this.
+    equal((await guarded.limit("wide", "a")).remaining, 8);
+  },
+
+  async "it is given back without waitUntil too, and with one that fails"({ guard }) {
+    const failing = () => {
+      throw new TypeError("Illegal invocation");
+    };
+    for (const [index, waitUntil] of [undefined, () => undefined, failing].entries()) {
+      const { guarded, refused } = await twoLimits(guard, { keyPrefix: `given-back-${index}` });
+      const { result, lines } = await quietly(() => refused(waitUntil));
+      equal([result.allowed, lines.length], [false, waitUntil === failing ? 1 : 0]);
+      holds(lines.every((line) => line.includes("waitUntil failed (Illegal invocation)")), lines[0]);
+      let asked = 0;
+      await eventually("what was charged is given back", async () => {
+        asked += 1;
+        return (await guarded.limit("wide", "a")).remaining === 9 - asked;
+      });
+    }
+  },
+
+  async "header fields are put on any response, which stays as it is"({ guard }) {
+    const guarded = await guard(one({ quota: 5, window: "1d" }));
+    const decision = await guarded.check(request("/"));
+    const page = new Response("<p>hello</p>", { status: 201, headers: { "content-type": "text/html", ratelimit: "old" } });
+    page.headers.append("set-cookie", "a=1; Path=/");
+    page.headers.append("set-cookie", "b=2");
+    const extended = decision.apply(page);
+    equal([extended.status, await extended.text()], [201, "<p>hello</p>"]);
+    equal(extended.headers.get("content-type"), "text/html");
+    equal(extended.headers.get("ratelimit"), decision.headers.get("ratelimit"));
+    equal([...extended.headers].filter(([name]) => name === "set-cookie").map(([, value]) => value), ["a=1; Path=/", "b=2"]);
+    equal(page.headers.get("ratelimit"), "old");
+    equal(decision.apply(new Response(null, { status: 204 })).status, 204);
+  },
+
+  async "a refused request can be answered in other words"({ guard }) {
+    const guarded = await guard(one({ quota: 1, window: "1d" }));
+    await guarded.check(request("/"));
+    const decision = await guarded.check(request("/"));
+    const page = decision.apply(new Response("later!", { status: 429, headers: { "content-type": "text/plain" } }));
+    equal([page.headers.get("content-type"), await page.text()], ["text/plain", "later!"]);
+    equal(page.headers.get("retry-after"), decision.response.headers.get("retry-after"));
+  },
+
+  async "an address that is not known is one that all such clients share"({ guard }) {
+    const guarded = await guard(one({ quota: 2, window: "1d" }));
+    equal((await guarded.check(request("/"))).limits[0].remaining, 1);
+    equal((await guarded.check(request("/"), { ip: null })).limits[0].remaining, 0);
+    equal((await guarded.check(request("/"), { ip: "::ffff:192.0.2.1" })).limits[0].remaining, 1);
+    equal((await guarded.check(request("/"), { ip: "192.0.2.1" })).limits[0].remaining, 0);
+  },
+
+  async "anything with method, url and headers is a request"({ guard }) {
+    const guarded = await guard(one({ quota: 2, window: "1d", key: ["header:x-api-key"] }));
+    const like = { method: "GET", url: "http://localhost/x", headers: new Headers({ "x-api-key": "k" }) };
+    equal((await guarded.check(like)).limits[0].remaining, 1);
+    equal((await guarded.limit("one", "k")).remaining, 0);
+  },
+
+  async "keys begin with what they are told to"({ guard }) {
+    const policy = one({ quota: 1, window: "1d" });
+    const [ours, theirs] = [await guard(policy), await guard(policy, { keyPrefix: "another" })];
+    equal([(await ours.check(request("/"))).allowed, (await theirs.check(request("/"))).allowed], [true, true]);
+    equal((await (await guard(policy)).check(request("/"))).allowed, false);
+  },
+
+  async "the clock may be the instance's"({ guard }) {
+    const guarded = await guard(one({ quota: 1, window: "1d" }), { clock: "host" });
+    equal([(await guarded.check(request("/"))).allowed, (await guarded.check(request("/"))).allowed], [true, false]);
+  },
+
+  async "without a store the memory counts, and says so once"({ createGuard }) {
+    const { lines, result } = await quietly(async () => {
+      const guarded = await createGuard({ policy: one({ quota: 2, window: "1d" }), redis: null });
+      return [await guarded.check(request("/")), await guarded.check(request("/")), await guarded.check(request("/"))];
+    });
+    equal(result.map(({ allowed, degraded }) => [allowed, degraded]), [[true, false], [true, false], [false, false]]);
+    equal(result[0].limits[0].source, "memory");
+    equal(lines.length, 1);
+    holds(JSON.parse(lines[0]).message.startsWith("no store is configured"), lines[0]);
+  },
+
+  async "without redis the variables of Upstash are read"({ createGuard, redis }) {
+    const [url, token] = ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"];
+    // Not every runtime has variables, but every one can be given some.
+    const { env } = (globalThis.process ??= { env: {} });
+    const set = (variables) => {
+      for (const name of [url, token]) delete env[name];
+      Object.assign(env, variables);
+    };
+    const made = async (variables) => {
+      const before = Object.fromEntries([url, token].filter((name) => env[name]).map((name) => [name, env[name]]));
+      set(variables);
+      try {
+        return await quietly(async () => {
+          const guarded = await createGuard({ policy: one({ quota: 9, window: "1d" }), keyPrefix: "variables" });
+          return (await guarded.check(request("/"))).limits[0].source;
+        });
+      } finally {
+        set(before);
+      }
+    };
+    equal(await made({ [url]: redis.url, [token]: redis.token }), { lines: [], result: "store" });
+    equal((await made({})).result, "memory");
+    await rejects(made({ [url]: redis.url }), new RegExp(`^${token}: found nothing.*${url}`));
+    await rejects(made({ [token]: "t" }), new RegExp(`^${url}: found nothing.*${token}`));
+  },
+
+  async "everything that is wrong with a policy and its settings is said at once"({ createGuard }) {
+    const limit = { name: "one", algorithm: "fixed_window", quota: 1, window: "1d", key: ["client_ip"] };
+    const routes = [{ name: "a", rate_limits: [{ ...limit, burst: 2 }] }, { name: "a", rate_limits: [{ ...limit, name: "two", key: [] }] }];
+    const error = await rejects(createGuard({ policy: { routes }, redis: { url: "example.com", token: "t" } }), /./);
+    const places = ["policy.routes[0].rate_limits[0].burst", "policy.routes[1].name", "policy.routes[1].rate_limits[0].key", "redis.url"];
+    equal(error.message.split("\n").map((line) => line.split(": found ")[0]), places);
+    await rejects(createGuard({ policy: { route: [] }, redis: null }), /^policy\.route: found unknown field `route`, expected one of/);
+    await rejects(createGuard({ policy: "{", redis: null }), /^policy: found what cannot be read/);
+    await rejects(createGuard({ policy: {}, redis: null, timeOut: "1s" }), /^timeOut: found unknown field `timeOut`, expected one of `redis`, `timeout`/);
+    await rejects(createGuard({ policy: {}, redis: null, timeout: "1 minute" }), /^timeout: found "1 minute", expected a duration/);
+    await rejects(createGuard({ policy: {}, redis: null, timeout: "11s" }), /^timeout: found 11s, expected at most 10s/);
+    await rejects(createGuard({ policy: {}, redis: null, replicas: 0 }), /^replicas: found `0`, expected 1 to 100000/);
+    await rejects(createGuard({ policy: {}, redis: { url: "https://x.example" } }), /^redis: found no `token`, expected one/);
+    await rejects(createGuard({ policy: {}, redis: { url: "https://x.example", token: "se\ncret" } }), /^redis\.token: found an unusable token \(not shown\)/);
+  },
+
+  async "arguments of another type are TypeErrors"({ createGuard, guard }) {
+    const guarded = await guard(one({ quota: 9, window: "1d", key: ["header:x-api-key"] }));
+    const here = request("/");
+    const wrong = [
+      [createGuard(), /^options: found nothing, expected an object with a `policy`/],
+      [createGuard({}), /^policy: found nothing, expected an object, or its JSON as a text/],
+      [createGuard({ policy: [] }), /^policy: found an array/],
+      [createGuard({ policy: 7 }), /^policy: found `7`/],
+      [createGuard({ policy: { routes: () => [] }, redis: null }), /^routes: found a function, expected a value that JSON has/],
+      [createGuard({ policy: {}, redis: null, replicas: NaN }), /^replicas: found `NaN`/],
+      [guarded.check(), /^request: found nothing, expected a Request/],
+      [guarded.check("https://app.example/"), /^request: found a string/],
+      [guarded.check({ method: "GET", url: "/", headers: {} }), /^request: found an object/],
+      [guarded.check(here, null), /^options: found `null`/],
+      [guarded.check(here, { IP: "192.0.2.1" }), /^options: found `IP`, expected ip, waitUntil/],
+      [guarded.check(here, { ip: 7 }), /^ip: found `7`, expected a text/],
+      [guarded.check(here, { ip: "192.0.2.1, 192.0.2.2" }), /^ip: found a text that is no IP address/],
+      [guarded.check(here, { waitUntil: {} }), /^waitUntil: found an object, expected a function/],
+      [guarded.limit(), /^name: found nothing/],
+      [guarded.limit("one"), /^key: found nothing, expected a text, or an array of texts/],
+      [guarded.limit("one", 7), /^key: found `7`/],
+      [guarded.limit("one", ["a", undefined]), /^key: found nothing/],
+      [guarded.limit("one", "a", { cost: "2" }), /^cost: found a string, expected a number/],
+      [guarded.limit("one", "a", { costs: 2 }), /^options: found `costs`, expected cost, waitUntil/],
+    ];
+    for (const [promise, message] of wrong) equal((await rejects(promise, message)).name, "TypeError");
+    const decision = await guarded.check(here);
+    await rejects((async () => decision.apply("hello"))(), /^response: found a string, expected a Response/);
+  },
+
+  async "what the policy does not have is a RangeError that says what it has"({ guard }) {
+    const guarded = await guard(one({ quota: 9, window: "1d", key: ["const:x", "header:x-api-key", "client_ip"] }));
+    const wrong = [
+      [guarded.limit("two", "a"), /^name: found `two`, expected a limit of the policy: `one`/],
+      [guarded.limit("one", "a"), /^key: found 1 values, .* `one` that is no constant: header:x-api-key, client_ip \(an IP address\)/],
+      [guarded.limit("one", ["a", "b", "c"]), /^key: found 3 values/],
+      [guarded.limit("one", ["a", "b"]), /^key: found 2 values/],
+      [guarded.limit("one", ["a", "192.0.2.1"], { cost: 0 }), /^cost: found `0`, expected a whole number from 1/],
+      [guarded.limit("one", ["a", "192.0.2.1"], { cost: 1.5 }), /^cost: found `1.5`/],
+      [guarded.limit("one", ["a", "192.0.2.1"], { cost: NaN }), /^cost: found `NaN`/],
+      [guarded.limit("one", ["a", "192.0.2.1"], { cost: 1e9 + 1 }), /^cost: found `1000000001`, expected at most 1000000000/],
+      [guarded.limit("one", ["a", "192.0.2.1"], { cost: 1e300 }), /^cost: found `\d+`, expected at most 1000000000/],
+    ];
+    for (const [promise, message] of wrong) equal((await rejects(promise, message)).name, "RangeError");
+    // Nothing of that was counted, and the guard works as before.
+    equal((await guarded.limit("one", ["a", "192.0.2.1"])).remaining, 8);
+  },
+};
+
+/** With a store that fails: `guard` makes guards that use it. */
+const FAILURES = {
+  async "limits do what on_store_error says"(guard) {
+    const guarded = await guard({ routes: ["allow", "deny", "local"].map(failing) });
+    const allow = await guarded.check(request("/allow"));
+    equal([allow.allowed, allow.degraded, allow.headers.get("x-tollgate-degraded")], [true, true, "allow"]);
+    const { remaining, resetAfterMs, ruling, source, degraded } = allow.limits[0];
+    equal([remaining, resetAfterMs, ruling, source, degraded], [null, null, "admitted", "allow", true]);
+    const deny = await guarded.check(request("/deny"));
+    equal([deny.allowed, deny.degraded, deny.response.status], [false, true, 503]);
+    equal([deny.response.headers.get("retry-after"), (await deny.response.json()).error.code], ["1", "RATE_LIMIT_UNAVAILABLE"]);
+    equal([deny.limits[0].ruling, deny.limits[0].retryAfterMs, deny.limits[0].remaining], ["unavailable", 1000, null]);
+    const local = [];
+    for (let i = 0; i < 3; i += 1) local.push(await guarded.check(request("/local")));
+    equal(local.map(({ allowed, limits }) => [allowed, limits[0].source]), [[true, "local"], [true, "local"], [false, "local"]]);
+    equal([local[2].response.status, local[2].headers.get("x-tollgate-degraded")], [429, "local"]);
+  },
+
+  async "limit does as well"(guard) {
+    const guarded = await guard({ routes: ["allow", "deny", "local"].map(failing) });
+    const of = async (name) => {
+      const { allowed, ruling, source, degraded, retryAfterMs } = await guarded.limit(name, "a");
+      return [allowed, ruling, source, degraded, retryAfterMs];
+    };
+    equal(await of("allow"), [true, "admitted", "allow", true, 0]);
+    equal(await of("deny"), [false, "unavailable", "deny", true, 1000]);
+    equal(await of("local"), [true, "admitted", "local", true, 0]);
+  },
+
+  async "each instance counts its share alone"(guard) {
+    const guarded = await guard({ routes: [failing("local")] }, { replicas: 2 });
+    equal([(await guarded.check(request("/local"))).allowed, (await guarded.check(request("/local"))).allowed], [true, false]);
+  },
+
+  async "it is left alone after three failures"(guard) {
+    const guarded = await guard({ routes: [failing("allow")] });
+    for (let i = 0; i < 3; i += 1) equal((await guarded.check(request("/allow"))).degraded, true);
+    const begun = Date.now();
+    for (let i = 0; i < 20; i += 1) equal((await guarded.check(request("/allow"))).degraded, true);
+    // Twenty that wait for a silent store would take four seconds.
+    holds(Date.now() - begun < 1500, `twenty requests took ${Date.now() - begun} ms`);
+  },
+};
+
+/** A policy of one route with one limit. */
+function one(limit) {
+  const rate_limits = [{ name: "one", algorithm: "fixed_window", key: ["client_ip"], ...limit }];
+  return { routes: [{ name: "all", rate_limits }] };
+}
+
+/** A route of two requests a day, with what happens to them when the store fails. */
+function failing(mode) {
+  const limit = { name: mode, algorithm: "fixed_window", quota: 2, window: "1d", key: ["header:x-api-key"], on_store_error: mode };
+  return { name: mode, match: { path: `/${mode}` }, rate_limits: [limit] };
+}
+
+/** A guard with a limit of ten and one of one; `refused` sends a request that only the second refuses, the first time it is. */
+async function twoLimits(guard, options) {
+  const limit = { algorithm: "fixed_window", window: "1d" };
+  const wide = { ...limit, name: "wide", quota: 10, key: ["header:x-wide"] };
+  const narrow = { ...limit, name: "narrow", quota: 1, key: ["client_ip"] };
+  const guarded = await guard({ routes: [{ name: "both", rate_limits: [wide, narrow] }] }, options);
+  const send = (waitUntil) => guarded.check(request("/", { headers: { "x-wide": "a" } }), { ip: "192.0.2.1", waitUntil });
+  equal((await send()).limits.map(({ remaining }) => remaining), [9, 0]);
+  return { guarded, refused: send };
+}
+
+function request(target, init) {
+  return new Request(new URL(target, "https://app.example/"), init);
+}
+
+/** Runs something, and keeps to itself what that writes to the log. */
+async function quietly(body) {
+  const lines = [];
+  const { warn, error } = console;
+  console.warn = console.error = (line) => lines.push(line);
+  try {
+    return { result: await body(), lines };
+  } finally {
+    Object.assign(console, { warn, error });
+  }
+}
