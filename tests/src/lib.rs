@@ -1,8 +1,9 @@
 //! The harness: starts the real parts of Tollgate on loopback and talks to them.
 //!
-//! A test, a demonstration or a measurement usually begins with a [`stack::Stack`] (Redis, the gateway and Envoys
-//! with the filter), sends requests with [`client`] or [`load`], and drops the stack, which stops every process.
-//! Two parts are doubles, because no real part misbehaves on demand: [`store_double`] and [`upstream`].
+//! A test, a demonstration or a measurement usually begins with a [`stack::Stack`] (Redis, the gateway, Envoys with the
+//! filter and workerds with the Worker), sends requests with [`client`] or [`load`], and drops the stack, which stops every
+//! process. Two parts are doubles, because no real part misbehaves on demand: [`store_double`] and [`upstream`]; a third is in
+//! [`workerd`], because the dataset that a Worker writes data points to is Cloudflare's alone.
 //!
 //! | module | what it is for |
 //! | --- | --- |

@@ -3,13 +3,17 @@
 //! Every run is a client of its own, so runs need neither a pause nor an empty Redis, and afterwards each client's counter must
 //! stand at what was admitted: what was refused has consumed nothing.
 
-use serde_json::{Value, json};
-use tollgate_tests::envoy;
-use tollgate_tests::ports;
-use tollgate_tests::stack::{Edge, Stack, StackOptions};
-use tollgate_tests::upstream::Upstream;
+use std::time::Duration;
 
-use crate::support::{assert_unharmed, connect, consumed, each_algorithm, limit, load_of, policy, with};
+use serde_json::{Value, json};
+use tollgate_tests::stack::{Edge, Stack, StackOptions, StoreChoice};
+use tollgate_tests::upstream::Upstream;
+use tollgate_tests::{envoy, ports};
+
+use crate::Site;
+use crate::support::{
+    ALGORITHMS, assert_unharmed, connect, consumed, each_algorithm, eventually, limit, load_of, policy, with,
+};
 
 #[tokio::test]
 async fn mesh_and_edge_share_one_limit_to_the_last_request() {
@@ -44,21 +48,63 @@ async fn a_cost_of_three_admits_a_third() {
     assert_unharmed(&stack);
 }
 
+/// Limits of different tags are different operations: where one refuses, the others get back what they were charged, behind the
+/// answer.
+#[tokio::test]
+async fn what_one_tag_was_charged_is_given_back_when_another_refuses() {
+    let charged = ALGORITHMS.map(|algorithm| limit(algorithm, algorithm, 100));
+    let fields = json!({ "key": ["const:everybody"], "tag": "elsewhere" });
+    let refuses = with(limit("refuses", "fixed_window", 10), fields);
+    // A denial that is remembered would answer without asking, and charge nobody.
+    let site = Site::start_with(policy(&[&charged[..], &[refuses]].concat()), StoreChoice::Redis, |edge| {
+        edge.with("TOLLGATE_DENIAL_CACHE", "0")
+    });
+    let site = site.await;
+    let report = load_of(&site.stack, 60, "/", "one").run().await.unwrap();
+    let counts = (report.count(200), report.count(429), report.failed(), report.marked());
+    assert_eq!((counts.0 + counts.1, counts.2, counts.3), (60, 0, 0), "{report:?}");
+    assert!(counts.0 > 0 && counts.0 <= 10, "{report:?}");
+    let mut redis = connect(site.stack.redis.as_ref().unwrap());
+    for algorithm in ALGORITHMS {
+        let stands = async || consumed(&mut redis, algorithm);
+        eventually(&format!("{algorithm} is given back"), stands, |stands| *stands == [counts.0]).await;
+    }
+    assert_unharmed(&site.stack);
+}
+
+/// Redis forgets the scripts again and again. What it did not know it did not run, so asking once more charges nobody twice.
+#[tokio::test]
+async fn flushed_scripts_charge_nobody_twice() {
+    let site = Site::start(each_algorithm(QUOTA)).await;
+    let mut redis = connect(site.stack.redis.as_ref().unwrap());
+    for algorithm in ALGORITHMS {
+        let mut load = load_of(&site.stack, 2 * QUOTA, &format!("/{algorithm}"), "one").start().unwrap();
+        while !load.is_done() {
+            redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis).unwrap();
+            // Long enough for calls in between that find the scripts.
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        let report = load.finish().await.unwrap();
+        let counts = (report.count(200), report.count(429), report.failed(), report.marked());
+        assert_eq!(counts, (QUOTA, QUOTA, 0, 0), "{algorithm}: {report:?}");
+        assert_eq!(consumed(&mut redis, algorithm), [QUOTA], "{algorithm}");
+    }
+    let statistics: String = redis::cmd("INFO").arg("commandstats").query(&mut redis).unwrap();
+    let by_text =
+        statistics.lines().find_map(|line| line.strip_prefix("cmdstat_eval:calls=")?.split(',').next());
+    let by_text: u64 = by_text.unwrap().parse().unwrap();
+    assert!(by_text > 20, "scripts sent as text: {by_text}");
+    assert_unharmed(&site.stack);
+}
+
 /// Without a store an isolate is exact by itself.
 #[tokio::test]
 async fn one_isolate_is_exact_in_its_own_memory() {
-    let origin = Upstream::start(ports::free().unwrap()).await.unwrap();
-    let options = StackOptions {
-        replicas: 0,
-        edge: Some(Edge::new(1, origin.address())),
-        store: tollgate_tests::stack::StoreChoice::None,
-        ..StackOptions::new(each_algorithm(QUOTA))
-    };
-    let stack = Stack::start(options).await.unwrap();
-    for algorithm in crate::support::ALGORITHMS {
-        run(&stack, &format!("/{algorithm}"), "one", QUOTA).await;
+    let site = Site::start_with(each_algorithm(QUOTA), StoreChoice::None, |edge| edge).await;
+    for algorithm in ALGORITHMS {
+        run(&site.stack, &format!("/{algorithm}"), "one", QUOTA).await;
     }
-    assert_unharmed(&stack);
+    assert_unharmed(&site.stack);
 }
 
 /// On a machine with more to do than this test, a call to the store may take longer than production would wait; what is shown

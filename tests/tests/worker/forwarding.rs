@@ -22,7 +22,7 @@ use tungstenite::Message;
 use tungstenite::handshake::server as handshake;
 
 use crate::Site;
-use crate::support::{assert_unharmed, limit, policy, request};
+use crate::support::{assert_unharmed, limit, policy, request, routes};
 
 /// Each piece is answered before the next is sent, so nothing on the way waits for the whole.
 #[tokio::test]
@@ -225,6 +225,37 @@ async fn odd_targets_arrive_unchanged() {
     {
         assert_eq!(path_at_origin(&site, target).await, arrives);
     }
+    assert_unharmed(&site.stack);
+}
+
+/// However a client spells a path, in the target or in what it says its host is: what arrives at the limited path was counted.
+#[tokio::test]
+async fn no_spelling_leads_around_a_limit() {
+    let login = vec![limit("login", "fixed_window", QUOTA)];
+    let site = Site::start(routes(&[("/auth/login", login)])).await;
+    let targets = [
+        "/auth/login",
+        "/auth/login/",
+        "/auth/login?x=/y",
+        "/auth/login;x",
+        "//auth//login",
+        "/auth/./login",
+        "/x/../auth/login",
+        "/auth%2Flogin",
+        "/%61uth/%6Cogin",
+        "/auth\\login",
+        "http://elsewhere.example/auth/login",
+    ];
+    let heads = targets.iter().map(|target| (*target, "tollgate.test"));
+    for (target, host) in heads.chain([("/", "tollgate.test/auth/login?"), ("/login", "tollgate.test/auth")])
+    {
+        let head = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        let answer = client::raw(site.address(), head.as_bytes()).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{target} at {host}: {answer}");
+        assert!(answer.header("x-ratelimit-limit").is_some(), "{target} at {host}: {answer}");
+    }
+    let free = client::get(site.address(), "/auth/logins", &[]).await.unwrap();
+    assert_eq!(free.header("x-ratelimit-limit"), None, "{free}");
     assert_unharmed(&site.stack);
 }
 
