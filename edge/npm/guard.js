@@ -9,7 +9,12 @@ export function creator(load) {
   return async function createGuard(options) {
     expect(isObject(options), "options", options, "an object with a `policy`");
     const { policy, ...settings } = options;
-    expect(typeof policy === "string" || isObject(policy), "policy", policy, "an object, or its JSON as a text");
+    expect(
+      typeof policy === "string" || isObject(policy),
+      "policy",
+      policy,
+      "an object, or its JSON as a text",
+    );
     if (settings.redis === undefined) settings.redis = fromEnvironment();
     const texts = [typeof policy === "string" ? policy : json("policy", policy), json("options", settings)];
     try {
@@ -32,7 +37,8 @@ class Guard {
 
   async check(request, options = {}) {
     const { method, url, headers } = request ?? {};
-    const isRequest = typeof method === "string" && typeof url === "string" && typeof headers?.get === "function";
+    const isRequest =
+      typeof method === "string" && typeof url === "string" && typeof headers?.get === "function";
     expect(isRequest, "request", request, "a Request, or an object with its `method`, `url` and `headers`");
     const { ip, waitUntil } = checked(options, ["ip", "waitUntil"]);
     expect(ip == null || typeof ip === "string", "ip", ip, "a text");
@@ -42,7 +48,8 @@ class Guard {
   async limit(name, key, options = {}) {
     expect(typeof name === "string", "name", name, "a text");
     const values = Array.isArray(key) ? [...key] : [key];
-    for (const value of values) expect(typeof value === "string", "key", value, "a text, or an array of texts");
+    for (const value of values)
+      expect(typeof value === "string", "key", value, "a text, or an array of texts");
     const { cost, waitUntil } = checked(options, ["cost", "waitUntil"]);
     if (cost != null) {
       expect(typeof cost === "number", "cost", cost, "a number");
@@ -84,7 +91,8 @@ function limited(limit) {
 function checked(options, names) {
   expect(isObject(options), "options", options, `an object with ${names.join(", ")}`);
   const stranger = Object.keys(options).find((name) => !names.includes(name));
-  if (stranger !== undefined) throw new TypeError(`options: found \`${stranger}\`, expected ${names.join(", ")}`);
+  if (stranger !== undefined)
+    throw new TypeError(`options: found \`${stranger}\`, expected ${names.join(", ")}`);
   const { waitUntil } = options;
   expect(waitUntil == null || typeof waitUntil === "function", "waitUntil", waitUntil, "a function");
   return options;
@@ -102,7 +110,9 @@ function fromEnvironment() {
   const [url, token] = found;
   if (!url !== !token) {
     const [there, missing] = url ? names : names.toReversed();
-    throw new Error(`${missing}: found nothing, expected a text because ${there} is set; \`redis: null\` is for memory`);
+    throw new Error(
+      `${missing}: found nothing, expected a text because ${there} is set; \`redis: null\` is for memory`,
+    );
   }
   return url && token ? { url, token } : undefined;
 }
@@ -110,7 +120,10 @@ function fromEnvironment() {
 /** JSON, of what has such a form: `JSON.stringify` alone leaves functions out, and makes null of NaN. */
 function json(place, value) {
   return JSON.stringify(value, (name, part) => {
-    const none = typeof part === "number" ? !Number.isFinite(part) : ["bigint", "function", "symbol"].includes(typeof part);
+    const none =
+      typeof part === "number"
+        ? !Number.isFinite(part)
+        : ["bigint", "function", "symbol"].includes(typeof part);
     expect(!none, name || place, part, "a value that JSON has");
     return part;
   });

@@ -283,11 +283,7 @@ export type Duration = `${number}${"ms" | "s" | "m" | "h" | "d"}`;
 
 /** What tells subjects apart. */
 export type KeyPart =
-  | "client_ip"
-  | "method"
-  | "path"
-  | "route"
-  | `${"header" | "cookie" | "query" | "const"}:${string}`;
+  "client_ip" | "method" | "path" | "route" | `${"header" | "cookie" | "query" | "const"}:${string}`;
 
 /** When header fields are sent. */
 export type Sent = "always" | "refusals" | "never";

@@ -10,14 +10,18 @@ const guard = createGuard({
       {
         name: "api",
         match: { path: "/api/*" },
-        rate_limits: [{ name: "api-ip", algorithm: "sliding_window_log", quota: 3, window: "1h", key: ["client_ip"] }],
+        rate_limits: [
+          { name: "api-ip", algorithm: "sliding_window_log", quota: 3, window: "1h", key: ["client_ip"] },
+        ],
       },
     ],
   },
 });
 
 export async function middleware(request, event) {
-  const decision = await (await guard).check(request, {
+  const decision = await (
+    await guard
+  ).check(request, {
     ip: request.headers.get("x-real-ip"),
     waitUntil: (promise) => event.waitUntil(promise),
   });

@@ -20,7 +20,8 @@ export async function run(checks, { createGuard, settings }) {
   }
   for (const [name, broken] of Object.entries(failing)) {
     for (const [what, body] of Object.entries(FAILURES)) {
-      const guard = (policy, options = {}) => createGuard({ policy, redis: broken, timeout: "200ms", ...options });
+      const guard = (policy, options = {}) =>
+        createGuard({ policy, redis: broken, timeout: "200ms", ...options });
       await checks.check(`${what}: the store is ${name}`, () => quietly(() => body(guard)));
     }
   }
@@ -33,7 +34,14 @@ const ALL = {
     equal([first.allowed, first.route, first.degraded, first.response], [true, "all", false, undefined]);
     const { resetAfterMs, ...limit } = first.limits[0];
     holds(resetAfterMs > 0 && resetAfterMs <= 86_400_000, `a day at most, found ${resetAfterMs}`);
-    const expected = { name: "one", allowed: true, ruling: "admitted", limit: 2, remaining: 1, retryAfterMs: 0 };
+    const expected = {
+      name: "one",
+      allowed: true,
+      ruling: "admitted",
+      limit: 2,
+      remaining: 1,
+      retryAfterMs: 0,
+    };
     equal(limit, { ...expected, source: "store", degraded: false });
     equal(first.headers.get("ratelimit-policy"), '"one";q=2;w=86400');
     holds(/^"one";r=1;t=\d+$/.test(first.headers.get("ratelimit")), first.headers.get("ratelimit"));
@@ -94,11 +102,16 @@ const ALL = {
   async "exactly as many pass when many instances ask at once"({ guard }) {
     const policy = one({ quota: 40, window: "1d" });
     const guards = await Promise.all(Array.from({ length: 4 }, () => guard(policy)));
-    const asked = Array.from({ length: 100 }, (_, i) => guards[i % 4].check(request("/"), { ip: "192.0.2.7" }));
+    const asked = Array.from({ length: 100 }, (_, i) =>
+      guards[i % 4].check(request("/"), { ip: "192.0.2.7" }),
+    );
     const allowed = (await Promise.all(asked)).filter((decision) => decision.allowed);
     equal(allowed.length, 40);
     const remaining = allowed.map(({ limits }) => limits[0].remaining).sort((a, b) => a - b);
-    equal(remaining, Array.from({ length: 40 }, (_, i) => i));
+    equal(
+      remaining,
+      Array.from({ length: 40 }, (_, i) => i),
+    );
   },
 
   async "limit counts where check does"({ guard }) {
@@ -111,7 +124,10 @@ const ALL = {
       // Another address of the same network.
       equal((await limiting.limit("one", ["acme", "2001:db8::2"])).remaining, left - 1);
     }
-    const [check, limit] = [await checking.check(tenant, { ip: "2001:db8::1" }), await limiting.limit("one", ["acme", "2001:db8::1"])];
+    const [check, limit] = [
+      await checking.check(tenant, { ip: "2001:db8::1" }),
+      await limiting.limit("one", ["acme", "2001:db8::1"]),
+    ];
     equal([check.allowed, limit.allowed, limit.ruling, limit.remaining], [false, false, "refused", 0]);
     holds(limit.retryAfterMs > 0 && limit.resetAfterMs > 0, "more becomes available later");
     equal((await limiting.limit("one", ["acme", "2001:db8:0:1::1"])).allowed, true);
@@ -155,7 +171,10 @@ const ALL = {
       const { guarded, refused } = await twoLimits(guard, { keyPrefix: `given-back-${index}` });
       const { result, lines } = await quietly(() => refused(waitUntil));
       equal([result.allowed, lines.length], [false, waitUntil === failing ? 1 : 0]);
-      holds(lines.every((line) => line.includes("waitUntil failed (Illegal invocation)")), lines[0]);
+      holds(
+        lines.every((line) => line.includes("waitUntil failed (Illegal invocation)")),
+        lines[0],
+      );
       let asked = 0;
       await eventually("what was charged is given back", async () => {
         asked += 1;
@@ -167,14 +186,20 @@ const ALL = {
   async "header fields are put on any response, which stays as it is"({ guard }) {
     const guarded = await guard(one({ quota: 5, window: "1d" }));
     const decision = await guarded.check(request("/"));
-    const page = new Response("<p>hello</p>", { status: 201, headers: { "content-type": "text/html", ratelimit: "old" } });
+    const page = new Response("<p>hello</p>", {
+      status: 201,
+      headers: { "content-type": "text/html", ratelimit: "old" },
+    });
     page.headers.append("set-cookie", "a=1; Path=/");
     page.headers.append("set-cookie", "b=2");
     const extended = decision.apply(page);
     equal([extended.status, await extended.text()], [201, "<p>hello</p>"]);
     equal(extended.headers.get("content-type"), "text/html");
     equal(extended.headers.get("ratelimit"), decision.headers.get("ratelimit"));
-    equal([...extended.headers].filter(([name]) => name === "set-cookie").map(([, value]) => value), ["a=1; Path=/", "b=2"]);
+    equal(
+      [...extended.headers].filter(([name]) => name === "set-cookie").map(([, value]) => value),
+      ["a=1; Path=/", "b=2"],
+    );
     equal(page.headers.get("ratelimit"), "old");
     equal(decision.apply(new Response(null, { status: 204 })).status, 204);
   },
@@ -183,7 +208,9 @@ const ALL = {
     const guarded = await guard(one({ quota: 1, window: "1d" }));
     await guarded.check(request("/"));
     const decision = await guarded.check(request("/"));
-    const page = decision.apply(new Response("later!", { status: 429, headers: { "content-type": "text/plain" } }));
+    const page = decision.apply(
+      new Response("later!", { status: 429, headers: { "content-type": "text/plain" } }),
+    );
     equal([page.headers.get("content-type"), await page.text()], ["text/plain", "later!"]);
     equal(page.headers.get("retry-after"), decision.response.headers.get("retry-after"));
   },
@@ -206,21 +233,38 @@ const ALL = {
   async "keys begin with what they are told to"({ guard }) {
     const policy = one({ quota: 1, window: "1d" });
     const [ours, theirs] = [await guard(policy), await guard(policy, { keyPrefix: "another" })];
-    equal([(await ours.check(request("/"))).allowed, (await theirs.check(request("/"))).allowed], [true, true]);
+    equal(
+      [(await ours.check(request("/"))).allowed, (await theirs.check(request("/"))).allowed],
+      [true, true],
+    );
     equal((await (await guard(policy)).check(request("/"))).allowed, false);
   },
 
   async "the clock may be the instance's"({ guard }) {
     const guarded = await guard(one({ quota: 1, window: "1d" }), { clock: "host" });
-    equal([(await guarded.check(request("/"))).allowed, (await guarded.check(request("/"))).allowed], [true, false]);
+    equal(
+      [(await guarded.check(request("/"))).allowed, (await guarded.check(request("/"))).allowed],
+      [true, false],
+    );
   },
 
   async "without a store the memory counts, and says so once"({ createGuard }) {
     const { lines, result } = await quietly(async () => {
       const guarded = await createGuard({ policy: one({ quota: 2, window: "1d" }), redis: null });
-      return [await guarded.check(request("/")), await guarded.check(request("/")), await guarded.check(request("/"))];
+      return [
+        await guarded.check(request("/")),
+        await guarded.check(request("/")),
+        await guarded.check(request("/")),
+      ];
     });
-    equal(result.map(({ allowed, degraded }) => [allowed, degraded]), [[true, false], [true, false], [false, false]]);
+    equal(
+      result.map(({ allowed, degraded }) => [allowed, degraded]),
+      [
+        [true, false],
+        [true, false],
+        [false, false],
+      ],
+    );
     equal(result[0].limits[0].source, "memory");
     equal(lines.length, 1);
     holds(JSON.parse(lines[0]).message.startsWith("no store is configured"), lines[0]);
@@ -235,11 +279,16 @@ const ALL = {
       Object.assign(env, variables);
     };
     const made = async (variables) => {
-      const before = Object.fromEntries([url, token].filter((name) => env[name]).map((name) => [name, env[name]]));
+      const before = Object.fromEntries(
+        [url, token].filter((name) => env[name]).map((name) => [name, env[name]]),
+      );
       set(variables);
       try {
         return await quietly(async () => {
-          const guarded = await createGuard({ policy: one({ quota: 9, window: "1d" }), keyPrefix: "variables" });
+          const guarded = await createGuard({
+            policy: one({ quota: 9, window: "1d" }),
+            keyPrefix: "variables",
+          });
           return (await guarded.check(request("/"))).limits[0].source;
         });
       } finally {
@@ -254,18 +303,53 @@ const ALL = {
 
   async "everything that is wrong with a policy and its settings is said at once"({ createGuard }) {
     const limit = { name: "one", algorithm: "fixed_window", quota: 1, window: "1d", key: ["client_ip"] };
-    const routes = [{ name: "a", rate_limits: [{ ...limit, burst: 2 }] }, { name: "a", rate_limits: [{ ...limit, name: "two", key: [] }] }];
-    const error = await rejects(createGuard({ policy: { routes }, redis: { url: "example.com", token: "t" } }), /./);
-    const places = ["policy.routes[0].rate_limits[0].burst", "policy.routes[1].name", "policy.routes[1].rate_limits[0].key", "redis.url"];
-    equal(error.message.split("\n").map((line) => line.split(": found ")[0]), places);
-    await rejects(createGuard({ policy: { route: [] }, redis: null }), /^policy\.route: found unknown field `route`, expected one of/);
+    const routes = [
+      { name: "a", rate_limits: [{ ...limit, burst: 2 }] },
+      { name: "a", rate_limits: [{ ...limit, name: "two", key: [] }] },
+    ];
+    const error = await rejects(
+      createGuard({ policy: { routes }, redis: { url: "example.com", token: "t" } }),
+      /./,
+    );
+    const places = [
+      "policy.routes[0].rate_limits[0].burst",
+      "policy.routes[1].name",
+      "policy.routes[1].rate_limits[0].key",
+      "redis.url",
+    ];
+    equal(
+      error.message.split("\n").map((line) => line.split(": found ")[0]),
+      places,
+    );
+    await rejects(
+      createGuard({ policy: { route: [] }, redis: null }),
+      /^policy\.route: found unknown field `route`, expected one of/,
+    );
     await rejects(createGuard({ policy: "{", redis: null }), /^policy: found what cannot be read/);
-    await rejects(createGuard({ policy: {}, redis: null, timeOut: "1s" }), /^timeOut: found unknown field `timeOut`, expected one of `redis`, `timeout`/);
-    await rejects(createGuard({ policy: {}, redis: null, timeout: "1 minute" }), /^timeout: found "1 minute", expected a duration/);
-    await rejects(createGuard({ policy: {}, redis: null, timeout: "11s" }), /^timeout: found 11s, expected at most 10s/);
-    await rejects(createGuard({ policy: {}, redis: null, replicas: 0 }), /^replicas: found `0`, expected 1 to 100000/);
-    await rejects(createGuard({ policy: {}, redis: { url: "https://x.example" } }), /^redis: found no `token`, expected one/);
-    await rejects(createGuard({ policy: {}, redis: { url: "https://x.example", token: "se\ncret" } }), /^redis\.token: found an unusable token \(not shown\)/);
+    await rejects(
+      createGuard({ policy: {}, redis: null, timeOut: "1s" }),
+      /^timeOut: found unknown field `timeOut`, expected one of `redis`, `timeout`/,
+    );
+    await rejects(
+      createGuard({ policy: {}, redis: null, timeout: "1 minute" }),
+      /^timeout: found "1 minute", expected a duration/,
+    );
+    await rejects(
+      createGuard({ policy: {}, redis: null, timeout: "11s" }),
+      /^timeout: found 11s, expected at most 10s/,
+    );
+    await rejects(
+      createGuard({ policy: {}, redis: null, replicas: 0 }),
+      /^replicas: found `0`, expected 1 to 100000/,
+    );
+    await rejects(
+      createGuard({ policy: {}, redis: { url: "https://x.example" } }),
+      /^redis: found no `token`, expected one/,
+    );
+    await rejects(
+      createGuard({ policy: {}, redis: { url: "https://x.example", token: "se\ncret" } }),
+      /^redis\.token: found an unusable token \(not shown\)/,
+    );
   },
 
   async "arguments of another type are TypeErrors"({ createGuard, guard }) {
@@ -276,7 +360,10 @@ const ALL = {
       [createGuard({}), /^policy: found nothing, expected an object, or its JSON as a text/],
       [createGuard({ policy: [] }), /^policy: found an array/],
       [createGuard({ policy: 7 }), /^policy: found `7`/],
-      [createGuard({ policy: { routes: () => [] }, redis: null }), /^routes: found a function, expected a value that JSON has/],
+      [
+        createGuard({ policy: { routes: () => [] }, redis: null }),
+        /^routes: found a function, expected a value that JSON has/,
+      ],
       [createGuard({ policy: {}, redis: null, replicas: NaN }), /^replicas: found `NaN`/],
       [guarded.check(), /^request: found nothing, expected a Request/],
       [guarded.check("https://app.example/"), /^request: found a string/],
@@ -299,17 +386,31 @@ const ALL = {
   },
 
   async "what the policy does not have is a RangeError that says what it has"({ guard }) {
-    const guarded = await guard(one({ quota: 9, window: "1d", key: ["const:x", "header:x-api-key", "client_ip"] }));
+    const guarded = await guard(
+      one({ quota: 9, window: "1d", key: ["const:x", "header:x-api-key", "client_ip"] }),
+    );
     const wrong = [
       [guarded.limit("two", "a"), /^name: found `two`, expected a limit of the policy: `one`/],
-      [guarded.limit("one", "a"), /^key: found 1 values, .* `one` that is no constant: header:x-api-key, client_ip \(an IP address\)/],
+      [
+        guarded.limit("one", "a"),
+        /^key: found 1 values, .* `one` that is no constant: header:x-api-key, client_ip \(an IP address\)/,
+      ],
       [guarded.limit("one", ["a", "b", "c"]), /^key: found 3 values/],
       [guarded.limit("one", ["a", "b"]), /^key: found 2 values/],
-      [guarded.limit("one", ["a", "192.0.2.1"], { cost: 0 }), /^cost: found `0`, expected a whole number from 1/],
+      [
+        guarded.limit("one", ["a", "192.0.2.1"], { cost: 0 }),
+        /^cost: found `0`, expected a whole number from 1/,
+      ],
       [guarded.limit("one", ["a", "192.0.2.1"], { cost: 1.5 }), /^cost: found `1.5`/],
       [guarded.limit("one", ["a", "192.0.2.1"], { cost: NaN }), /^cost: found `NaN`/],
-      [guarded.limit("one", ["a", "192.0.2.1"], { cost: 1e9 + 1 }), /^cost: found `1000000001`, expected at most 1000000000/],
-      [guarded.limit("one", ["a", "192.0.2.1"], { cost: 1e300 }), /^cost: found `\d+`, expected at most 1000000000/],
+      [
+        guarded.limit("one", ["a", "192.0.2.1"], { cost: 1e9 + 1 }),
+        /^cost: found `1000000001`, expected at most 1000000000/,
+      ],
+      [
+        guarded.limit("one", ["a", "192.0.2.1"], { cost: 1e300 }),
+        /^cost: found `\d+`, expected at most 1000000000/,
+      ],
     ];
     for (const [promise, message] of wrong) equal((await rejects(promise, message)).name, "RangeError");
     // Nothing of that was counted, and the guard works as before.
@@ -327,11 +428,24 @@ const FAILURES = {
     equal([remaining, resetAfterMs, ruling, source, degraded], [null, null, "admitted", "allow", true]);
     const deny = await guarded.check(request("/deny"));
     equal([deny.allowed, deny.degraded, deny.response.status], [false, true, 503]);
-    equal([deny.response.headers.get("retry-after"), (await deny.response.json()).error.code], ["1", "RATE_LIMIT_UNAVAILABLE"]);
-    equal([deny.limits[0].ruling, deny.limits[0].retryAfterMs, deny.limits[0].remaining], ["unavailable", 1000, null]);
+    equal(
+      [deny.response.headers.get("retry-after"), (await deny.response.json()).error.code],
+      ["1", "RATE_LIMIT_UNAVAILABLE"],
+    );
+    equal(
+      [deny.limits[0].ruling, deny.limits[0].retryAfterMs, deny.limits[0].remaining],
+      ["unavailable", 1000, null],
+    );
     const local = [];
     for (let i = 0; i < 3; i += 1) local.push(await guarded.check(request("/local")));
-    equal(local.map(({ allowed, limits }) => [allowed, limits[0].source]), [[true, "local"], [true, "local"], [false, "local"]]);
+    equal(
+      local.map(({ allowed, limits }) => [allowed, limits[0].source]),
+      [
+        [true, "local"],
+        [true, "local"],
+        [false, "local"],
+      ],
+    );
     equal([local[2].response.status, local[2].headers.get("x-tollgate-degraded")], [429, "local"]);
   },
 
@@ -348,7 +462,10 @@ const FAILURES = {
 
   async "each instance counts its share alone"(guard) {
     const guarded = await guard({ routes: [failing("local")] }, { replicas: 2 });
-    equal([(await guarded.check(request("/local"))).allowed, (await guarded.check(request("/local"))).allowed], [true, false]);
+    equal(
+      [(await guarded.check(request("/local"))).allowed, (await guarded.check(request("/local"))).allowed],
+      [true, false],
+    );
   },
 
   async "it is left alone after three failures"(guard) {
@@ -369,7 +486,14 @@ function one(limit) {
 
 /** A route of two requests a day, with what happens to them when the store fails. */
 function failing(mode) {
-  const limit = { name: mode, algorithm: "fixed_window", quota: 2, window: "1d", key: ["header:x-api-key"], on_store_error: mode };
+  const limit = {
+    name: mode,
+    algorithm: "fixed_window",
+    quota: 2,
+    window: "1d",
+    key: ["header:x-api-key"],
+    on_store_error: mode,
+  };
   return { name: mode, match: { path: `/${mode}` }, rate_limits: [limit] };
 }
 
@@ -379,8 +503,12 @@ async function twoLimits(guard, options) {
   const wide = { ...limit, name: "wide", quota: 10, key: ["header:x-wide"] };
   const narrow = { ...limit, name: "narrow", quota: 1, key: ["client_ip"] };
   const guarded = await guard({ routes: [{ name: "both", rate_limits: [wide, narrow] }] }, options);
-  const send = (waitUntil) => guarded.check(request("/", { headers: { "x-wide": "a" } }), { ip: "192.0.2.1", waitUntil });
-  equal((await send()).limits.map(({ remaining }) => remaining), [9, 0]);
+  const send = (waitUntil) =>
+    guarded.check(request("/", { headers: { "x-wide": "a" } }), { ip: "192.0.2.1", waitUntil });
+  equal(
+    (await send()).limits.map(({ remaining }) => remaining),
+    [9, 0],
+  );
   return { guarded, refused: send };
 }
 

@@ -6,7 +6,12 @@ import { Checks } from "./checks.mjs";
 import { run } from "./suite.mjs";
 
 const policy = {
-  routes: [{ name: "all", rate_limits: [{ name: "crowd", algorithm: "gcra", quota: 40, window: "1d", key: ["client_ip"] }] }],
+  routes: [
+    {
+      name: "all",
+      rate_limits: [{ name: "crowd", algorithm: "gcra", quota: 40, window: "1d", key: ["client_ip"] }],
+    },
+  ],
 };
 let guard;
 
@@ -21,7 +26,9 @@ export default {
     // Variables come with requests, so the first one makes the guard, and all others wait for the same.
     guard ??= createGuard({ policy, redis: { url: settings.url, token: settings.token } });
     const waitUntil = (promise) => context.waitUntil(promise);
-    const decision = await (await guard).check(request, { ip: request.headers.get("cf-connecting-ip"), waitUntil });
+    const decision = await (
+      await guard
+    ).check(request, { ip: request.headers.get("cf-connecting-ip"), waitUntil });
     return decision.allowed ? decision.apply(new Response("hello")) : decision.response;
   },
 };

@@ -13,19 +13,48 @@ const policy: Policy = {
       name: "api",
       match: { methods: ["GET"], path: "/api/*", hosts: ["*.example.com"], headers: { "x-debug": false } },
       rate_limits: [
-        { name: "burst", algorithm: "gcra", quota: 100, window: "60s", burst: 20, key: ["header:x-api-key", "client_ip"] },
-        { name: "daily", algorithm: "fixed_window", quota: 1, window: "1d", key: ["const:all"], on_store_error: "deny", cost: { header: "x-cost", max: 1 } },
+        {
+          name: "burst",
+          algorithm: "gcra",
+          quota: 100,
+          window: "60s",
+          burst: 20,
+          key: ["header:x-api-key", "client_ip"],
+        },
+        {
+          name: "daily",
+          algorithm: "fixed_window",
+          quota: 1,
+          window: "1d",
+          key: ["const:all"],
+          on_store_error: "deny",
+          cost: { header: "x-cost", max: 1 },
+        },
       ],
     },
   ],
   default: { rate_limits: [] },
 };
 
-const guard: Guard = await createGuard({ policy, redis: { url: "https://example.upstash.io", token: "…" }, timeout: "250ms", replicas: 3 });
+const guard: Guard = await createGuard({
+  policy,
+  redis: { url: "https://example.upstash.io", token: "…" },
+  timeout: "250ms",
+  replicas: 3,
+});
 await createGuard({ policy: file as Policy });
-await createGuard({ policy: JSON.stringify(file), redis: null, keyPrefix: "app", denialCache: 0, clock: "host" });
+await createGuard({
+  policy: JSON.stringify(file),
+  redis: null,
+  keyPrefix: "app",
+  denialCache: 0,
+  clock: "host",
+});
 
-export async function middleware(request: Request, waitUntil: (promise: Promise<unknown>) => void): Promise<Response> {
+export async function middleware(
+  request: Request,
+  waitUntil: (promise: Promise<unknown>) => void,
+): Promise<Response> {
   const decision: Decision = await guard.check(request, { ip: request.headers.get("x-real-ip"), waitUntil });
   // A refusal has its response, and only a refusal.
   if (!decision.allowed) return decision.response;
@@ -38,4 +67,9 @@ export async function middleware(request: Request, waitUntil: (promise: Promise<
 const answer: LimitDecision = await guard.limit("burst", ["k-123", "192.0.2.1"] as const, { cost: 2 });
 const wait: number = answer.allowed ? 0 : answer.retryAfterMs;
 const local: boolean = answer.source === "local" && answer.ruling !== "unavailable";
-void [wait, local, await guard.limit("daily", []), await guard.check({ method: "GET", url: "http://localhost/", headers: new Map<string, string>() as never })];
+void [
+  wait,
+  local,
+  await guard.limit("daily", []),
+  await guard.check({ method: "GET", url: "http://localhost/", headers: new Map<string, string>() as never }),
+];
