@@ -14,7 +14,7 @@ use web_sys::Headers;
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::client_ip;
-use tollgate_shared::config::{self, ConfigError, KeyPart, MAX_QUOTA};
+use tollgate_shared::config::{KeyPart, MAX_QUOTA};
 use tollgate_shared::exchange::{Decision, LimitError, Ruling, Source, Verdict};
 use tollgate_shared::policy::{Limit, Policy};
 use tollgate_shared::rate_limit::Retry;
@@ -41,7 +41,8 @@ impl Core {
     #[wasm_bindgen(constructor)]
     pub fn new(policy: &str, settings: &str) -> Result<Self, JsError> {
         let mut errors = Vec::new();
-        let policy = read_policy(policy).map_err(|found| errors.extend(found));
+        // Errors name the policy, because settings may be wrong too.
+        let policy = Policy::from_json_at("policy", policy.as_bytes()).map_err(|found| errors.extend(found));
         let settings = Settings::from_json(settings).map_err(|found| errors.push(found));
         let (Ok(policy), Ok(settings)) = (policy, settings) else {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -108,16 +109,6 @@ impl Core {
         settle(&guard, &mut decided, now, wait_until.as_ref());
         Ok(text(&Limited::all(&guard, &decided.decision).first()))
     }
-}
-
-/// Errors name the policy, because settings may be wrong too.
-fn read_policy(json: &str) -> Result<Policy, Vec<ConfigError>> {
-    let config = config::parse(json.as_bytes()).map_err(|mut error: ConfigError| {
-        error.path =
-            if error.path.is_empty() { "policy".to_owned() } else { format!("policy.{}", error.path) };
-        vec![error]
-    })?;
-    Policy::compile(config, "policy.")
 }
 
 /// What a decision leaves to tell the store is told behind the answer.

@@ -69,8 +69,17 @@ impl Policy {
     /// # Errors
     /// Everything that is wrong with it; a file that cannot be read as JSON of the right form gives one error.
     pub fn from_json(json: &[u8]) -> Result<Self, Vec<ConfigError>> {
-        let config = config::parse(json).map_err(|error| Vec::from([error]))?;
-        Self::compile(config, "")
+        Self::from_json_at("", json)
+    }
+
+    /// The same for a policy that the user knows as `name`, which errors name in front of their paths.
+    ///
+    /// # Errors
+    /// As for [`Policy::from_json`].
+    pub fn from_json_at(name: &str, json: &[u8]) -> Result<Self, Vec<ConfigError>> {
+        let config = config::parse(json).map_err(|error: ConfigError| Vec::from([error.below(name)]))?;
+        let at = if name.is_empty() { String::new() } else { format!("{name}.") };
+        Self::compile(config, &at)
     }
 
     /// Compiles a policy. Errors name paths below `at`, which is empty or ends in a dot.

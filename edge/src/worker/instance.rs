@@ -9,7 +9,7 @@ use wasm_bindgen::JsValue;
 use worker::Env;
 
 use tollgate_shared::answer::{self, Answer};
-use tollgate_shared::config::{self, ConfigError};
+use tollgate_shared::config::ConfigError;
 use tollgate_shared::policy::Policy;
 
 use super::health::ControlToken;
@@ -77,12 +77,7 @@ fn policy(env: &Env) -> Result<Policy, Vec<ConfigError>> {
         let expected = "the policy, as a text binding of JSON";
         vec![ConfigError::new(POLICY, "nothing", expected)]
     })?;
-    let config = config::parse(json.as_bytes()).map_err(|mut error: ConfigError| {
-        error.path =
-            if error.path.is_empty() { POLICY.to_owned() } else { format!("{POLICY}.{}", error.path) };
-        vec![error]
-    })?;
-    Policy::compile(config, "TOLLGATE_POLICY.")
+    Policy::from_json_at(POLICY, json.as_bytes())
 }
 
 /// Reads the variables that are settings; errors name the variables.

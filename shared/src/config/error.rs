@@ -25,6 +25,17 @@ impl ConfigError {
         Self { path: in_one_line(&path.into()), found: in_one_line(&found.into()), expected: expected.into() }
     }
 
+    /// The same error, of something that stands at `place`.
+    #[must_use]
+    pub fn below(mut self, place: &str) -> Self {
+        self.path = match (place, self.path.as_str()) {
+            ("", _) => self.path,
+            (_, "") => place.to_string(),
+            (_, path) => format!("{place}.{path}"),
+        };
+        self
+    }
+
     fn from_serde(path: &str, error: &serde_json::Error) -> Self {
         let text = error.to_string();
         if error.classify() != serde_json::error::Category::Data {
