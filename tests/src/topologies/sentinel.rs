@@ -216,8 +216,9 @@ const SENTINELS: usize = 3;
 const QUORUM: usize = 2;
 /// What the sentinels call the master.
 const NAME: &str = "main";
-/// After which silence a sentinel believes the master gone.
-pub const DOWN_AFTER: Duration = Duration::from_secs(1);
+/// After which silence a sentinel believes the master gone. More than the second that sentinels may take to connect to one that
+/// they have just made the master: else they can take it for down at once, and what it acknowledged meanwhile is lost with it.
+pub const DOWN_AFTER: Duration = Duration::from_secs(3);
 /// Half of how long it is before another election when the first came to nothing.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
 const START: Duration = Duration::from_secs(20);

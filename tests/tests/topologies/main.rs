@@ -454,5 +454,5 @@ pub(crate) const TOKEN: &str = "the-token-of-topologies";
 /// Everything is on disk before it is acknowledged, so that nothing acknowledged may be lost.
 const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-/// Within which all is well again, whatever happened: Redis's own part is 4 s at most, the rest is the gateway's.
+/// Within which all is well again, whatever happened: Redis's own part is 6 s at most, the rest is the gateway's.
 const BOUND: Duration = Duration::from_secs(15);
