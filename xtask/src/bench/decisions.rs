@@ -5,7 +5,6 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 use tollgate_tests::tools;
 
-use super::programs;
 use crate::{build, step};
 
 /// Measures and prints.
@@ -15,7 +14,7 @@ pub(super) fn run() -> Result<ExitCode> {
     if !status.success() {
         bail!("the benchmarks failed: {status}");
     }
-    if programs::which("valgrind").is_none() {
+    if tools::on_path("valgrind").is_none() {
         bail!("`valgrind` is not installed: `apt-get install -y valgrind` counts instructions");
     }
     let mut example =

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use tollgate_tests::tools;
 
 use crate::step;
 
@@ -17,7 +18,7 @@ pub(super) struct Program {
 impl Program {
     /// Where it is.
     pub(super) fn path(self) -> Result<PathBuf> {
-        which(self.name).with_context(|| format!("`{}` is not installed", self.name))
+        tools::on_path(self.name).with_context(|| format!("`{}` is not installed", self.name))
     }
 }
 
@@ -29,7 +30,7 @@ pub(super) const WEBDIS: Program = Program { name: "webdis", package: "webdis" }
 
 /// Fails when one of them is missing, naming each and its package; with `install` it is installed first.
 pub(super) fn require(programs: &[Program], install: bool) -> Result<()> {
-    let missing = || programs.iter().filter(|program| which(program.name).is_none());
+    let missing = || programs.iter().filter(|program| tools::on_path(program.name).is_none());
     let packages: Vec<&str> = missing().map(|program| program.package).collect();
     if packages.is_empty() {
         return Ok(());
@@ -54,11 +55,4 @@ pub(super) fn require(programs: &[Program], install: bool) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Where a program is, if it is installed.
-pub(super) fn which(program: &str) -> Option<PathBuf> {
-    let output = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().ok()?;
-    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    (!path.is_empty()).then(|| path.into())
 }
