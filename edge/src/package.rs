@@ -196,7 +196,7 @@ impl<'a> Limited<'a> {
             retry_after_ms: match (standing.map(|standing| standing.retry), ruling) {
                 (Some(Retry::After(millis)), _) => Some(millis),
                 (Some(Retry::Never), _) => None,
-                (None, Ruling::Unavailable) => Some(UNAVAILABLE_RETRY),
+                (None, Ruling::Unavailable) => Some(1000 * answer::UNAVAILABLE_RETRY),
                 (Some(Retry::Now) | None, _) => Some(0),
             },
             source: match source {
@@ -261,9 +261,6 @@ fn other_values(policy: &Policy, name: &str, found: usize) -> String {
         "key: found {found} values, expected one for each part of the key of `{name}` that is no constant: {expected}"
     )
 }
-
-/// What [`answer::denial`] tells a client that was refused because the store cannot be asked.
-const UNAVAILABLE_RETRY: u64 = 1000;
 
 const NO_STORE: &str = "no store is configured (`redis`, or UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN): \
                         limits hold for this instance alone, in its memory";

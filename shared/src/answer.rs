@@ -146,7 +146,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
             Answer { status: 429, headers, body }
         }
         None => {
-            headers.add("retry-after", |value| value.push('1'));
+            headers.add("retry-after", |value| push_number(value, UNAVAILABLE_RETRY));
             let body = "{\"type\":\"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity\",\
                         \"title\":\"Service Unavailable\",\"status\":503,\
                         \"detail\":\"Whether this request is within its quota cannot be told at the moment.\",\
@@ -208,5 +208,7 @@ pub(crate) fn push_number(text: &mut String, number: u64) {
     text.push_str(itoa::Buffer::new().format(number));
 }
 
+/// Seconds after which who was refused because the store cannot be asked may ask again. The body of that refusal says so in words.
+pub const UNAVAILABLE_RETRY: u64 = 1;
 /// Sorts above every time.
 const NEVER: u64 = u64::MAX;
