@@ -44,7 +44,6 @@ pub(crate) struct Asking {
     store: Rc<Store>,
     question: Question,
     call: Call,
-    began: Timestamp,
 }
 
 /// A decision, and what it took.
@@ -98,30 +97,28 @@ impl Guard {
     /// Begins a decision about a request.
     pub(crate) fn begin(&self, request: &dyn Request, now: Timestamp) -> Next {
         let step = exchange::begin(&self.policy, &mut self.local.borrow_mut(), request, now);
-        self.next(step, now, now, None)
+        self.next(step, now, None)
     }
 
     /// Goes on with what came from the store: a status and a body, or an error.
     pub(crate) fn came(&self, asking: Asking, came: Result<(u16, &[u8]), StoreError>) -> Next {
-        let Asking { store, question, call, began } = asking;
+        let Asking { store, question, call } = asking;
         let answered = match came {
             Ok((status, body)) => question.came(status, body),
             Err(error) => question.failed(&error),
         };
         match answered {
-            Answered::Not(question) => Next::Ask(Asking { store, question, call, began }),
-            Answered::With(outcomes, report) => self.resume(call, began, outcomes, report),
+            Answered::Not(question) => Next::Ask(Asking { store, question, call }),
+            Answered::With(outcomes, report) => self.resume(call, outcomes, report),
         }
     }
 
     /// Decides about a request.
-    #[cfg_attr(not(feature = "package"), allow(dead_code, reason = "a Worker goes step by step"))]
     pub(crate) async fn check(&self, request: &dyn Request, now: Timestamp) -> Decided {
         self.decide(self.begin(request, now)).await
     }
 
     /// Decides about one limit, for the subject that `values` name.
-    #[cfg_attr(not(feature = "package"), allow(dead_code, reason = "a Worker has requests to ask about"))]
     pub(crate) async fn limit(
         &self,
         name: &str,
@@ -131,36 +128,36 @@ impl Guard {
     ) -> Result<Decided, LimitError> {
         let step =
             exchange::begin_limit(&self.policy, &mut self.local.borrow_mut(), name, values, cost, now)?;
-        Ok(self.decide(self.next(step, now, now, None)).await)
+        Ok(self.decide(self.next(step, now, None)).await)
     }
 
     async fn decide(&self, mut next: Next) -> Decided {
         loop {
-            let Asking { store, question, call, began } = match next {
+            let Asking { store, question, call } = match next {
                 Next::Decided(decided) => return decided,
                 Next::Ask(asking) => asking,
             };
             let (outcomes, report) = store.ask(question).await;
-            next = self.resume(call, began, outcomes, report);
+            next = self.resume(call, outcomes, report);
         }
     }
 
-    fn resume(&self, call: Call, began: Timestamp, outcomes: Outcomes, report: CallReport) -> Next {
-        let now = resumption_time(began);
+    fn resume(&self, call: Call, outcomes: Outcomes, report: CallReport) -> Next {
+        let now = resumption_time(call.began());
         self.note(&report, now);
         let step = call.resume(&mut self.local.borrow_mut(), outcomes, now);
-        self.next(step, began, now, Some(report))
+        self.next(step, now, Some(report))
     }
 
-    fn next(&self, mut step: Step, began: Timestamp, at: Timestamp, report: Option<CallReport>) -> Next {
+    fn next(&self, mut step: Step, at: Timestamp, report: Option<CallReport>) -> Next {
         loop {
             let call = match step {
                 Step::Decide(decision) => return Next::Decided(Decided { decision, at, call: report }),
                 Step::Call(call) => call,
             };
             if let Some(store) = &self.store {
-                let question = Question::new(call.batch().to_vec(), began);
-                return Next::Ask(Asking { store: Rc::clone(store), question, call, began });
+                let question = Question::new(call.batch().to_vec(), call.began());
+                return Next::Ask(Asking { store: Rc::clone(store), question, call });
             }
             // Where there is no store, the memory has decided; nobody comes here.
             let outcomes = call.batch().iter().map(|_| Err(StoreError::Unreachable)).collect::<Vec<_>>();

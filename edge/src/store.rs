@@ -24,7 +24,6 @@ pub(crate) struct Store {
 #[derive(Debug)]
 pub(crate) struct Question {
     pipeline: Pipeline<Vec<Op>>,
-    operations: usize,
     /// When the decision began that asks.
     began: Timestamp,
     /// When it was asked first.
@@ -121,8 +120,7 @@ impl Store {
 impl Question {
     /// About operations of a decision begun at `began`.
     pub(crate) fn new(ops: Vec<Op>, began: Timestamp) -> Self {
-        let operations = ops.len();
-        Self { pipeline: Pipeline::new(vec![ops]), operations, began, asked: host::now() }
+        Self { pipeline: Pipeline::new(vec![ops]), began, asked: host::now() }
     }
 
     /// The store answered.
@@ -141,8 +139,8 @@ impl Question {
 
     fn finish(self) -> Answered {
         let took = host::now().since(self.asked);
-        let report =
-            CallReport { operations: self.operations, took, failure: self.pipeline.failure().cloned() };
+        let operations = self.pipeline.members().iter().map(Vec::len).sum();
+        let report = CallReport { operations, took, failure: self.pipeline.failure().cloned() };
         Answered::With(self.pipeline.finish().flat_map(|(_, outcomes)| outcomes).collect(), report)
     }
 }

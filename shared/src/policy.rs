@@ -102,6 +102,7 @@ impl Policy {
             path_case: config.path_case,
             headers: config.headers,
         };
+        // A map where a set would do: the compiler has such a map already, and hosts are small.
         let mut names = BTreeMap::new();
         for (index, route) in config.routes.into_iter().enumerate() {
             let path = format!("routes[{index}]");

@@ -16,7 +16,7 @@ use super::health::ControlToken;
 use super::metrics::Metrics;
 use super::origin::Origin;
 use crate::guard::Guard;
-use crate::host::{Level, log};
+use crate::host::{Level, Line, log};
 use crate::settings::Settings;
 
 /// A Worker, ready to serve.
@@ -60,13 +60,7 @@ impl Instance {
         };
         let guard = Guard::new(policy, settings);
         if !guard.has_store() {
-            log(
-                Level::Warn,
-                &json!({
-                    "message": "no store is configured (UPSTASH_REDIS_REST_URL, UPSTASH_REDIS_REST_TOKEN): \
-                                limits hold for this isolate alone, in its memory",
-                }),
-            );
+            log(Level::Warn, &Line { message: NO_STORE });
         }
         Ok(Self { guard, origin, metrics: Metrics::new(dataset), control })
     }
@@ -122,7 +116,7 @@ fn text(env: &Env, name: &str) -> Option<String> {
 /// Everybody's answer until it is mended. Details are for the log: they quote the configuration.
 fn misconfigured(errors: &[ConfigError]) -> Answer {
     for error in errors {
-        log(Level::Error, &json!({ "message": format!("configuration: {error}") }));
+        log(Level::Error, &Line { message: &format!("configuration: {error}") });
     }
     let places: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
     let detail = format!("Tollgate is misconfigured: see its log about {}.", places.join(", "));
@@ -130,6 +124,9 @@ fn misconfigured(errors: &[ConfigError]) -> Answer {
 }
 
 const POLICY: &str = "TOLLGATE_POLICY";
+
+const NO_STORE: &str = "no store is configured (UPSTASH_REDIS_REST_URL, UPSTASH_REDIS_REST_TOKEN): \
+                        limits hold for this isolate alone, in its memory";
 
 /// Settings, and the variables they come from.
 const SETTINGS: [(&str, &str); 7] = [
