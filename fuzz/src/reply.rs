@@ -121,7 +121,8 @@ fn body(pipeline: &Pipeline<Member>, ops: &[Op], open: &[usize], by_text: bool) 
         let commands: Vec<Vec<Value>> = serde_json::from_str(&pipeline.body(clock)).expect("a body is JSON");
         assert_eq!(commands.len(), open.len());
         for (command, op) in commands.iter().zip(open) {
-            let (op, script) = (&ops[*op], Script::of(&ops[*op]));
+            let op = &ops[*op];
+            let script = Script::of(op).expect("limits are scripts");
             let (verb, named) = if by_text { ("EVAL", script.text) } else { ("EVALSHA", script.sha1) };
             assert_eq!((command[0].as_str(), command[1].as_str()), (Some(verb), Some(named)));
             assert_eq!(command[2], op.checks().len());

@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::client_ip::ClientIp;
 use crate::config::{ClientIpConfig, KeyPart};
+use crate::id::Id;
 use crate::path::{Path, percent_decode, query};
 use crate::rate_limit::Quota;
 use crate::request::Request;
@@ -107,18 +108,14 @@ impl Digest {
         Self(short)
     }
 
-    fn hex(self) -> [u8; 32] {
-        let mut hex = [0; 32];
-        for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
-            *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
-        }
-        hex
+    pub(crate) const fn bytes(self) -> [u8; 16] {
+        self.0
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(core::str::from_utf8(&self.hex()).unwrap_or_default())
+        fmt::Display::fmt(&Id::from(*self), f)
     }
 }
 
@@ -148,7 +145,7 @@ impl KeyForm {
     pub(crate) fn key(&self, digest: Digest) -> Key {
         let mut key = String::with_capacity(self.before.len() + 32 + self.after.len());
         key.push_str(&self.before);
-        digest.hex().into_iter().for_each(|digit| key.push(char::from(digit)));
+        Id::from(digest).hex().into_iter().for_each(|digit| key.push(char::from(digit)));
         key.push_str(&self.after);
         Key(key)
     }
@@ -229,8 +226,4 @@ fn form_decode(text: &[u8]) -> impl Iterator<Item = u8> + '_ {
     let mut parts = text.split(|b| *b == b'+').map(percent_decode);
     let first = parts.next().into_iter().flatten();
     first.chain(parts.flat_map(|part| core::iter::once(b' ').chain(part)))
-}
-
-fn hex_digit(nibble: u8) -> u8 {
-    if nibble < 10 { b'0' + nibble } else { b'a' + (nibble - 10) }
 }

@@ -23,6 +23,10 @@
 //! | [`path`], [`router`] | normalised paths and the route they lead to |
 //! | [`request`], [`client_ip`], [`key`] | what is read of a request, and the digest that becomes a key |
 //! | [`rate_limit`] | quotas and the four algorithms |
+//! | [`lease`], [`idempotency`] | who may do something, and what became of it the first time |
+//! | [`circuit_breaker`] | whether an upstream is left alone |
+//! | [`revocation`] | tokens that are valid no more |
+//! | [`id`] | names of holders, reporters and fingerprints |
 //! | [`store`] | operations, outcomes, the embedded memory |
 //! | [`redis`] | commands, scripts, and the Upstash REST dialect, both directions |
 //! | [`exchange`] | `begin`, `resume`, `settle` |
@@ -37,16 +41,21 @@ extern crate alloc;
 extern crate std;
 
 pub mod answer;
+pub mod circuit_breaker;
 pub mod client_ip;
 pub mod config;
 pub mod exchange;
+pub mod id;
+pub mod idempotency;
 pub mod key;
+pub mod lease;
 pub mod local;
 pub mod path;
 pub mod policy;
 pub mod rate_limit;
 pub mod redis;
 pub mod request;
+pub mod revocation;
 pub mod router;
 pub mod store;
 pub mod time;

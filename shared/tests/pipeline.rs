@@ -34,6 +34,7 @@ proptest! {
             let (script, at) = match op {
                 Op::RateLimit(_) => (RATE_LIMIT, None),
                 Op::Refund { at, .. } => (REFUND, Some(json!(at.as_millis()))),
+                op => panic!("not one of these: {op:?}"),
             };
             let keys = op.checks().iter().map(|check| json!(check.key.as_str()));
             let mut expected = vec![json!("EVALSHA"), json!(script.sha1), json!(op.checks().len())];
@@ -112,7 +113,7 @@ proptest! {
         let short = json!(good[by.min(good.len())..]).to_string();
         let long = json!(good.iter().chain(&good[..by.min(good.len())]).collect::<Vec<_>>()).to_string();
         let mut odd = good.clone();
-        odd[by % good.len()] = json!({ "result": "what" });
+        odd[by % good.len()] = json!({ "result": { "what": 1 } });
         let odd = json!(odd).to_string();
         let cut = json!(good).to_string();
         let cut = &cut[..cut.len() - by];
@@ -217,7 +218,7 @@ impl Fate {
                 let standings = checks.iter().enumerate().flat_map(|(i, _)| [n + i, 10 * n, n % 2]);
                 json!({ "result": std::iter::once(NOW as usize).chain(standings).collect::<Vec<_>>() })
             }
-            (Self::Done, Op::Refund { .. }) => json!({ "result": [] }),
+            (Self::Done, _) => json!({ "result": [] }),
             (Self::Unknown, _) => json!({ "error": "NOSCRIPT No matching script. Please use EVAL." }),
             (Self::Refused, _) => json!({ "error": format!("ERR number {n}") }),
             (Self::Garbage, _) => json!({}),
@@ -235,7 +236,7 @@ impl Fate {
                 let standings = (0..checks.len()).map(standing).collect();
                 Ok(Outcome::RateLimit { at: Timestamp::from_millis(NOW), standings })
             }
-            (Self::Done | Self::Unknown, Op::Refund { .. }) => Ok(Outcome::Refunded),
+            (Self::Done | Self::Unknown, _) => Ok(Outcome::Refunded),
             (Self::Refused, _) => Err(StoreError::Refused(tollgate_shared::store::ErrorCode::of("ERR"))),
             (Self::Garbage, _) => Err(StoreError::Garbage),
         }

@@ -236,8 +236,8 @@ impl Sequence {
         let steps = self.steps.iter().map(|(now, op)| {
             let checks = op.checks().iter().map(renamed).collect();
             let op = match op {
-                Op::RateLimit(_) => Op::RateLimit(checks),
                 Op::Refund { at, .. } => Op::Refund { checks, at: *at },
+                _ => Op::RateLimit(checks),
             };
             (*now, op)
         });
@@ -321,14 +321,14 @@ fn report(sequence: &Sequence, store: &mut RedisStore) -> String {
 fn standing(outcome: Outcome) -> Standing {
     match outcome {
         Outcome::RateLimit { standings, .. } => standings[0],
-        Outcome::Refunded => panic!("no refund was asked for"),
+        other => panic!("no limit was asked for: {other:?}"),
     }
 }
 
 fn time_of(outcome: &Outcome) -> Timestamp {
     match outcome {
         Outcome::RateLimit { at, .. } => *at,
-        Outcome::Refunded => panic!("no refund was asked for"),
+        other => panic!("no limit was asked for: {other:?}"),
     }
 }
 

@@ -5,12 +5,17 @@
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write;
+use core::fmt::{self, Write};
 
-use serde::Deserialize;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use super::{Arguments, Clock, Script, read_reply, write_arguments};
+use super::{Arguments, Clock, Reply, Script, read_reply, write_arguments};
 use crate::answer::push_number;
+use crate::key::Key;
 use crate::store::{ErrorCode, Op, Outcome, StoreError};
 
 /// What a store answered, operation by operation.
@@ -64,17 +69,24 @@ impl<M: AsRef<[Op]>> Pipeline<M> {
             if body.len() > 1 {
                 body.push(',');
             }
-            let script = Script::of(op);
             let mut command = JsonArray { to: &mut body, empty: true };
             command.open();
-            if self.by_text {
-                command.text("EVAL");
-                command.text(script.text);
-            } else {
-                command.plain("EVALSHA");
-                command.plain(script.sha1);
+            match Script::of(op) {
+                Some(script) => {
+                    if self.by_text {
+                        command.text("EVAL");
+                        command.text(script.text);
+                    } else {
+                        command.plain("EVALSHA");
+                        command.plain(script.sha1);
+                    }
+                    write_arguments(op, clock, &mut command);
+                }
+                None => {
+                    command.plain("GET");
+                    command.text(op.key().map_or("", Key::as_str));
+                }
             }
-            write_arguments(op, clock, &mut command);
             command.close();
         }
         body.push(']');
@@ -92,7 +104,7 @@ impl<M: AsRef<[Op]>> Pipeline<M> {
         }
         let asked = self.outcomes.iter().filter(|outcome| outcome.is_none()).count();
         // An answer of another length cannot be matched with what was asked.
-        let replies = match serde_json::from_slice::<Vec<Reply<'_>>>(body) {
+        let replies = match serde_json::from_slice::<Vec<Element<'_>>>(body) {
             Ok(replies) if replies.len() == asked => replies,
             Ok(_) | Err(_) => return self.fail(&StoreError::Garbage),
         };
@@ -101,12 +113,15 @@ impl<M: AsRef<[Op]>> Pipeline<M> {
         let mut progress = Progress::Done;
         for ((op, outcome), reply) in open.zip(replies) {
             *outcome = match (reply.result, reply.error) {
-                (Some(integers), None) => Some(read_reply(op, &integers)),
-                (None, Some(text)) if text.starts_with("NOSCRIPT") && !self.by_text => {
-                    progress = Progress::Again;
-                    None
+                (Reply::Missing | Reply::Null, Some(text)) => {
+                    if text.starts_with("NOSCRIPT") && !self.by_text {
+                        progress = Progress::Again;
+                        None
+                    } else {
+                        Some(Err(StoreError::Refused(ErrorCode::of(&text))))
+                    }
                 }
-                (None, Some(text)) => Some(Err(StoreError::Refused(ErrorCode::of(&text)))),
+                (reply, None) => Some(read_reply(op, &reply)),
                 _ => Some(Err(StoreError::Garbage)),
             };
         }
@@ -143,12 +158,46 @@ impl<M: AsRef<[Op]>> Pipeline<M> {
     }
 }
 
-/// One element of a pipeline's answer. Scripts answer with integers; anything else is garbage.
+/// One element of a pipeline's answer.
 #[derive(Deserialize)]
-struct Reply<'a> {
-    result: Option<Vec<i64>>,
+struct Element<'a> {
+    #[serde(borrow, default)]
+    result: Reply<'a>,
     #[serde(borrow)]
     error: Option<Cow<'a, str>>,
+}
+
+/// Commands answer with integers, a text or nothing; anything else is no answer to any of ours.
+impl<'de: 'a, 'a> Deserialize<'de> for Reply<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReplyVisitor)
+    }
+}
+
+struct ReplyVisitor;
+
+impl<'de> Visitor<'de> for ReplyVisitor {
+    type Value = Reply<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("integers, a text or null")
+    }
+
+    fn visit_unit<E>(self) -> Result<Reply<'de>, E> {
+        Ok(Reply::Null)
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Reply<'de>, E> {
+        Ok(Reply::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Reply<'de>, E> {
+        Ok(Reply::Text(Cow::Owned(text.into())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Reply<'de>, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(items)).map(Reply::Integers)
+    }
 }
 
 struct JsonArray<'a> {
@@ -204,5 +253,12 @@ impl Arguments for JsonArray<'_> {
     fn number(&mut self, number: u64) {
         self.separate();
         push_number(self.to, number);
+    }
+
+    fn base64(&mut self, bytes: &[u8]) {
+        self.separate();
+        self.to.push('"');
+        STANDARD.encode_string(bytes, self.to);
+        self.to.push('"');
     }
 }

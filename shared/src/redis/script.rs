@@ -12,11 +12,18 @@ pub struct Script {
 }
 
 impl Script {
-    /// The script that performs `op`.
-    pub const fn of(op: &Op) -> &'static Self {
+    /// The script that performs `op`; `None` where a plain `GET` of its key does.
+    pub const fn of(op: &Op) -> Option<&'static Self> {
         match op {
-            Op::RateLimit(_) => &RATE_LIMIT,
-            Op::Refund { .. } => &REFUND,
+            Op::RateLimit(_) => Some(&RATE_LIMIT),
+            Op::Refund { .. } => Some(&REFUND),
+            Op::Acquire { .. } | Op::Extend { .. } | Op::Release { .. } => Some(&LEASE),
+            Op::Reserve { .. } | Op::Keep { .. } | Op::Abandon { .. } => Some(&IDEMPOTENCY),
+            Op::View { .. } | Op::Probe { .. } | Op::Report { .. } | Op::Force { .. } => {
+                Some(&CIRCUIT_BREAKER)
+            }
+            Op::Revoke { .. } => Some(&REVOKE),
+            Op::IsRevoked { .. } => None,
         }
     }
 }
@@ -31,6 +38,26 @@ pub const RATE_LIMIT: Script = Script {
 pub const REFUND: Script =
     Script { text: include_str!("../scripts/refund.lua"), sha1: "94d91a9cbb561a360483addbb0bc2f17de3c9732" };
 
+/// Performs [`Op::Acquire`], [`Op::Extend`] and [`Op::Release`].
+pub const LEASE: Script =
+    Script { text: include_str!("../scripts/lease.lua"), sha1: "e1d1855b51a60a0aa058599bb1a10108ef71f0c0" };
+
+/// Performs [`Op::Reserve`], [`Op::Keep`] and [`Op::Abandon`].
+pub const IDEMPOTENCY: Script = Script {
+    text: include_str!("../scripts/idempotency.lua"),
+    sha1: "9ca6a0f12d8cd36b9d5ac4ec9bdc4f124aa922af",
+};
+
+/// Performs [`Op::View`], [`Op::Probe`], [`Op::Report`] and [`Op::Force`].
+pub const CIRCUIT_BREAKER: Script = Script {
+    text: include_str!("../scripts/circuit_breaker.lua"),
+    sha1: "4ca1ae64ecb8817be9d964b0eedca126a3c85ae9",
+};
+
+/// Performs [`Op::Revoke`].
+pub const REVOKE: Script =
+    Script { text: include_str!("../scripts/revoke.lua"), sha1: "90b90e215c9ea675f99b9013cdff9f67a53cfd5d" };
+
 #[cfg(test)]
 mod tests {
     use alloc::string::ToString;
@@ -39,7 +66,7 @@ mod tests {
 
     #[test]
     fn digests_are_those_of_the_texts() {
-        for script in [RATE_LIMIT, REFUND] {
+        for script in [RATE_LIMIT, REFUND, LEASE, IDEMPOTENCY, CIRCUIT_BREAKER, REVOKE] {
             assert_eq!(script.sha1, sha1_smol::Sha1::from(script.text).digest().to_string());
         }
     }

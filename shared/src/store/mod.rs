@@ -10,12 +10,18 @@ pub mod shard;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::circuit_breaker::{BreakerState, CircuitBreaker, Force};
+use crate::id::{Fingerprint, Holder, Reporter};
+use crate::idempotency::StoredResponse;
+use crate::key::Key;
 use crate::rate_limit::{Check, Retry, Standing};
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 pub use memory::Memory;
 
 /// An operation on the store.
+///
+/// Whoever gets no answer may ask again with the same holder: it then has what it would have had the first time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Charges every counter that has room, unless an enforced one has none.
@@ -28,13 +34,159 @@ pub enum Op {
         /// When, as its outcome said.
         at: Timestamp,
     },
+    /// Takes a [lease](crate::lease) that nobody else holds: [`Outcome::Acquired`] or [`Outcome::Held`]. Its holder gets
+    /// it again, with the same fence and more time.
+    Acquire {
+        /// What is leased.
+        key: Key,
+        /// For whom.
+        holder: Holder,
+        /// For how long at most.
+        lease: Span,
+        /// Whether it gets a fence, which is remembered for a day.
+        fenced: bool,
+    },
+    /// Makes a lease end no earlier than `lease` from now: [`Outcome::Acquired`], or [`Outcome::Lost`] if it has ended.
+    Extend {
+        /// What is leased.
+        key: Key,
+        /// Who holds it.
+        holder: Holder,
+        /// For how long at most.
+        lease: Span,
+    },
+    /// Ends a lease: [`Outcome::Released`], or [`Outcome::Lost`] if it had ended. Never touches another holder's.
+    Release {
+        /// What is leased.
+        key: Key,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// Reserves an [idempotency key](crate::idempotency): [`Outcome::Reserved`] to the first, [`Outcome::InProgress`],
+    /// [`Outcome::Mismatch`] or [`Outcome::Replay`] to whoever comes later.
+    Reserve {
+        /// The idempotency key, and whose it is.
+        key: Key,
+        /// For whom.
+        holder: Holder,
+        /// What the request is.
+        fingerprint: Fingerprint,
+        /// For how long at most.
+        lease: Span,
+    },
+    /// Keeps the response to the request that reserved a key: [`Outcome::Kept`], or [`Outcome::Lost`] if the reservation
+    /// has ended. What is kept already stays as it is.
+    Keep {
+        /// The idempotency key, and whose it is.
+        key: Key,
+        /// Who reserved it.
+        holder: Holder,
+        /// For how long it is replayed.
+        ttl: Span,
+        /// The response.
+        response: StoredResponse,
+    },
+    /// Frees a reservation, so that a retry is carried out: [`Outcome::Released`], or [`Outcome::Lost`] if it has ended or
+    /// a response is kept.
+    Abandon {
+        /// The idempotency key, and whose it is.
+        key: Key,
+        /// Who reserved it.
+        holder: Holder,
+    },
+    /// Says what a [circuit breaker](crate::circuit_breaker) does with calls: [`Outcome::Breaker`]. Changes nothing.
+    View {
+        /// The breaker.
+        key: Key,
+        /// What it is.
+        breaker: CircuitBreaker,
+    },
+    /// Begins a probe of a half-open breaker: [`Outcome::Probing`], or [`Outcome::Breaker`] if it is closed, open, or has no
+    /// free probe.
+    Probe {
+        /// The breaker.
+        key: Key,
+        /// What it is.
+        breaker: CircuitBreaker,
+        /// Who probes.
+        holder: Holder,
+    },
+    /// Tells a breaker of calls: [`Outcome::Breaker`] as it is then. Calls other than probes count in a closed one only.
+    Report {
+        /// The breaker.
+        key: Key,
+        /// What it is.
+        breaker: CircuitBreaker,
+        /// Which instance tells.
+        reporter: Reporter,
+        /// How many calls succeeded since it told last.
+        successes: u32,
+        /// How many failed.
+        failures: u32,
+        /// The probe that this is about, if it is one: any failure makes it a failed one; with neither successes nor
+        /// failures it was called off.
+        probe: Option<Probe>,
+    },
+    /// Sets a breaker by hand: [`Outcome::Breaker`] as it is then.
+    Force {
+        /// The breaker.
+        key: Key,
+        /// What it is.
+        breaker: CircuitBreaker,
+        /// What it becomes.
+        to: Force,
+    },
+    /// Asks for a [revocation](crate::revocation): [`Outcome::Revoked`].
+    IsRevoked {
+        /// A token, or a subject.
+        key: Key,
+    },
+    /// Revokes a token, or all of a subject's that were issued until now: [`Outcome::Kept`].
+    Revoke {
+        /// A token, or a subject.
+        key: Key,
+        /// For how long; as long as what is revoked could be valid.
+        ttl: Span,
+        /// What was issued at or before this moment is revoked; now, by the store's clock, if it is not said.
+        before: Option<Timestamp>,
+    },
+}
+
+/// A probe that was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// As [`Outcome::Probing`] said.
+    pub generation: u64,
+    /// Who probes.
+    pub holder: Holder,
 }
 
 impl Op {
-    /// The counters concerned; never none, and all with one hash tag.
+    /// The counters concerned, all with one hash tag: those of [`Op::RateLimit`] and [`Op::Refund`], which are never none; no
+    /// other operation has any.
     pub fn checks(&self) -> &[Check] {
         match self {
             Self::RateLimit(checks) | Self::Refund { checks, .. } => checks,
+            _ => &[],
+        }
+    }
+
+    /// The key concerned, the first of several.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::RateLimit(checks) | Self::Refund { checks, .. } => checks.first().map(|check| &check.key),
+            Self::Acquire { key, .. }
+            | Self::Extend { key, .. }
+            | Self::Release { key, .. }
+            | Self::Reserve { key, .. }
+            | Self::Keep { key, .. }
+            | Self::Abandon { key, .. }
+            | Self::View { key, .. }
+            | Self::Probe { key, .. }
+            | Self::Report { key, .. }
+            | Self::Force { key, .. }
+            | Self::IsRevoked { key }
+            | Self::Revoke { key, .. } => Some(key),
         }
     }
 }
@@ -51,6 +203,51 @@ pub enum Outcome {
     },
     /// What could be given back was.
     Refunded,
+    /// The lease is the holder's.
+    Acquired {
+        /// Larger than the fence of every holder before; zero without one.
+        fence: u64,
+    },
+    /// Another one holds the lease.
+    Held {
+        /// Milliseconds until it ends, if it is not extended or released.
+        for_ms: u64,
+    },
+    /// The lease or reservation has ended, or is another one's.
+    Lost,
+    /// The lease or reservation was ended.
+    Released,
+    /// The request is the first: it is to be carried out.
+    Reserved {
+        /// Larger than the fence of every reservation before, unless the clock has stepped back by more than a minute.
+        fence: u64,
+    },
+    /// The first request is being carried out.
+    InProgress {
+        /// Milliseconds until its reservation ends, if nothing else happens.
+        for_ms: u64,
+    },
+    /// The key was used for another request.
+    Mismatch,
+    /// The request was carried out, and this was the response.
+    Replay(StoredResponse),
+    /// It is in the store.
+    Kept,
+    /// What a circuit breaker does with calls.
+    Breaker {
+        /// What it does.
+        state: BreakerState,
+        /// Which time it has been open, a number that only grows; zero while it is closed.
+        generation: u64,
+    },
+    /// The probe may begin.
+    Probing {
+        /// To be given back with its report.
+        generation: u64,
+    },
+    /// Whether there is a revocation; if so, what was issued at or before this moment is revoked. For a token,
+    /// that there is one is all that counts.
+    Revoked(Option<Timestamp>),
 }
 
 impl Outcome {
@@ -61,7 +258,7 @@ impl Outcome {
                 .iter()
                 .zip(standings)
                 .all(|(check, standing)| !check.enforced || standing.retry == Retry::Now),
-            Self::Refunded => true,
+            _ => true,
         }
     }
 }

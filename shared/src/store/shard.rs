@@ -1,11 +1,13 @@
-//! A shard of the embedded memory: a few counters in one run of bytes.
+//! A shard of the embedded memory: a few counters, leases, responses and the like in one run of bytes.
 //!
 //! The form is flat because a host may keep a shard where several threads see it, as bytes that are replaced whole
 //! if nobody else replaced them first. Finding a key is a scan, so a shard holds few keys and there are many shards.
 //!
 //! ```text
-//! record: length u32 │ expires u64 │ key length u16 │ key │ words u64 …        (little-endian)
+//! record: length u32 │ expires u64 │ key length u16 │ key │ words u64 … │ bytes …        (little-endian)
 //! ```
+//!
+//! Only a response has bytes behind its words.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -53,13 +55,41 @@ impl Shard {
 
     /// The words kept under `key`. What they mean now is for the counter to say: expiry only makes room.
     pub(crate) fn get(&self, key: &Key) -> Vec<u64> {
-        let found = self.records().find(|record| record.key == key.as_str().as_bytes());
-        let words = found.map_or(&[][..], |record| record.words);
-        words.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
+        words(self.get_bytes(key))
+    }
+
+    /// The words kept under `key`, in the first `length` bytes, and the bytes behind them.
+    pub(crate) fn get_with_bytes(&self, key: &Key, length: usize) -> (Vec<u64>, &[u8]) {
+        let (first, bytes) = self.get_bytes(key).split_at_checked(length).unwrap_or_default();
+        (words(first), bytes)
     }
 
     /// Keeps `words` under `key` until `expires`, and a little longer.
     pub(crate) fn put(&mut self, key: &Key, words: impl FnOnce(&mut dyn FnMut(u64)), expires: u64, now: u64) {
+        self.put_record(key, words, &[], expires, now);
+    }
+
+    /// Keeps `words`, and `bytes` behind them, under `key` until `expires`, and a little longer.
+    pub(crate) fn put_with_bytes(&mut self, key: &Key, words: &[u64], bytes: &[u8], expires: u64, now: u64) {
+        self.put_record(key, |write| words.iter().for_each(|word| write(*word)), bytes, expires, now);
+    }
+
+    /// Keeps nothing under `key`.
+    pub(crate) fn remove(&mut self, key: &Key) {
+        if let Some(range) = self.find(key) {
+            self.changed = true;
+            self.bytes.drain(range);
+        }
+    }
+
+    fn put_record(
+        &mut self,
+        key: &Key,
+        words: impl FnOnce(&mut dyn FnMut(u64)),
+        bytes: &[u8],
+        expires: u64,
+        now: u64,
+    ) {
         self.changed = true;
         if let Some(range) = self.find(key) {
             self.bytes.drain(range);
@@ -73,6 +103,7 @@ impl Shard {
         self.bytes.extend_from_slice(&name_length.to_le_bytes());
         self.bytes.extend(name.iter().take(usize::from(name_length)));
         words(&mut |word| self.bytes.extend_from_slice(&word.to_le_bytes()));
+        self.bytes.extend_from_slice(bytes);
         let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
         if let Some(field) = self.bytes.get_mut(start..start + 4) {
             field.copy_from_slice(&length.to_le_bytes());
@@ -80,8 +111,16 @@ impl Shard {
         self.make_room(start, now);
     }
 
+    fn get_bytes(&self, key: &Key) -> &[u8] {
+        self.record(key).map_or(&[][..], |record| record.value)
+    }
+
     fn find(&self, key: &Key) -> Option<Range<usize>> {
-        self.records().find(|record| record.key == key.as_str().as_bytes()).map(|record| record.range)
+        self.record(key).map(|record| record.range)
+    }
+
+    fn record(&self, key: &Key) -> Option<Record<'_>> {
+        self.records().find(|record| record.key == key.as_str().as_bytes())
     }
 
     /// Drops what has lapsed, then what lapses first, until the bounds hold; never the record at `keep`.
@@ -119,7 +158,7 @@ struct Record<'a> {
     range: Range<usize>,
     expires: u64,
     key: &'a [u8],
-    words: &'a [u8],
+    value: &'a [u8],
 }
 
 impl<'a> Record<'a> {
@@ -130,9 +169,13 @@ impl<'a> Record<'a> {
         let (_, body) = rest.get(..length)?.split_first_chunk::<4>()?;
         let (expires, body) = body.split_first_chunk()?;
         let (key_length, body) = body.split_first_chunk()?;
-        let (key, words) = body.split_at_checked(usize::from(u16::from_le_bytes(*key_length)))?;
-        Some(Self { range: at..at + length, expires: u64::from_le_bytes(*expires), key, words })
+        let (key, value) = body.split_at_checked(usize::from(u16::from_le_bytes(*key_length)))?;
+        Some(Self { range: at..at + length, expires: u64::from_le_bytes(*expires), key, value })
     }
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
 }
 
 #[cfg(test)]
@@ -164,6 +207,30 @@ mod tests {
         assert_eq!(shard.get(&key(1)), NOTHING);
         assert_eq!(shard.get(&key(2)), [22]);
         assert_eq!(shard.get(&key(4)), NOTHING);
+    }
+
+    #[test]
+    fn bytes_are_kept_behind_words() {
+        let mut shard = Shard::default();
+        shard.put_with_bytes(&key(1), &[11, 12], b"a response", 100, 0);
+        put(&mut shard, 2, 22, 200, 0);
+        let mut shard = Shard::from_bytes(shard.as_bytes().to_vec());
+        assert_eq!(shard.get_with_bytes(&key(1), 16), (Vec::from([11, 12]), &b"a response"[..]));
+        assert_eq!(shard.get_with_bytes(&key(2), 16), (Vec::new(), &b""[..]), "too few words");
+        shard.remove(&key(1));
+        assert_eq!((shard.get(&key(1)), shard.get(&key(2))), (Vec::new(), Vec::from([22])));
+    }
+
+    #[test]
+    fn responses_make_room_for_each_other() {
+        let (mut shard, response) = (Shard::default(), std::vec![7; 256 * 1024]);
+        for n in 0..4 {
+            shard.put_with_bytes(&key(n), &[n as u64], &response, 1000 + n as u64, 0);
+        }
+        assert!(shard.as_bytes().len() <= MAX_BYTES);
+        assert_eq!(shard.evicted(), 1);
+        let left: Vec<usize> = (0..4).map(|n| shard.get_with_bytes(&key(n), 8).1.len()).collect();
+        assert_eq!(left, [0, response.len(), response.len(), response.len()]);
     }
 
     #[test]

@@ -1,0 +1,432 @@
+//! Circuit breakers: an upstream that fails is left alone for a while, by all replicas at once.
+//!
+//! A wrong *allow* sends one more request to an upstream that is down; a wrong *deny* refuses what an upstream
+//! would have served. One instance with a broken network must not cut everybody off, so a breaker may ask that several
+//! *reporters* have seen failures before it trips.
+//!
+//! ```text
+//!                 enough failures, volume and reporters
+//!         closed ─────────────────────────────────────▶ open
+//!           ▲                                           │  ▲
+//!  as many  │                             its time ends │  │ a probe failed
+//!  successes as probes                                  ▼  │
+//!           └──────────────────────────────────────── half-open ── probes: at most so many at once
+//! ```
+//!
+//! Calls that are no probes count in a closed breaker only, those of the last eight slices of time. A failed probe opens the
+//! breaker again at once. Each time it opens or closes begins a new *generation*, whose number only grows, and reports of probes
+//! of an older one are ignored. A breaker that has been half-open for a day without closing is closed.
+//!
+//! Bounded: eight slices, the 32 reporters that saw failures last, 16 probes.
+//!
+//! Words: the moment until which it is open, zero for closed; the generation; then for a closed one the width of a slice, the
+//! number of slices, each with its number, successes and failures, and reporters (two words) with the number of the slice in which
+//! each saw its latest failure; otherwise the successes of probes, and probes: holder (two words) and the moment each ends.
+//! `scripts/circuit_breaker.lua` says the same in Lua.
+
+use alloc::vec::Vec;
+
+use crate::id::{Holder, Id, Reporter};
+use crate::lease::next;
+use crate::store::Probe;
+use crate::time::Span;
+
+/// When a circuit breaker trips, and how it finds its way back.
+///
+/// Bounds: failures and volume are 1 to 1,000,000, percent 1 to 100, reporters 1 to 32, probes 1 to 16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    trip: Trip,
+    within: Span,
+    reporters: u32,
+    open_for: Span,
+    probes: u32,
+    probe: Span,
+}
+
+/// How many failures are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trip {
+    /// So many within the time.
+    Failures(u32),
+    /// So large a part of all calls within the time, once these are enough to tell.
+    Ratio {
+        /// Failures of a hundred calls.
+        percent: u32,
+        /// How many calls there must be.
+        min_volume: u32,
+    },
+}
+
+/// Why numbers do not make a [`CircuitBreaker`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitBreakerError {
+    /// The field at fault: `failures`, `ratio`, `min_volume`, `reporters` or `probes`.
+    pub field: &'static str,
+    /// The largest value it may have; the smallest is 1.
+    pub at_most: u32,
+}
+
+impl CircuitBreaker {
+    /// A breaker that opens for `open_for` when `trip` is reached `within` a time, counted in eighths, and as many
+    /// `reporters` have seen a failure in it; that lets `probes` calls through then, each for at most `probe`, and closes
+    /// when all of them succeed.
+    ///
+    /// `probe` must be longer than a call may take: whoever has not reported by then is taken for dead, and another
+    /// may probe in its place.
+    ///
+    /// # Errors
+    /// The field that is zero or too large.
+    pub fn new(
+        trip: Trip,
+        within: Span,
+        reporters: u32,
+        open_for: Span,
+        probes: u32,
+        probe: Span,
+    ) -> Result<Self, CircuitBreakerError> {
+        let trips = match trip {
+            Trip::Failures(failures) => [("failures", failures, MAX_COUNT); 2],
+            Trip::Ratio { percent, min_volume } => {
+                [("ratio", percent, 100), ("min_volume", min_volume, MAX_COUNT)]
+            }
+        };
+        let others = [("reporters", reporters, MAX_REPORTERS), ("probes", probes, MAX_PROBES)];
+        for (field, value, at_most) in trips.into_iter().chain(others) {
+            if value == 0 || value > at_most {
+                return Err(CircuitBreakerError { field, at_most });
+            }
+        }
+        Ok(Self { trip, within, reporters, open_for, probes, probe })
+    }
+
+    /// Milliseconds of a slice.
+    pub(crate) fn width(&self) -> u64 {
+        self.within.as_millis().div_ceil(SLICES)
+    }
+
+    /// The failures, or else the calls, without which it does not trip.
+    pub(crate) fn volume(&self) -> u32 {
+        match self.trip {
+            Trip::Failures(failures) => failures,
+            Trip::Ratio { min_volume, .. } => min_volume,
+        }
+    }
+
+    /// How many of a hundred calls must fail; zero if their number is all that counts.
+    pub(crate) fn percent(&self) -> u32 {
+        match self.trip {
+            Trip::Failures(_) => 0,
+            Trip::Ratio { percent, .. } => percent,
+        }
+    }
+
+    pub(crate) fn reporters(&self) -> u32 {
+        self.reporters
+    }
+
+    pub(crate) fn open_for(&self) -> Span {
+        self.open_for
+    }
+
+    pub(crate) fn probes(&self) -> u32 {
+        self.probes
+    }
+
+    /// How long a probe may take.
+    pub(crate) fn probe(&self) -> Span {
+        self.probe
+    }
+}
+
+/// What a circuit breaker does with calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Lets them through.
+    Closed,
+    /// Rejects them.
+    Open {
+        /// Milliseconds until it is half-open.
+        for_ms: u64,
+    },
+    /// Lets probes through, and rejects other calls.
+    HalfOpen {
+        /// How many more probes may begin now.
+        free: u64,
+        /// Milliseconds until one may begin if no probe reports before; zero while some are free.
+        for_ms: u64,
+    },
+}
+
+/// What somebody sets a circuit breaker to by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// Rejects calls for this time, then is half-open.
+    Open(Span),
+    /// Lets calls through, and forgets what was counted.
+    Closed,
+}
+
+/// What is remembered of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Breaker {
+    generation: u64,
+    phase: Phase,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Closed(Counts),
+    /// Half-open once `until` has passed.
+    Open {
+        until: u64,
+        /// Of probes of this generation; fewer than it takes to close.
+        successes: u64,
+        /// Whose probes are under way, and when each is given up.
+        probes: Vec<(Holder, u64)>,
+    },
+}
+
+/// What was counted in the last slices of time, the current one included; all in order of their numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    slices: Vec<Slice>,
+    /// Who saw a failure, and in which slice the latest.
+    reporters: Vec<(Reporter, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Slice {
+    number: u64,
+    successes: u64,
+    failures: u64,
+}
+
+impl Breaker {
+    /// The breaker that `words` were written by; a closed one for what cannot be read.
+    pub(crate) fn load(breaker: &CircuitBreaker, words: &[u64], now: u64) -> Self {
+        let (until, generation, third, rest) = match words {
+            [until, generation, third, rest @ ..] => (*until, *generation, *third, rest),
+            _ => (0, 0, 0, &[][..]),
+        };
+        let phase = if until == 0 {
+            // Slices of another width were counted before the policy changed.
+            Phase::Closed(if third == breaker.width() { Counts::load(rest) } else { Counts::default() })
+        } else if until.saturating_add(HALF_OPEN) <= now {
+            Phase::Closed(Counts::default())
+        } else {
+            let probes = rest.as_chunks::<3>().0.iter().map(|probe| tagged(*probe));
+            Phase::Open {
+                until,
+                // Otherwise a smaller number of probes would leave none to close it.
+                successes: third.min(u64::from(breaker.probes.saturating_sub(1))),
+                probes: probes.filter(|(_, end)| *end > now).take(PROBES).collect(),
+            }
+        };
+        Self { generation, phase }
+    }
+
+    pub(crate) fn words(&self, breaker: &CircuitBreaker) -> Vec<u64> {
+        match &self.phase {
+            Phase::Closed(counts) => {
+                let mut words = Vec::from([0, self.generation, breaker.width(), counts.slices.len() as u64]);
+                for slice in &counts.slices {
+                    words.extend_from_slice(&[slice.number, slice.successes, slice.failures]);
+                }
+                counts.reporters.iter().for_each(|reporter| words.extend_from_slice(&untagged(*reporter)));
+                words
+            }
+            Phase::Open { until, successes, probes } => {
+                let mut words = Vec::from([*until, self.generation, *successes]);
+                probes.iter().for_each(|probe| words.extend_from_slice(&untagged(*probe)));
+                words
+            }
+        }
+    }
+
+    /// What it does with calls, and its generation.
+    pub(crate) fn view(&self, breaker: &CircuitBreaker, now: u64) -> (BreakerState, u64) {
+        match &self.phase {
+            Phase::Closed(_) => (BreakerState::Closed, 0),
+            Phase::Open { until, .. } if *until > now => {
+                (BreakerState::Open { for_ms: until.saturating_sub(now) }, self.generation)
+            }
+            Phase::Open { successes, probes, .. } => {
+                let taken = successes.saturating_add(probes.len() as u64);
+                let free = u64::from(breaker.probes).saturating_sub(taken);
+                let first = probes.iter().map(|(_, end)| end.saturating_sub(now)).min();
+                let for_ms = if free == 0 { first.unwrap_or(0) } else { 0 };
+                (BreakerState::HalfOpen { free, for_ms }, self.generation)
+            }
+        }
+    }
+
+    /// Begins a probe: its generation; `None` unless one is free. A holder that asks again has its probe still.
+    pub(crate) fn probe(&mut self, breaker: &CircuitBreaker, holder: Holder, now: u64) -> Option<u64> {
+        let (state, generation) = self.view(breaker, now);
+        let (BreakerState::HalfOpen { free, .. }, Phase::Open { probes, .. }) = (state, &mut self.phase)
+        else {
+            return None;
+        };
+        let end = now.saturating_add(breaker.probe.as_millis());
+        if let Some(own) = probes.iter_mut().find(|(own, _)| *own == holder) {
+            own.1 = own.1.max(end);
+        } else if free > 0 {
+            probes.push((holder, end));
+        } else {
+            return None;
+        }
+        Some(generation)
+    }
+
+    /// Takes in what became of calls; says whether anything changed.
+    pub(crate) fn report(
+        &mut self,
+        breaker: &CircuitBreaker,
+        reporter: Reporter,
+        [successes, failures]: [u32; 2],
+        probe: Option<Probe>,
+        now: u64,
+    ) -> bool {
+        match (&mut self.phase, probe) {
+            (Phase::Closed(counts), None) => {
+                if failures == 0 && (successes == 0 || breaker.percent() == 0) {
+                    return false;
+                }
+                counts.add(reporter, [successes, failures], now / breaker.width());
+                if counts.trip(breaker) {
+                    self.open(breaker.open_for, now);
+                }
+                true
+            }
+            (Phase::Open { successes: passed, probes, .. }, Some(probe))
+                if probe.generation == self.generation =>
+            {
+                if failures > 0 {
+                    // However late: it says that the upstream fails.
+                    self.open(breaker.open_for, now);
+                    return true;
+                }
+                let Some(own) = probes.iter().position(|(holder, _)| *holder == probe.holder) else {
+                    return false;
+                };
+                probes.remove(own);
+                *passed += u64::from(successes > 0);
+                if *passed >= u64::from(breaker.probes) {
+                    self.close(now);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Does as somebody says.
+    pub(crate) fn force(&mut self, to: Force, now: u64) {
+        match to {
+            Force::Open(span) => self.open(span, now),
+            Force::Closed => self.close(now),
+        }
+    }
+
+    /// The moment from which it means nothing.
+    pub(crate) fn expires(&self, breaker: &CircuitBreaker, now: u64) -> u64 {
+        match &self.phase {
+            Phase::Closed(_) => now.saturating_add(SLICES * breaker.width()).saturating_add(GENERATION_KEPT),
+            Phase::Open { until, .. } => until.saturating_add(HALF_OPEN),
+        }
+    }
+
+    fn open(&mut self, span: Span, now: u64) {
+        self.generation = next(self.generation, now);
+        let until = now.saturating_add(span.as_millis());
+        self.phase = Phase::Open { until, successes: 0, probes: Vec::new() };
+    }
+
+    fn close(&mut self, now: u64) {
+        self.generation = next(self.generation, now);
+        self.phase = Phase::Closed(Counts::default());
+    }
+}
+
+impl Counts {
+    fn load(words: &[u64]) -> Self {
+        let (slices, rest) = match words {
+            [slices, rest @ ..] => (*slices, rest),
+            [] => (0, &[][..]),
+        };
+        let slices = usize::try_from(slices.min(SLICES)).unwrap_or(0);
+        let (slices, rest) = rest.split_at_checked(3 * slices).unwrap_or_default();
+        let slice = |[number, successes, failures]: &[u64; 3]| Slice {
+            number: *number,
+            successes: *successes,
+            failures: *failures,
+        };
+        Self {
+            slices: slices.as_chunks().0.iter().map(slice).collect(),
+            reporters: rest.as_chunks().0.iter().take(REPORTERS).map(|words| tagged(*words)).collect(),
+        }
+    }
+
+    /// Counts in slice number `current`, or in the latest there is if the clock was set back, and forgets older ones.
+    fn add(&mut self, reporter: Reporter, [successes, failures]: [u32; 2], current: u64) {
+        let current = self.slices.iter().fold(current, |latest, slice| latest.max(slice.number));
+        let counts = |number: u64| number.saturating_add(SLICES) > current;
+        self.slices.retain(|slice| counts(slice.number));
+        self.reporters.retain(|(_, number)| counts(*number));
+        let mut latest = match self.slices.pop_if(|slice| slice.number == current) {
+            Some(slice) => slice,
+            None => Slice { number: current, successes: 0, failures: 0 },
+        };
+        latest.successes = latest.successes.saturating_add(u64::from(successes)).min(MOST);
+        latest.failures = latest.failures.saturating_add(u64::from(failures)).min(MOST);
+        self.slices.push(latest);
+        if failures > 0 {
+            self.reporters.retain(|(known, _)| *known != reporter);
+            if self.reporters.len() >= REPORTERS {
+                self.reporters.remove(0);
+            }
+            self.reporters.push((reporter, current));
+        }
+    }
+
+    /// Whether failures, volume and reporters are all enough.
+    fn trip(&self, breaker: &CircuitBreaker) -> bool {
+        let failures = self.slices.iter().fold(0_u64, |sum, slice| sum.saturating_add(slice.failures));
+        let calls = self.slices.iter().fold(failures, |sum, slice| sum.saturating_add(slice.successes));
+        let enough = match breaker.trip {
+            Trip::Failures(at) => failures >= u64::from(at),
+            Trip::Ratio { percent, min_volume } => {
+                calls >= u64::from(min_volume)
+                    && failures.saturating_mul(100) >= calls.saturating_mul(u64::from(percent))
+            }
+        };
+        enough && self.reporters.len() as u64 >= u64::from(breaker.reporters)
+    }
+}
+
+fn tagged([first, second, number]: [u64; 3]) -> (Id, u64) {
+    (Id::from_words([first, second]), number)
+}
+
+fn untagged((id, number): (Id, u64)) -> [u64; 3] {
+    let [first, second] = id.words();
+    [first, second, number]
+}
+
+/// The most reporters of failures that are told apart.
+pub const MAX_REPORTERS: u32 = 32;
+/// The most probes at once.
+pub const MAX_PROBES: u32 = 16;
+/// The most failures, or calls, that a breaker may wait for.
+const MAX_COUNT: u32 = 1_000_000;
+const REPORTERS: usize = MAX_REPORTERS as usize;
+const PROBES: usize = MAX_PROBES as usize;
+/// Slices of the time within which is counted.
+pub(crate) const SLICES: u64 = 8;
+/// What a slice counts at most, so that Lua's numbers stay exact.
+const MOST: u64 = 1_000_000_000;
+/// For how long a breaker that does not close stays half-open, in milliseconds: a day.
+const HALF_OPEN: u64 = 24 * 60 * 60 * 1000;
+/// For how long a closed breaker's generation is remembered at least, in milliseconds: clocks step back.
+const GENERATION_KEPT: u64 = 60 * 1000;

@@ -1,0 +1,168 @@
+//! Leases: one holder at a time, for a limited time. A lock is a lease that is released; deduplication is a lease that
+//! nobody releases.
+//!
+//! A wrong *allow* runs something twice that was to run once; a wrong *deny* keeps somebody waiting for a holder that is
+//! long gone. A lease ends by the store's clock, and its holder may not notice: what must never be done twice hands the
+//! *fence* on, and whatever it guards refuses a fence smaller than one that it has seen.
+//!
+//! Words: the holder (two words), the moment the lease ends, the fence. A released lease ended at the epoch.
+//! `scripts/lease.lua` says the same in Lua.
+
+use crate::id::Holder;
+use crate::time::Span;
+
+/// For how long a fence is remembered after its lease has ended, in milliseconds: a day. By then the clock has passed it.
+pub(crate) const FENCE_KEPT: u64 = 24 * 60 * 60 * 1000;
+
+/// Who holds something, and until when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lease {
+    holder: Holder,
+    until: u64,
+    fence: u64,
+}
+
+impl Lease {
+    /// The lease that `words` were written by; a free one for what cannot be read.
+    pub(crate) fn load(words: &[u64]) -> Self {
+        let [first, second, until, fence] = *words else { return Self::default() };
+        Self { holder: Holder::from_words([first, second]), until, fence }
+    }
+
+    pub(crate) fn words(&self) -> [u64; 4] {
+        let [first, second] = self.holder.words();
+        [first, second, self.until, self.fence]
+    }
+
+    /// Takes the lease, or takes it once more: its fence; `None` while another one holds it.
+    ///
+    /// A holder that asks again, because an answer was lost, keeps its fence. Other fences are larger than every one before
+    /// them, and at least the time; without `fenced` it is zero.
+    pub(crate) fn acquire(&mut self, holder: Holder, lease: Span, fenced: bool, now: u64) -> Option<u64> {
+        if self.is_held(now) {
+            return self.extend(holder, lease, now);
+        }
+        self.holder = holder;
+        self.fence = if fenced { next(self.fence, now) } else { 0 };
+        self.prolong(lease, now);
+        Some(self.fence)
+    }
+
+    /// Makes the lease end no earlier than `lease` from now: its fence; `None` unless `holder` holds it.
+    pub(crate) fn extend(&mut self, holder: Holder, lease: Span, now: u64) -> Option<u64> {
+        self.is_held_by(holder, now).then(|| {
+            self.prolong(lease, now);
+            self.fence
+        })
+    }
+
+    /// Ends the lease, if `holder` holds it.
+    pub(crate) fn release(&mut self, holder: Holder, now: u64) -> bool {
+        let held = self.is_held_by(holder, now);
+        if held {
+            self.until = 0;
+        }
+        held
+    }
+
+    /// Makes the lease end at `until`, earlier or later than it would have.
+    pub(crate) fn set_end(&mut self, until: u64) {
+        self.until = until;
+    }
+
+    pub(crate) fn is_held(&self, now: u64) -> bool {
+        self.until > now
+    }
+
+    pub(crate) fn is_held_by(&self, holder: Holder, now: u64) -> bool {
+        self.is_held(now) && self.holder == holder
+    }
+
+    /// Milliseconds until the lease ends.
+    pub(crate) fn rest(&self, now: u64) -> u64 {
+        self.until.saturating_sub(now)
+    }
+
+    /// The moment from which the lease means nothing; `None` if that is now.
+    pub(crate) fn expires(&self, now: u64) -> Option<u64> {
+        match (self.until.max(now), self.fence) {
+            (until, 0) => (until > now).then_some(until),
+            (until, _) => Some(until.saturating_add(FENCE_KEPT)),
+        }
+    }
+
+    fn prolong(&mut self, lease: Span, now: u64) {
+        self.until = self.until.max(now.saturating_add(lease.as_millis()));
+    }
+}
+
+/// A number larger than `last`, and than any that was given out while the clock showed less than `now`: so that it rises even
+/// if the last one has been forgotten.
+pub(crate) fn next(last: u64, now: u64) -> u64 {
+    last.saturating_add(1).max(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Holder = Holder::from_bytes([1; 16]);
+    const B: Holder = Holder::from_bytes([2; 16]);
+    const SECOND: Span = Span::from_millis(1000).unwrap();
+
+    #[test]
+    fn a_lease_ends_to_the_millisecond() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.acquire(A, SECOND, true, 5000), Some(5000));
+        assert_eq!(lease.acquire(B, SECOND, true, 5999), None);
+        assert_eq!((lease.rest(5999), lease.is_held(5999), lease.is_held(6000)), (1, true, false));
+        assert_eq!(lease.acquire(B, SECOND, true, 6000), Some(6000));
+        assert_eq!(lease.extend(A, SECOND, 6000), None);
+        assert!(!lease.release(A, 6000));
+        assert_eq!(lease.rest(6000), 1000);
+    }
+
+    #[test]
+    fn a_holder_that_asks_again_keeps_its_fence_and_gets_more_time() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.acquire(A, SECOND, true, 5000), Some(5000));
+        assert_eq!(lease.acquire(A, SECOND, true, 5300), Some(5000));
+        assert_eq!(lease.extend(A, SECOND, 5400), Some(5000));
+        assert_eq!(lease.rest(5400), 1000);
+        // Never less, not even when the clock steps back.
+        assert_eq!(lease.extend(A, SECOND, 5000), Some(5000));
+        assert_eq!(lease.rest(5400), 1000);
+    }
+
+    #[test]
+    fn fences_rise_whatever_the_clock_does() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.acquire(A, SECOND, true, 5000), Some(5000));
+        assert!(lease.release(A, 5000));
+        assert_eq!(lease.acquire(B, SECOND, true, 5000), Some(5001));
+        assert!(lease.release(B, 4000));
+        assert_eq!(lease.acquire(A, SECOND, true, 4000), Some(5002));
+        assert_eq!(lease.acquire(A, SECOND, true, 9000), Some(9000), "after it lapsed it is another one");
+    }
+
+    #[test]
+    fn what_is_kept_ends_a_day_after_the_lease_or_with_it() {
+        let mut lease = Lease::default();
+        lease.acquire(A, SECOND, false, 5000);
+        assert_eq!((lease.fence, lease.expires(5000)), (0, Some(6000)));
+        lease.release(A, 5500);
+        assert_eq!(lease.expires(5500), None);
+        lease.acquire(A, SECOND, true, 5500);
+        assert_eq!(lease.expires(5500), Some(6500 + FENCE_KEPT));
+        lease.release(A, 5600);
+        assert_eq!(lease.expires(5600), Some(5600 + FENCE_KEPT));
+    }
+
+    #[test]
+    fn words_come_back_as_the_same_lease() {
+        let mut lease = Lease::default();
+        lease.acquire(A, SECOND, true, 5000);
+        assert_eq!(Lease::load(&lease.words()), lease);
+        assert_eq!(Lease::load(&[1, 2, 3]), Lease::default());
+    }
+}

@@ -1,0 +1,47 @@
+-- Reserves idempotency keys and keeps responses: the twin of idempotency::Reservation.
+--
+-- KEYS[1]  'HOLDER until fence FINGERPRINT', and ' RESPONSE' in base64 once it is kept
+-- ARGV[1]  milliseconds since the epoch, or '' for the server's clock
+-- ARGV[2]  s reserve, k keep, a abandon; then the holder; s and k: ms; s: the fingerprint; k: the response
+--
+-- Returns to s {0, fence}, {1, ms} while the first request is under way, {2} if it was another, or the response;
+-- to k and a {0}, or {1} if the reservation has ended.
+-- Every number stays below 2^53. A time to live collects garbage only, so it is generous: clocks step back.
+local call, max = redis.call, math.max
+local key, verb, holder = KEYS[1], ARGV[2], ARGV[3]
+local now = tonumber(ARGV[1])
+if not now then
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local held_by, till, fence, fingerprint, response =
+  string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+) (%x+)(.*)$')
+till, fence = tonumber(till) or 0, tonumber(fence) or 0
+local held, kept = till > now, response and response ~= ''
+local ours = held and held_by == holder
+
+local function put(ends, last, ttl)
+  call('SET', key, string.format('%s %d %d %s', holder, ends, fence, fingerprint) .. last, 'PX', ttl + 60000)
+end
+
+if verb == 's' then
+  if held then
+    if fingerprint ~= ARGV[5] then return { 2 } end
+    if kept then return string.sub(response, 2) end
+    if not ours then return { 1, till - now } end
+  else
+    fence, fingerprint = max(fence + 1, now), ARGV[5]
+  end
+  till = max(till, now + tonumber(ARGV[4]))
+  put(till, '', till - now)
+  return { 0, fence }
+end
+
+if not ours or kept and verb == 'a' then return { 1 } end
+if verb == 'a' then
+  put(0, '', 0)
+elseif not kept then
+  put(now + tonumber(ARGV[4]), ' ' .. ARGV[5], tonumber(ARGV[4]))
+end
+return { 0 }
