@@ -1,0 +1,495 @@
+//! Leases, idempotency keys, circuit breakers and revocations.
+
+use std::collections::BTreeMap;
+
+use tollgate_shared::circuit_breaker::{BreakerState, CircuitBreaker, Force, Trip};
+use tollgate_shared::id::Id;
+use tollgate_shared::idempotency::{MAX_RESPONSE, StoredResponse};
+use tollgate_shared::key::Key;
+use tollgate_shared::redis::Clock;
+use tollgate_shared::store::memory::HeapShards;
+use tollgate_shared::store::{Memory, Op, Outcome, Probe};
+use tollgate_shared::time::{Span, Timestamp};
+
+use crate::BASE;
+use crate::random::Random;
+use crate::sequence::{Sequence, compare};
+use crate::store::{RedisStore, start};
+
+#[tokio::test]
+async fn memory_and_redis_agree_on_any_sequence() {
+    let redis = start(&[]).await;
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    let (mut sequences, mut outcomes) = (0, BTreeMap::new());
+    compare(&mut store, 5000, random, |_, performed| {
+        sequences += 1;
+        for outcome in performed {
+            *outcomes.entry(kind(outcome.as_ref().unwrap())).or_insert(0_u64) += 1;
+        }
+    });
+    let operations: u64 = outcomes.values().sum();
+    println!("{sequences} sequences, {operations} operations: {outcomes:?}");
+    // A generator that never brings a thing about would prove nothing of it.
+    for kind in KINDS {
+        let seen = outcomes.get(kind).copied().unwrap_or(0);
+        assert!(seen * 500 > operations, "{kind}: {seen} of {operations}");
+    }
+}
+
+#[tokio::test]
+async fn scripts_take_the_time_of_redis_when_given_none() {
+    let redis = start(&[]).await;
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    // The time is told by what is numbered by it, and by the rest of a minute that began with it.
+    let mut told = |op: &Op| {
+        let before = store.time();
+        let outcome = store.one(op, Clock::Store).unwrap();
+        let range = before..=store.time();
+        (outcome, move |millis: u64| range.contains(&Timestamp::from_millis(millis)))
+    };
+    let (acquired, is_now) = told(&acquire(1, true));
+    let Outcome::Acquired { fence } = acquired else { panic!("{acquired:?}") };
+    assert!(is_now(fence), "{fence}");
+    let (held, _) = told(&acquire(2, true));
+    assert!(
+        matches!(held, Outcome::Held { for_ms } if (MINUTE.as_millis() - SLACK..=MINUTE.as_millis()).contains(&for_ms))
+    );
+
+    let (reserved, is_now) = told(&reserve(1));
+    let Outcome::Reserved { fence } = reserved else { panic!("{reserved:?}") };
+    assert!(is_now(fence), "{fence}");
+
+    let (opened, is_now) = told(&Op::Force { key: key("cb"), breaker: breaker(), to: Force::Open(MINUTE) });
+    let Outcome::Breaker { state: BreakerState::Open { for_ms: 60_000 }, generation } = opened else {
+        panic!("{opened:?}")
+    };
+    assert!(is_now(generation), "{generation}");
+
+    let (kept, is_now) = told(&Op::Revoke { key: key("rv"), ttl: MINUTE, before: None });
+    assert_eq!(kept, Outcome::Kept);
+    let revoked = store.one(&Op::IsRevoked { key: key("rv") }, Clock::Store).unwrap();
+    assert!(matches!(revoked, Outcome::Revoked(Some(before)) if is_now(before.as_millis())), "{revoked:?}");
+}
+
+#[tokio::test]
+async fn scripts_run_where_time_is_refused_if_they_are_given_it() {
+    let redis = start(&["--user", "default", "on", "nopass", "~*", "&*", "+@all", "-time"]).await;
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    let given = Clock::Host(Timestamp::from_millis(BASE));
+    for op in [
+        acquire(1, true),
+        reserve(1),
+        Op::View { key: key("cb"), breaker: breaker() },
+        Op::Revoke { key: key("rv"), ttl: MINUTE, before: None },
+    ] {
+        let refused = store.one(&op, Clock::Store).unwrap_err();
+        assert_eq!(refused.to_string(), "the store refused the operation (ERR)");
+        let mut memory = Memory::new(HeapShards::default(), 1);
+        assert_eq!(store.one(&op, given), memory.perform(&op, Timestamp::from_millis(BASE)));
+    }
+    let asked = store.one(&Op::IsRevoked { key: key("rv") }, Clock::Store);
+    assert_eq!(asked, Ok(Outcome::Revoked(Some(Timestamp::from_millis(BASE)))), "which needs no time");
+}
+
+/// A refusal costs replicas and the append-only file nothing.
+#[tokio::test]
+async fn what_changes_nothing_writes_nothing_to_redis() {
+    let redis = start(&[]).await;
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    let (lock, idem, cb) = (key("lock"), key("idem"), key("cb"));
+    let breaker = breaker();
+    let report = |successes, failures, probe| Op::Report {
+        key: cb.clone(),
+        breaker,
+        reporter: id(1),
+        successes,
+        failures,
+        probe,
+    };
+    for op in [
+        acquire(1, true),
+        reserve(1),
+        Op::Keep { key: idem.clone(), holder: id(1), ttl: MINUTE, response: response(3) },
+    ] {
+        let before = store.changes();
+        store.one(&op, Clock::Host(Timestamp::from_millis(BASE))).unwrap();
+        assert_eq!(store.changes(), before + 1, "{op:?}");
+    }
+    let stranger = Some(Probe { generation: 7, holder: id(9) });
+    let mut same = |op: &Op, now: u64| {
+        let before = store.changes();
+        let outcome = store.one(op, Clock::Host(Timestamp::from_millis(now))).unwrap();
+        assert_eq!(store.changes(), before, "{op:?}: {outcome:?}");
+        outcome
+    };
+    assert_eq!(same(&acquire(2, true), BASE), Outcome::Held { for_ms: 60_000 });
+    assert_eq!(same(&Op::Release { key: lock.clone(), holder: id(2) }, BASE), Outcome::Lost);
+    assert_eq!(same(&Op::Extend { key: lock.clone(), holder: id(2), lease: MINUTE }, BASE), Outcome::Lost);
+    assert_eq!(same(&Op::Release { key: lock, holder: id(1) }, BASE + 60_000), Outcome::Lost);
+    assert_eq!(same(&reserve(2), BASE), Outcome::Replay(response(3)));
+    assert_eq!(same(&Op::Abandon { key: idem.clone(), holder: id(1) }, BASE), Outcome::Lost);
+    let late =
+        |n, holder| Op::Keep { key: idem.clone(), holder: id(holder), ttl: MINUTE, response: response(n) };
+    assert_eq!(same(&late(4, 1), BASE), Outcome::Kept);
+    assert_eq!(same(&late(4, 2), BASE), Outcome::Lost);
+    assert_eq!(same(&late(4, 1), BASE + 60_000), Outcome::Lost);
+    let closed = Outcome::Breaker { state: BreakerState::Closed, generation: 0 };
+    assert_eq!(same(&Op::View { key: cb.clone(), breaker }, BASE), closed);
+    assert_eq!(same(&Op::Probe { key: cb.clone(), breaker, holder: id(1) }, BASE), closed);
+    assert_eq!(same(&report(5, 0, None), BASE), closed, "only failures count");
+    assert_eq!(same(&report(0, 5, stranger), BASE), closed);
+    assert_eq!(same(&Op::IsRevoked { key: key("rv") }, BASE), Outcome::Revoked(None));
+}
+
+/// Redis keeps what is stored for longer than it means anything, and not for ever.
+#[tokio::test]
+async fn redis_forgets_what_means_nothing_any_more() {
+    const DAY: u64 = 86_400_000;
+    let redis = start(&[]).await;
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    let breaker = breaker();
+    let failures = |failures| Op::Report {
+        key: key("cb"),
+        breaker,
+        reporter: id(1),
+        successes: 0,
+        failures,
+        probe: None,
+    };
+    let kept = Op::Keep { key: key("idem"), holder: id(1), ttl: hours(1), response: response(3) };
+    for (op, now, expected) in [
+        (acquire(1, false), BASE, 120_000),
+        (acquire(1, false), BASE + 30_000, 120_000),
+        (Op::Release { key: key("lock"), holder: id(1) }, BASE + 30_000, 0),
+        (acquire(1, true), BASE, 60_000 + DAY),
+        (Op::Extend { key: key("lock"), holder: id(1), lease: hours(1) }, BASE, 3_600_000 + DAY),
+        (Op::Release { key: key("lock"), holder: id(1) }, BASE, DAY),
+        (reserve(1), BASE, 120_000),
+        (Op::Abandon { key: key("idem"), holder: id(1) }, BASE, 60_000),
+        (reserve(1), BASE, 120_000),
+        (kept, BASE, 3_660_000),
+        // Counted for ten seconds in slices, open for five.
+        (failures(1), BASE, 70_000),
+        (failures(2), BASE, 5000 + DAY + 60_000),
+        (Op::Probe { key: key("cb"), breaker, holder: id(1) }, BASE + 6000, DAY + 59_000),
+        (Op::Force { key: key("cb"), breaker, to: Force::Closed }, BASE, 70_000),
+        (Op::Revoke { key: key("rv"), ttl: hours(1), before: None }, BASE, 3_660_000),
+        (Op::Revoke { key: key("rv"), ttl: MINUTE, before: None }, BASE + 1000, 3_659_000),
+    ] {
+        store.one(&op, Clock::Host(Timestamp::from_millis(now))).unwrap();
+        let left = u64::try_from(store.expires_in(op.key().unwrap())).unwrap_or(0);
+        assert!((expected.saturating_sub(SLACK)..=expected).contains(&left), "{op:?}: {left} of {expected}");
+    }
+}
+
+#[tokio::test]
+async fn the_largest_response_comes_back() {
+    let redis = start(&[]).await;
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    let bytes = (0..MAX_RESPONSE).map(|n| (n * n / 7) as u8).collect();
+    let largest = StoredResponse::new(bytes).unwrap();
+    let keep = Op::Keep { key: key("idem"), holder: id(1), ttl: MINUTE, response: largest.clone() };
+    let steps = [
+        (reserve(1), Outcome::Reserved { fence: BASE }),
+        (keep, Outcome::Kept),
+        (reserve(2), Outcome::Replay(largest)),
+    ];
+    let mut memory = Memory::new(HeapShards::default(), 1);
+    for (op, expected) in steps {
+        let now = Timestamp::from_millis(BASE);
+        assert_eq!(memory.perform(&op, now).as_ref(), Ok(&expected));
+        assert_eq!(store.one(&op, Clock::Host(now)), Ok(expected));
+    }
+}
+
+/// One guard, or all of them, for a while.
+fn random(seed: u64) -> Sequence {
+    let mut world = World::new(seed);
+    let guard = seed % 5;
+    let steps = 8 + world.random.below(if guard == 2 { 60 } else { 30 });
+    for _ in 0..steps {
+        match if guard == 4 { world.random.below(4) } else { guard } {
+            0 => world.lease(),
+            1 => world.idempotency(),
+            2 => world.circuit_breaker(),
+            _ => world.revocation(),
+        }
+    }
+    Sequence { steps: world.steps }
+}
+
+/// Chooses operations, and performs them in a memory, because later ones need what earlier ones were told.
+struct World {
+    random: Random,
+    seed: u64,
+    memory: Memory<HeapShards>,
+    steps: Vec<(u64, Op)>,
+    now: u64,
+    latest: u64,
+    breakers: [CircuitBreaker; 2],
+    /// Reporters that fail in turn: more of them than are remembered, now and then.
+    reporters: u64,
+    /// Every probe that was let through.
+    probes: Vec<(Key, Probe)>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let now = BASE + random.pick(&[0, 1, 9999, 86_399_999, 1_234_567]);
+        let breakers = [some_breaker(&mut random), some_breaker(&mut random)];
+        let reporters = random.pick(&[1, 3, 3, 5, 40]);
+        let memory = Memory::new(HeapShards::default(), 1);
+        Self {
+            random,
+            seed,
+            memory,
+            steps: Vec::new(),
+            now,
+            latest: now,
+            breakers,
+            reporters,
+            probes: Vec::new(),
+        }
+    }
+
+    fn lease(&mut self) {
+        let lease = self.random.pick(&[1, 2, 1000, 10_000, 60_001]);
+        self.pass(lease);
+        let (key, holder) = (self.key("lock", 2), self.holder());
+        let lease = span(lease);
+        let fenced = key.as_str().ends_with('0') != self.random.one_in(12);
+        let op = match self.random.below(4) {
+            0 => Op::Extend { key, holder, lease },
+            1 => Op::Release { key, holder },
+            _ => Op::Acquire { key, holder, lease, fenced },
+        };
+        self.perform(op);
+    }
+
+    fn idempotency(&mut self) {
+        let lease = self.random.pick(&[1, 2, 1000, 10_000, 60_001]);
+        self.pass(lease);
+        let (key, holder) = (self.key("idem", 2), self.holder());
+        let op = match self.random.below(6) {
+            0 | 1 => {
+                let (ttl, length) =
+                    (self.random.pick(&[1, 5000, 60_000]), self.random.pick(&[0, 1, 2, 3, 100]));
+                Op::Keep { key, holder, ttl: span(ttl), response: response(length as usize) }
+            }
+            2 => Op::Abandon { key, holder },
+            _ => {
+                let fingerprint = id(100 + u64::from(self.random.one_in(5)));
+                Op::Reserve { key, holder, fingerprint, lease: span(lease) }
+            }
+        };
+        self.perform(op);
+    }
+
+    fn circuit_breaker(&mut self) {
+        let number = self.random.below(10) / 9;
+        let key = named(self.seed, "cb", number);
+        let number = number as usize;
+        if self.random.one_in(25) {
+            self.breakers[number] = some_breaker(&mut self.random);
+        }
+        let breaker = self.breakers[number];
+        let choice = self.random.below(20);
+        let times = [1, 125, 1000, 1250, 5000, 10_000, 60_000];
+        let time = self.random.pick(if self.reporters == 40 { &[1, 1, 1, 1000] } else { &times });
+        self.pass(time);
+        let own: Vec<Probe> =
+            self.probes.iter().filter(|(of, _)| *of == key).map(|(_, probe)| *probe).collect();
+        let op = match choice {
+            0 => Op::View { key, breaker },
+            1 if self.random.one_in(3) => {
+                let to = match self.random.below(3) {
+                    0 => Force::Closed,
+                    _ => Force::Open(span(self.random.pick(&[1, 1000, 60_000]))),
+                };
+                Op::Force { key, breaker, to }
+            }
+            1..=6 => Op::Probe { key, breaker, holder: id(self.random.below(20)) },
+            7..=12 if !own.is_empty() => {
+                // Mostly the latest, and now and then with another's name.
+                let latest = own.len() - 1 - self.random.below(own.len().min(4) as u64) as usize;
+                let mut probe = own[latest];
+                if self.random.one_in(8) {
+                    probe.holder = id(self.random.below(20));
+                }
+                let (successes, failures) = match self.random.below(8) {
+                    0 => (0, 0),
+                    1 | 2 => (1, 1),
+                    _ => (1, 0),
+                };
+                Op::Report { key, breaker, reporter: id(200), successes, failures, probe: Some(probe) }
+            }
+            _ => {
+                let reporter = id(300 + self.random.below(self.reporters));
+                let (successes, failures) = match self.random.below(8) {
+                    0 => (0, 0),
+                    1 => (3, 0),
+                    2 => (0, 2),
+                    3 => (1, 1),
+                    4 => (u32::MAX, 0),
+                    5 if self.random.one_in(4) => (2, u32::MAX),
+                    _ => (0, 1),
+                };
+                Op::Report { key, breaker, reporter, successes, failures, probe: None }
+            }
+        };
+        if let Outcome::Probing { generation } = self.perform(op.clone())
+            && let Op::Probe { key, holder, .. } = op
+        {
+            self.probes.push((key, Probe { generation, holder }));
+        }
+    }
+
+    /// A revocation lasts longer than a sequence: Redis may go on revoking after its end, and memory does not.
+    fn revocation(&mut self) {
+        self.pass(1000);
+        let key = self.key("rv", 3);
+        let op = if self.random.one_in(2) {
+            let before = self.random.pick(&[0, 1, BASE - 1, BASE + 5000, 1 << 52, u64::MAX]);
+            let before = (!self.random.one_in(3)).then_some(Timestamp::from_millis(before));
+            let ttl = [Span::MAX, hours(24 * 300)][self.random.below(2) as usize];
+            Op::Revoke { key, ttl, before }
+        } else {
+            Op::IsRevoked { key }
+        };
+        self.perform(op);
+    }
+
+    /// Lets time pass, mostly around `time`, and sometimes back: no further than the memory keeps what has lapsed.
+    fn pass(&mut self, time: u64) {
+        if self.random.one_in(2) {
+            self.now += self.random.pick(&[0, 1, time / 3, time - 1, time, time + 1]);
+        }
+        if self.random.one_in(40) {
+            self.now += self.random.pick(&[86_400_000, 86_399_000, 86_460_001]);
+        }
+        if self.random.one_in(8) {
+            let back = self.random.pick(&[1, 10, 400, 900]);
+            self.now = self.now.saturating_sub(back).max(self.latest - 900);
+        }
+        self.latest = self.latest.max(self.now);
+    }
+
+    fn perform(&mut self, op: Op) -> Outcome {
+        let outcome = self.memory.perform(&op, Timestamp::from_millis(self.now)).unwrap();
+        self.steps.push((self.now, op));
+        outcome
+    }
+
+    fn key(&mut self, kind: &str, of: u64) -> Key {
+        named(self.seed, kind, self.random.below(of))
+    }
+
+    fn holder(&mut self) -> Id {
+        id(self.random.below(3))
+    }
+}
+
+fn some_breaker(random: &mut Random) -> CircuitBreaker {
+    let trip = if random.one_in(2) {
+        Trip::Failures(random.pick(&[1, 2, 3, 5]) as u32)
+    } else {
+        let percent = random.pick(&[1, 50, 67, 100]) as u32;
+        Trip::Ratio { percent, min_volume: random.pick(&[1, 2, 4, 8]) as u32 }
+    };
+    CircuitBreaker::new(
+        trip,
+        span(random.pick(&[1, 8, 1003, 10_000, 10_000, 60_000])),
+        random.pick(&[1, 1, 1, 2, 3, 32]) as u32,
+        span(random.pick(&[1, 1000, 5000])),
+        random.pick(&[1, 1, 2, 3, 16]) as u32,
+        span(random.pick(&[1, 1000, 5000, 60_000])),
+    )
+    .unwrap()
+}
+
+fn named(sequence: u64, kind: &str, number: u64) -> Key {
+    Key::from_stored(&format!("tg:{{{sequence}}}:{kind}:{number}"))
+}
+
+fn key(kind: &str) -> Key {
+    Key::from_stored(&format!("tg:{{one}}:{kind}"))
+}
+
+fn id(number: u64) -> Id {
+    Id::from_bytes(u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes())
+}
+
+fn acquire(holder: u64, fenced: bool) -> Op {
+    Op::Acquire { key: key("lock"), holder: id(holder), lease: MINUTE, fenced }
+}
+
+fn reserve(holder: u64) -> Op {
+    Op::Reserve { key: key("idem"), holder: id(holder), fingerprint: id(100), lease: MINUTE }
+}
+
+fn breaker() -> CircuitBreaker {
+    CircuitBreaker::new(Trip::Failures(3), span(10_000), 1, span(5000), 2, span(1000)).unwrap()
+}
+
+fn response(length: usize) -> StoredResponse {
+    StoredResponse::new((0..length).map(|n| (n * 37 + 250) as u8).collect()).unwrap()
+}
+
+fn span(millis: u64) -> Span {
+    Span::from_millis(millis).unwrap()
+}
+
+fn hours(hours: u64) -> Span {
+    span(hours * 3_600_000)
+}
+
+fn kind(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::RateLimit { .. } | Outcome::Refunded => panic!("no limit was asked for: {outcome:?}"),
+        Outcome::Acquired { .. } => "acquired",
+        Outcome::Held { .. } => "held",
+        Outcome::Lost => "lost",
+        Outcome::Released => "released",
+        Outcome::Reserved { .. } => "reserved",
+        Outcome::InProgress { .. } => "in progress",
+        Outcome::Mismatch => "mismatch",
+        Outcome::Replay(_) => "replay",
+        Outcome::Kept => "kept",
+        Outcome::Breaker { state: BreakerState::Closed, .. } => "closed",
+        Outcome::Breaker { state: BreakerState::Open { .. }, .. } => "open",
+        Outcome::Breaker { state: BreakerState::HalfOpen { free: 0, .. }, .. } => "no free probe",
+        Outcome::Breaker { state: BreakerState::HalfOpen { .. }, .. } => "half-open",
+        Outcome::Probing { .. } => "probing",
+        Outcome::Revoked(None) => "valid",
+        Outcome::Revoked(Some(_)) => "revoked",
+    }
+}
+
+const KINDS: [&str; 16] = [
+    "acquired",
+    "held",
+    "lost",
+    "released",
+    "reserved",
+    "in progress",
+    "mismatch",
+    "replay",
+    "kept",
+    "closed",
+    "open",
+    "no free probe",
+    "half-open",
+    "probing",
+    "valid",
+    "revoked",
+];
+const MINUTE: Span = Span::from_millis(60_000).unwrap();
+/// How long asking may take, in milliseconds.
+const SLACK: u64 = 5000;
