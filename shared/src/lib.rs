@@ -22,6 +22,7 @@
 //! | [`policy`] | the policy as compiled: routes, limits, answers |
 //! | [`path`], [`router`] | normalised paths and the route they lead to |
 //! | [`request`], [`client_ip`], [`key`] | what is read of a request, and the digest that becomes a key |
+//! | [`jwt`] | JSON Web Tokens: found, parsed, verified, and their claims checked |
 //! | [`rate_limit`] | quotas and the four algorithms |
 //! | [`store`] | operations, outcomes, the embedded memory |
 //! | [`redis`] | commands, scripts, and the Upstash REST dialect, both directions |
@@ -40,6 +41,7 @@ pub mod answer;
 pub mod client_ip;
 pub mod config;
 pub mod exchange;
+pub mod jwt;
 pub mod key;
 pub mod local;
 pub mod path;
