@@ -130,12 +130,20 @@ impl KeySet {
     /// # Errors
     /// There is no such key, or none of them made the signature.
     pub fn verify<'a>(&'a self, token: &'a Token) -> Result<Signature<'a>, TokenError> {
+        self.verify_by(token, Verification::holds)
+    }
+
+    fn verify_by<'a>(
+        &'a self,
+        token: &'a Token,
+        holds: fn(&Verification<'a>) -> Option<bool>,
+    ) -> Result<Signature<'a>, TokenError> {
         let mut tried = false;
         let mut open = Vec::new();
         for key in self.candidates(token) {
             tried = true;
             let verification = key.verification(token.signing_input(), token.signature());
-            match verification.holds() {
+            match holds(&verification) {
                 Some(true) => return Ok(Signature::Holds),
                 Some(false) => {}
                 None => open.push(verification),
@@ -166,3 +174,59 @@ impl KeySet {
 /// How many keys are tried for one token: a signature of RSA takes a fraction of a millisecond, and anybody can send one.
 pub(super) const MAX_CANDIDATES: usize = 4;
 const MAX_JWKS_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host whose platform verifies.
+    fn asked(keys: &KeySet, token: &Token) -> Vec<String> {
+        match keys.verify_by(token, |verification| verification.key().public().is_none().then_some(false)) {
+            Ok(Signature::Ask(open)) => open
+                .iter()
+                .map(|verification| {
+                    assert_eq!(verification.signing_input(), token.signing_input());
+                    assert_eq!(verification.signature(), token.signature());
+                    String::from(verification.key().id().unwrap_or_default())
+                })
+                .collect(),
+            Ok(Signature::Holds) => panic!("nobody verified it"),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_host_is_asked_about_keys_that_a_token_may_have_been_signed_with() {
+        let mut keys = KeySet::default();
+        let point = PublicKey::P256 { x: X, y: Y };
+        for name in [Some("a"), Some("b"), None, Some("c"), Some("b"), Some("d")] {
+            keys.push(Key::from_public(name.map(String::from), point.clone()).unwrap());
+        }
+        keys.push(Key::from_secret(JwtAlgorithm::Hs256, Some(String::from("s")), &[7; 32]).unwrap());
+        let token = |header: &str| {
+            use base64::Engine as _;
+            let header = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(header);
+            Token::parse(format!("{header}.e30.AAAA").as_bytes()).unwrap()
+        };
+        assert_eq!(asked(&keys, &token(r#"{"alg":"ES256","kid":"a"}"#)), ["a"]);
+        assert_eq!(asked(&keys, &token(r#"{"alg":"ES256","kid":"b"}"#)), ["b", "b"]);
+        assert_eq!(asked(&keys, &token(r#"{"alg":"ES256","kid":"e"}"#)), [""]);
+        assert_eq!(asked(&keys, &token(r#"{"alg":"ES256"}"#)), ["a", "b", "", "c"]);
+        // The secret's name is of no use with another algorithm, and secrets are never handed over.
+        assert_eq!(asked(&keys, &token(r#"{"alg":"ES256","kid":"s"}"#)), [""]);
+        let [with_secret, of_rsa] =
+            [r#"{"alg":"HS256","kid":"s"}"#, r#"{"alg":"RS256","kid":"a"}"#].map(|header| token(header));
+        assert_eq!(keys.verify(&with_secret).unwrap_err(), TokenError::Signature);
+        assert_eq!(keys.verify(&of_rsa).unwrap_err(), TokenError::UnknownKey);
+    }
+
+    /// RFC 7515, appendix A.3.
+    const X: [u8; 32] = [
+        127, 205, 206, 39, 112, 246, 196, 93, 65, 131, 203, 238, 111, 219, 75, 123, 88, 7, 51, 53, 123, 233,
+        239, 19, 186, 207, 110, 60, 123, 209, 84, 69,
+    ];
+    const Y: [u8; 32] = [
+        199, 241, 68, 205, 27, 189, 155, 126, 135, 44, 223, 237, 185, 238, 185, 244, 179, 105, 93, 110, 169,
+        11, 36, 173, 138, 70, 35, 40, 133, 136, 229, 173,
+    ];
+}
