@@ -1,6 +1,12 @@
 //! Tokens: what is accepted, and everything that must not be.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a panic is a failed test"
+)]
 
 use std::net::IpAddr;
 
@@ -85,7 +91,7 @@ fn signatures_are_judged_as_openssl_judges_them() {
 fn a_key_of_another_size_and_exponent_verifies() {
     let tokens = tokens();
     let policy = compile(
-        json!({ "algorithms": ["RS256"], "keys": [{ "alg": "RS256", "pem": tokens["large"]["pem"] }] }),
+        &json!({ "algorithms": ["RS256"], "keys": [{ "alg": "RS256", "pem": tokens["large"]["pem"] }] }),
     );
     let token = Token::parse(tokens["large"]["token"].as_str().unwrap().as_bytes()).unwrap();
     assert!(matches!(policy.verify(&token), Ok(Signature::Holds)));
@@ -124,16 +130,16 @@ fn a_public_key_is_no_secret() {
     // Whether HS256 is allowed or not, and whether there is a key for it or not.
     let other = json!({ "alg": "HS256", "kid": "b", "secret": { "env": "SECRET" } });
     let policies = [
-        (compile(json!({ "algorithms": ["RS256"], "keys": [key] })), TokenError::Algorithm),
-        (compile(json!({ "algorithms": ["RS256", "HS256"], "keys": [key] })), TokenError::UnknownKey),
-        (compile(json!({ "algorithms": ["RS256", "HS256"], "keys": [key, other] })), TokenError::UnknownKey),
+        (compile(&json!({ "algorithms": ["RS256"], "keys": [key] })), TokenError::Algorithm),
+        (compile(&json!({ "algorithms": ["RS256", "HS256"], "keys": [key] })), TokenError::UnknownKey),
+        (compile(&json!({ "algorithms": ["RS256", "HS256"], "keys": [key, other] })), TokenError::UnknownKey),
     ];
     for (policy, error) in policies {
         for token in forged("a") {
             assert_eq!(refused(&policy, &token), error);
         }
     }
-    let all = compile(json!({ "algorithms": ["RS256", "HS256"], "keys": [key, other] }));
+    let all = compile(&json!({ "algorithms": ["RS256", "HS256"], "keys": [key, other] }));
     for token in forged("b") {
         assert_eq!(refused(&all, &token), TokenError::Signature);
     }
@@ -306,7 +312,7 @@ fn another_key_signs_nothing() {
     assert_eq!(refused(&hs256(), &other), TokenError::Signature);
     let with_kid = |kid: &str| sign(&json!({ "alg": "HS256", "kid": kid }), &claims(), SECRET);
     let key = |kid: &str, env: &str| json!({ "alg": "HS256", "kid": kid, "secret": { "env": env } });
-    let named = compile(json!({ "algorithms": ["HS256"], "keys": [key("a", "SECRET"), key("b", "OTHER")] }));
+    let named = compile(&json!({ "algorithms": ["HS256"], "keys": [key("a", "SECRET"), key("b", "OTHER")] }));
     accepted(&named, &with_kid("a"));
     accepted(&named, &valid());
     assert_eq!(refused(&named, &with_kid("b")), TokenError::Signature);
@@ -328,8 +334,8 @@ fn at_most_four_keys_are_tried() {
         };
         (1..=5).map(key).collect()
     };
-    accepted(&compile(json!({ "algorithms": ["HS256"], "keys": keys(4) })), &valid());
-    let fifth = compile(json!({ "algorithms": ["HS256"], "keys": keys(5) }));
+    accepted(&compile(&json!({ "algorithms": ["HS256"], "keys": keys(4) })), &valid());
+    let fifth = compile(&json!({ "algorithms": ["HS256"], "keys": keys(5) }));
     assert_eq!(refused(&fifth, &valid()), TokenError::Signature);
     accepted(&fifth, &sign(&json!({ "alg": "HS256", "kid": "5" }), &claims(), SECRET));
 }
@@ -460,6 +466,33 @@ fn what_envoy_verified_is_checked_for_all_but_its_signature() {
             "jwt.verified_by: found another host's guard, expected `keys`: nobody verifies tokens in front of this host"
         ]
     );
+}
+
+#[test]
+fn secrets_are_looked_up_and_long_enough() {
+    let told = |alg: &str, name: &str| {
+        let key = json!({ "alg": alg, "secret": { "env": name } });
+        let config: JwtConfig =
+            parse(json!({ "algorithms": [alg], "keys": [key] }).to_string().as_bytes()).unwrap();
+        let env = |name: &str| name.strip_prefix("BYTES_").map(|bytes| "x".repeat(bytes.parse().unwrap()));
+        let errors = JwtPolicy::compile(&config, "policy.json.", &env, None).err().unwrap_or_default();
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let at = "policy.json.jwt.keys[0].secret: found";
+    assert_eq!(
+        told("HS256", "MISSING"),
+        format!("{at} no variable `MISSING`, expected it to be set for this host")
+    );
+    for (alg, least) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
+        assert_eq!(told(alg, &format!("BYTES_{least}")), "");
+        let (short, name) = (least - 1, format!("BYTES_{}", least - 1));
+        assert_eq!(
+            told(alg, &name),
+            format!(
+                "{at} {short} bytes in `{name}`, expected at least {least} bytes for `{alg}` (RFC 7518 §3.2)"
+            )
+        );
+    }
 }
 
 // Sets of keys that hosts fetch.
@@ -667,7 +700,7 @@ fn policy_of(tokens: &Value, form: &str) -> JwtPolicy {
     for algorithm in ["HS256", "HS384", "HS512"] {
         keys.push(json!({ "alg": algorithm, "secret": { "env": "TOKENS" } }));
     }
-    compile(json!({ "algorithms": ["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"], "keys": keys }))
+    compile(&json!({ "algorithms": ["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"], "keys": keys }))
 }
 
 fn tokens_of_all_algorithms() -> Vec<String> {
@@ -697,7 +730,7 @@ fn env(name: &str) -> Option<String> {
     }
 }
 
-fn compile(config: Value) -> JwtPolicy {
+fn compile(config: &Value) -> JwtPolicy {
     let config: JwtConfig = parse(config.to_string().as_bytes()).unwrap();
     JwtPolicy::compile(&config, "", &env, None).unwrap()
 }
@@ -711,7 +744,7 @@ fn compile_with(fields: Value) -> JwtPolicy {
     let mut config = json!({ "algorithms": ["HS256"], "keys": [key] });
     let Value::Object(fields) = fields else { panic!("{fields}") };
     config.as_object_mut().unwrap().extend(fields);
-    compile(config)
+    compile(&config)
 }
 
 fn claims() -> Value {

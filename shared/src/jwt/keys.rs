@@ -26,6 +26,7 @@ pub struct Key {
 }
 
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a policy has few keys")]
 pub(super) enum Material {
     Secret(Mac),
     Public(PublicKey, Verifier),
@@ -215,7 +216,7 @@ mod tests {
         // The secret's name is of no use with another algorithm, and secrets are never handed over.
         assert_eq!(asked(&keys, &token(r#"{"alg":"ES256","kid":"s"}"#)), [""]);
         let [with_secret, of_rsa] =
-            [r#"{"alg":"HS256","kid":"s"}"#, r#"{"alg":"RS256","kid":"a"}"#].map(|header| token(header));
+            [r#"{"alg":"HS256","kid":"s"}"#, r#"{"alg":"RS256","kid":"a"}"#].map(token);
         assert_eq!(keys.verify(&with_secret).unwrap_err(), TokenError::Signature);
         assert_eq!(keys.verify(&of_rsa).unwrap_err(), TokenError::UnknownKey);
     }

@@ -69,7 +69,7 @@ impl JwtPolicy {
     pub fn compile(
         config: &JwtConfig,
         at: &str,
-        env: &dyn Fn(&str) -> Option<String>,
+        env: Lookup<'_>,
         in_front: Option<VerifiedBy>,
     ) -> Result<Self, Vec<ConfigError>> {
         let mut compiler = Compiler { at, errors: Vec::new() };
@@ -236,7 +236,7 @@ impl Compiler<'_> {
     }
 
     /// The keys of a policy; those of secrets only if there is somewhere to look them up.
-    fn keys(&mut self, config: &JwtConfig, env: Option<&dyn Fn(&str) -> Option<String>>) -> KeySet {
+    fn keys(&mut self, config: &JwtConfig, env: Option<Lookup<'_>>) -> KeySet {
         let mut keys = KeySet::default();
         let mut nameless = Vec::new();
         let mut names: Vec<(JwtAlgorithm, &str)> = Vec::new();
@@ -270,7 +270,7 @@ impl Compiler<'_> {
         &mut self,
         path: &str,
         written: &'k JwtKeyConfig,
-        env: Option<&dyn Fn(&str) -> Option<String>>,
+        env: Option<Lookup<'_>>,
     ) -> Option<(JwtAlgorithm, Option<&'k str>, Option<Key>)> {
         let id = written.kid.clone();
         match (&written.secret, &written.pem, &written.jwk) {
@@ -381,5 +381,8 @@ fn found(jwk: &Object, name: &str) -> String {
         Some(_) => String::from("something else"),
     }
 }
+
+/// Finds the value of a variable of the host.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 const MAX_LEEWAY_MILLIS: u64 = 5 * 60 * 1000;
