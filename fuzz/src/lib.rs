@@ -1,5 +1,5 @@
-//! Fuzz targets for what parses bytes from outside: policies, requests, the store's answers, and what passes
-//! through the gateway.
+//! Fuzz targets for what parses bytes from outside: policies, requests and their tokens, the store's answers, and what
+//! passes through the gateway.
 //!
 //! Each target is a function here, so that a test can replay its seeds; `fuzz_targets/` hands them to libFuzzer. Inputs
 //! are text where they are not JSON already, so that seeds can be read and written by hand.
@@ -10,11 +10,13 @@
 //! | [`request`] | requests, one after the other | another spelling changes nothing; answers are clean and keep their word |
 //! | [`reply`] | answers of the store | every operation has one outcome, and no outcome but the one that was answered |
 //! | [`body`] | a request to the gateway | Redis is sent what was meant, or nothing |
+//! | [`jwt`] | a token, or a set of keys | what is signed is what was read; what a key signed, changed anywhere, no key has signed |
 //! | [`redis`] | what Redis sends the gateway | every answer is JSON and holds the replies that came, however they came |
 
 pub mod body;
 pub mod check;
 pub mod head;
+pub mod jwt;
 pub mod oracle;
 pub mod policy;
 pub mod redis;

@@ -19,6 +19,11 @@ fn requests_hold() {
 }
 
 #[test]
+fn tokens_hold() {
+    replay("jwt", tollgate_fuzz::jwt::run);
+}
+
+#[test]
 fn replies_hold() {
     replay("reply", tollgate_fuzz::reply::run);
 }

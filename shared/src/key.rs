@@ -21,7 +21,7 @@ use crate::config::{ClientIpConfig, KeyPart};
 use crate::id::Id;
 use crate::path::{Path, percent_decode, query};
 use crate::rate_limit::Quota;
-use crate::request::Request;
+use crate::request::{Request, cookie};
 
 /// The first 128 bits of the SHA-256 of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,16 +51,7 @@ impl Digest {
                 KeyPart::Header(name) => {
                     request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
                 }
-                KeyPart::Cookie(name) => {
-                    request.header("cookie", &mut |line| {
-                        for pair in line.split(|b| *b == b';') {
-                            let pair = pair.trim_ascii();
-                            if let Some(value) = value_of(pair, name.as_bytes()) {
-                                field.line(value);
-                            }
-                        }
-                    });
-                }
+                KeyPart::Cookie(name) => cookie(request, name, &mut |value| field.line(value)),
                 KeyPart::Query(name) => {
                     request.target(&mut |target| {
                         for pair in query(target).split(|b| *b == b'&') {
@@ -101,7 +92,8 @@ impl Digest {
         values.next().is_none().then(|| Self::short(hasher))
     }
 
-    fn short(hasher: Sha256) -> Self {
+    /// The first 128 bits of what `hasher` comes to.
+    pub(crate) fn short(hasher: Sha256) -> Self {
         let full = hasher.finalize();
         let mut short = [0; 16];
         short.iter_mut().zip(full.iter()).for_each(|(to, from)| *to = *from);
@@ -214,10 +206,6 @@ impl Field {
             _ => hasher.update([2]),
         }
     }
-}
-
-fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    pair.strip_prefix(name)?.strip_prefix(b"=")
 }
 
 /// Undoes the encoding of form fields: `+` for a space, and percent-encoding.

@@ -22,6 +22,7 @@
 //! | [`policy`] | the policy as compiled: routes, limits, answers |
 //! | [`path`], [`router`] | normalised paths and the route they lead to |
 //! | [`request`], [`client_ip`], [`key`] | what is read of a request, and the digest that becomes a key |
+//! | [`jwt`] | JSON Web Tokens: found, parsed, verified, and their claims checked |
 //! | [`rate_limit`] | quotas and the four algorithms |
 //! | [`lease`], [`idempotency`] | who may do something, and what became of it the first time |
 //! | [`circuit_breaker`] | whether an upstream is left alone |
@@ -47,6 +48,7 @@ pub mod config;
 pub mod exchange;
 pub mod id;
 pub mod idempotency;
+pub mod jwt;
 pub mod key;
 pub mod lease;
 pub mod local;

@@ -24,3 +24,15 @@ pub trait Request {
     /// The address at the other end of the connection, as far as the host knows it.
     fn peer(&self) -> Option<IpAddr>;
 }
+
+/// Calls `read` with the value of each cookie called `name`, over all lines, in the order received.
+pub(crate) fn cookie(request: &dyn Request, name: &str, read: &mut dyn FnMut(&[u8])) {
+    request.header("cookie", &mut |line| {
+        for pair in line.split(|b| *b == b';') {
+            let value = pair.trim_ascii().strip_prefix(name.as_bytes());
+            if let Some(value) = value.and_then(|rest| rest.strip_prefix(b"=")) {
+                read(value);
+            }
+        }
+    });
+}

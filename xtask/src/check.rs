@@ -173,7 +173,15 @@ const CHECKS: [Check; 9] = [
     },
     Check {
         name: "no-std",
-        args: &["build", "--package", "tollgate-shared", "--target", "wasm32v1-none"],
+        args: &[
+            "build",
+            "--package",
+            "tollgate-shared",
+            "--features",
+            "asymmetric",
+            "--target",
+            "wasm32v1-none",
+        ],
         env: None,
         fix: "fix: `shared` uses core and alloc only, its dependencies too",
     },

@@ -1,0 +1,388 @@
+//! JSON Web Tokens: found in a request, parsed, verified, and only then believed.
+//!
+//! A wrong "allow" is somebody who names himself whatever he likes; a wrong "deny" is a user who has to log in again. So
+//! everything that can be read in two ways is refused: two tokens, two members of one name, base64 that is not written in
+//! the one way there is, a header that asks for extensions. What the header says decides nothing but which of the policy's
+//! keys are tried, as RFC 8725 recommends.
+//!
+//! ```text
+//! policy.find(request) ─▶ Token ─▶ policy.verify(&token) ─▶ Signature::Holds ──────────────┐
+//!                                                        ─▶ Signature::Ask(verifications)   │
+//!                                                              └─ the host's platform: one ─┤
+//!                                                                 of them holds             ▼
+//!                                                           policy.check(token.claims(), now) ─▶ believed
+//! ```
+//!
+//! What is not done: encrypted tokens (JWE), algorithms other than those of [`JwtAlgorithm`], the `typ` of a token, and
+//! claims that are lists or objects.
+
+#[cfg(feature = "asymmetric")]
+mod asymmetric;
+mod error;
+mod keys;
+mod object;
+mod public_key;
+mod token;
+mod verify;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::config::{
+    ConfigError, JwtAlgorithm, JwtConfig, JwtKeyConfig, MAX_AUDIENCES, MAX_JWT_KEYS, TokenSource, VerifiedBy,
+};
+use crate::request::{Request, cookie};
+use crate::time::{Span, Timestamp};
+
+pub use error::TokenError;
+pub use keys::{Key, KeySet, Signature};
+pub use object::Object;
+pub use public_key::PublicKey;
+pub use token::{Claim, Claims, MAX_TOKEN_BYTES, Token, digest_of_id};
+pub use verify::{Verification, WebCrypto};
+
+use keys::MAX_CANDIDATES;
+use object::Value;
+
+/// What is asked of tokens, compiled.
+#[derive(Clone, Debug)]
+pub struct JwtPolicy {
+    source: TokenSource,
+    algorithms: Vec<JwtAlgorithm>,
+    /// `None` where the signature has been verified in front of the host.
+    keys: Option<KeySet>,
+    issuer: Option<String>,
+    audience: Option<Vec<String>>,
+    leeway_millis: u64,
+    max_lifetime: Option<Span>,
+}
+
+impl JwtPolicy {
+    /// Compiles what a policy says of tokens. Errors name paths below `at`, which is empty or ends in a dot.
+    ///
+    /// `env` looks up the variables that hold secrets. `in_front` is who may stand in front of this kind of host and verify:
+    /// a policy that relies on another is refused, because here nobody would.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn compile(
+        config: &JwtConfig,
+        at: &str,
+        env: Lookup<'_>,
+        in_front: Option<VerifiedBy>,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let mut compiler = Compiler { at, errors: Vec::new() };
+        let keys = compiler.keys(config, Some(env));
+        compiler.bounds(config);
+        if config.verified_by.is_some() && config.verified_by != in_front {
+            let expected = "`keys`: nobody verifies tokens in front of this host";
+            compiler.error("verified_by", "another host's guard", expected);
+        }
+        if !compiler.errors.is_empty() {
+            return Err(compiler.errors);
+        }
+        Ok(Self {
+            source: config.from.clone(),
+            algorithms: config.algorithms.clone(),
+            keys: config.verified_by.is_none().then_some(keys),
+            issuer: config.issuer.clone(),
+            audience: config.audience.clone(),
+            leeway_millis: config.leeway.map_or(0, Span::as_millis),
+            max_lifetime: config.max_lifetime,
+        })
+    }
+
+    /// Finds and parses the token of a request.
+    ///
+    /// # Errors
+    /// There is none, there is more than one, or it is malformed. `Authorization` with another scheme than `Bearer` has none.
+    pub fn find(&self, request: &dyn Request) -> Result<Token, TokenError> {
+        let mut found = None;
+        let mut read = |parse: fn(&[u8]) -> Result<Token, TokenError>, line: &[u8]| {
+            found = Some(if found.is_some() { Err(TokenError::Repeated) } else { parse(line) });
+        };
+        match &self.source {
+            TokenSource::Bearer => request.header("authorization", &mut |line| read(bearer, line)),
+            TokenSource::Cookie(name) => cookie(request, name, &mut |value| read(Token::parse, value)),
+            TokenSource::Header(name) => {
+                request.header(name.as_str(), &mut |line| read(Token::parse, line.trim_ascii()));
+            }
+        }
+        found.unwrap_or(Err(TokenError::Missing))
+    }
+
+    /// Verifies a token's signature.
+    ///
+    /// # Errors
+    /// The algorithm is not one of the policy's, no key is for it, or none of them made the signature.
+    pub fn verify<'a>(&'a self, token: &'a Token) -> Result<Signature<'a>, TokenError> {
+        if !token.algorithm().is_some_and(|algorithm| self.algorithms.contains(&algorithm)) {
+            return Err(TokenError::Algorithm);
+        }
+        match &self.keys {
+            None => Ok(Signature::Holds),
+            Some(keys) => keys.verify(token),
+        }
+    }
+
+    /// Checks what a verified token claims; a time that is reached counts as passed.
+    ///
+    /// # Errors
+    /// The first claim that does not hold: `exp`, `nbf`, `iat`, `max_lifetime`, `iss`, `aud`.
+    pub fn check(&self, claims: &Claims, now: Timestamp) -> Result<(), TokenError> {
+        let expires = claims.expires().ok_or(TokenError::NoExpiry)?;
+        let latest = now.plus(self.leeway_millis);
+        if now >= expires.plus(self.leeway_millis) {
+            return Err(TokenError::Expired);
+        }
+        if claims.not_before().is_some_and(|not_before| not_before > latest) {
+            return Err(TokenError::NotYetValid);
+        }
+        if claims.issued().is_some_and(|issued| issued > latest) {
+            return Err(TokenError::IssuedInFuture);
+        }
+        if let Some(max_lifetime) = self.max_lifetime {
+            let issued = claims.issued().ok_or(TokenError::NoIssueTime)?;
+            if expires > issued.plus(max_lifetime.as_millis()) {
+                return Err(TokenError::LivesTooLong);
+            }
+        }
+        if self.issuer.is_some() && claims.issuer() != self.issuer.as_deref() {
+            return Err(TokenError::Issuer);
+        }
+        if let Some(audience) = &self.audience
+            && !audience.iter().any(|own| claims.is_for(own))
+        {
+            return Err(TokenError::Audience);
+        }
+        Ok(())
+    }
+
+    /// The only algorithms of tokens: [`KeySet::from_jwks`] is given these.
+    pub fn algorithms(&self) -> &[JwtAlgorithm] {
+        &self.algorithms
+    }
+
+    /// The keys of the policy; `None` where the signature has been verified in front of the host.
+    pub fn keys(&self) -> Option<&KeySet> {
+        self.keys.as_ref()
+    }
+
+    /// How long after its issue a token can be in use at most, the leeways at both ends included; `None` if that is not bounded.
+    /// What revokes all that was issued to somebody until now has to be kept for this long.
+    pub fn max_age_millis(&self) -> Option<u64> {
+        Some(self.max_lifetime?.as_millis().saturating_add(self.leeway_millis.saturating_mul(2)))
+    }
+}
+
+/// Everything that is wrong with what a policy says of tokens, but for secrets and who stands in front of the host, which only
+/// hosts know: [`JwtPolicy::compile`].
+pub(crate) fn check(config: &JwtConfig, at: &str) -> Vec<ConfigError> {
+    let mut compiler = Compiler { at, errors: Vec::new() };
+    compiler.keys(config, None);
+    compiler.bounds(config);
+    compiler.errors
+}
+
+/// The token of a line of `Authorization` (RFC 6750 §2.1, RFC 9110 §11.1).
+fn bearer(line: &[u8]) -> Result<Token, TokenError> {
+    let line = line.trim_ascii();
+    let scheme = line.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(line.len());
+    match line.split_at_checked(scheme) {
+        Some((scheme, mut rest)) if scheme.eq_ignore_ascii_case(b"bearer") => {
+            while let Some(after) = rest.strip_prefix(b" ") {
+                rest = after;
+            }
+            Token::parse(rest)
+        }
+        _ => Err(TokenError::Missing),
+    }
+}
+
+struct Compiler<'a> {
+    at: &'a str,
+    errors: Vec<ConfigError>,
+}
+
+impl Compiler<'_> {
+    fn error(&mut self, path: &str, found: impl Into<String>, expected: impl Into<String>) {
+        self.errors.push(ConfigError::new(format!("{}jwt.{path}", self.at), found, expected));
+    }
+
+    fn bounds(&mut self, config: &JwtConfig) {
+        if config.algorithms.is_empty() {
+            self.error("algorithms", "none", "at least one, such as \"RS256\"");
+        }
+        if config.keys.len() > MAX_JWT_KEYS {
+            self.error("keys", format!("{} keys", config.keys.len()), "at most 64");
+        }
+        match (config.keys.is_empty(), config.verified_by) {
+            (true, None) => self.error("keys", "none", "at least one, or `verified_by`"),
+            (false, Some(_)) => {
+                self.error("verified_by", "`keys` beside it", "one of the two: who verifies needs the keys");
+            }
+            _ => {}
+        }
+        if let Some(audience) = &config.audience
+            && !(1..=MAX_AUDIENCES).contains(&audience.len())
+        {
+            let expected = "1 to 16 audiences; leave it out to accept tokens for anybody";
+            self.error("audience", format!("{} audiences", audience.len()), expected);
+        }
+        if let Some(leeway) = config.leeway.filter(|leeway| leeway.as_millis() > MAX_LEEWAY_MILLIS) {
+            self.error("leeway", format!("`{leeway}`"), "at most 5m");
+        }
+    }
+
+    /// The keys of a policy; those of secrets only if there is somewhere to look them up.
+    fn keys(&mut self, config: &JwtConfig, env: Option<Lookup<'_>>) -> KeySet {
+        let mut keys = KeySet::default();
+        let mut nameless = Vec::new();
+        let mut names: Vec<(JwtAlgorithm, &str)> = Vec::new();
+        for (index, written) in config.keys.iter().enumerate() {
+            let path = format!("keys[{index}]");
+            let Some((algorithm, name, key)) = self.key(&path, written, env) else { continue };
+            if !config.algorithms.contains(&algorithm) {
+                let expected = "a key for one of `algorithms`, or its algorithm among them";
+                self.error(&path, format!("a key for `{}`", algorithm.as_str()), expected);
+            }
+            match name {
+                None => nameless.push(algorithm),
+                Some(name) if names.contains(&(algorithm, name)) => {
+                    self.error(&path, format!("the `kid` `{name}` again"), "a `kid` that no earlier key has");
+                }
+                Some(name) => names.push((algorithm, name)),
+            }
+            if nameless.iter().filter(|other| **other == algorithm).count() > MAX_CANDIDATES {
+                let found = format!("a fifth key for `{}` without `kid`", algorithm.as_str());
+                self.error(&path, found, "a `kid`: at most 4 keys are tried for one token");
+            }
+            if let Some(key) = key {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    /// One key: its algorithm, its name, and the key itself unless it is a secret that cannot be looked up.
+    fn key<'k>(
+        &mut self,
+        path: &str,
+        written: &'k JwtKeyConfig,
+        env: Option<Lookup<'_>>,
+    ) -> Option<(JwtAlgorithm, Option<&'k str>, Option<Key>)> {
+        let id = written.kid.clone();
+        match (&written.secret, &written.pem, &written.jwk) {
+            (Some(secret), None, None) => {
+                let algorithm = self.algorithm(path, written, "\"HS256\", \"HS384\" or \"HS512\"")?;
+                let Some(least) = algorithm.secret_bytes() else {
+                    let found = format!("a secret for `{}`", algorithm.as_str());
+                    self.error(path, found, "a public key as `pem` or `jwk`");
+                    return None;
+                };
+                let path = format!("{path}.secret");
+                let key = match env.map(|env| env(&secret.env)) {
+                    None => None,
+                    Some(None) => {
+                        self.error(
+                            &path,
+                            format!("no variable `{}`", secret.env),
+                            "it to be set for this host",
+                        );
+                        return None;
+                    }
+                    Some(Some(value)) => {
+                        let key = Key::from_secret(algorithm, id, value.as_bytes());
+                        if key.is_none() {
+                            let found = format!("{} bytes in `{}`", value.len(), secret.env);
+                            let name = algorithm.as_str();
+                            let expected = format!("at least {least} bytes for `{name}` (RFC 7518 §3.2)");
+                            self.error(&path, found, expected);
+                            return None;
+                        }
+                        key
+                    }
+                };
+                Some((algorithm, written.kid.as_deref(), key))
+            }
+            (None, Some(pem), None) => {
+                let algorithm = self.algorithm(path, written, "\"RS256\", \"ES256\" or \"EdDSA\"")?;
+                let key = match PublicKey::from_pem(pem) {
+                    Ok(key) if key.algorithm() == algorithm => key,
+                    Ok(key) => {
+                        let found = format!("`{}`", algorithm.as_str());
+                        let expected = format!("`{}`, which the key is for", key.algorithm().as_str());
+                        self.error(&format!("{path}.alg"), found, expected);
+                        return None;
+                    }
+                    Err(expected) => {
+                        self.error(&format!("{path}.pem"), "another text (not shown)", expected);
+                        return None;
+                    }
+                };
+                let key = self.public(&format!("{path}.pem"), id, key)?;
+                Some((algorithm, written.kid.as_deref(), Some(key)))
+            }
+            (None, None, Some(jwk)) => {
+                let path = format!("{path}.jwk");
+                if written.alg.is_some() || written.kid.is_some() {
+                    self.error(&path, "`alg` or `kid` beside it", "them in the JWK itself");
+                }
+                let Ok(name) = jwk.text("kid") else {
+                    self.error(&format!("{path}.kid"), found(jwk, "kid"), "a text");
+                    return None;
+                };
+                let key = match PublicKey::from_jwk(jwk) {
+                    Ok(key) => key,
+                    Err(fault) => {
+                        self.error(
+                            &format!("{path}.{}", fault.member),
+                            found(jwk, fault.member),
+                            fault.expected,
+                        );
+                        return None;
+                    }
+                };
+                let key = self.public(&path, name.map(String::from), key)?;
+                Some((key.algorithm(), name, Some(key)))
+            }
+            _ => {
+                let given = [written.secret.is_some(), written.pem.is_some(), written.jwk.is_some()];
+                let given = given.into_iter().filter(|given| *given).count();
+                self.error(path, format!("{given} of `secret`, `pem` and `jwk`"), "exactly one of them");
+                None
+            }
+        }
+    }
+
+    fn algorithm(&mut self, path: &str, written: &JwtKeyConfig, expected: &str) -> Option<JwtAlgorithm> {
+        if written.alg.is_none() {
+            self.error(path, "no `alg`", expected);
+        }
+        written.alg
+    }
+
+    fn public(&mut self, path: &str, id: Option<String>, key: PublicKey) -> Option<Key> {
+        let key = Key::from_public(id, key);
+        if key.is_none() {
+            self.error(path, "no point on its curve", "a public key that can verify");
+        }
+        key
+    }
+}
+
+/// What stands in a JWK under `name`. A private part is not shown.
+fn found(jwk: &Object, name: &str) -> String {
+    match jwk.get(name) {
+        None => format!("no `{name}`"),
+        Some(_) if name == "d" => String::from("a private key (not shown)"),
+        Some(Value::Text(text)) => format!("`{text}`"),
+        Some(_) => String::from("something else"),
+    }
+}
+
+/// Finds the value of a variable of the host.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+const MAX_LEEWAY_MILLIS: u64 = 5 * 60 * 1000;
