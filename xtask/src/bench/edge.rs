@@ -193,8 +193,8 @@ async fn sample(options: &Options, row: &Row, gateway: &Gateway, redis: &Redis) 
     let requests = run.requests.max(1) as f64;
     let calls = (after.1 - before.1) / requests;
     // What was under way in the end called without being answered.
-    let slack = f64::from(options.connections) * 2.0 / requests;
     let most = contender.most_calls();
+    let slack = f64::from(options.connections) * most.max(1.0) * 2.0 / requests;
     ensure!(
         (most.min(1.0)..=most + slack + 0.01).contains(&calls),
         "{name}: {calls:.2} calls to the store for each request"
