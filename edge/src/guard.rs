@@ -61,6 +61,11 @@ impl Asking {
     pub(crate) fn post(&self) -> Option<Post> {
         self.store.post(&self.question)
     }
+
+    /// When the store was asked first.
+    pub(crate) fn asked(&self) -> Timestamp {
+        self.question.asked()
+    }
 }
 
 impl Guard {

@@ -123,6 +123,11 @@ impl Question {
         Self { pipeline: Pipeline::new(vec![ops]), began, asked: host::now() }
     }
 
+    /// When it was asked first.
+    pub(crate) fn asked(&self) -> Timestamp {
+        self.asked
+    }
+
     /// The store answered.
     pub(crate) fn came(mut self, status: u16, body: &[u8]) -> Answered {
         match self.pipeline.receive(status, body) {

@@ -260,6 +260,9 @@ pub fn gateway() -> Result<PathBuf> {
     built(target_dir().join("release").join("tollgate"))
 }
 
+/// The module of the Worker that the runtime loads.
+pub const WORKER_MAIN: &str = "entry.js";
+
 /// The modules of the Worker.
 pub fn worker() -> Result<PathBuf> {
     absolute(&target_dir().join("worker"))

@@ -21,7 +21,7 @@ use crate::tools;
 pub struct Options {
     /// What errors and the log file call it.
     pub name: String,
-    /// Where the modules of the Worker are; `index.js` is the main one.
+    /// Where the modules of the Worker are. The main one is [`tools::WORKER_MAIN`], or the only one of JavaScript.
     pub modules: PathBuf,
     /// The Workers.
     pub workers: Vec<Worker>,
@@ -120,8 +120,9 @@ fn copy(from: &Path, to: &Path) -> Result<Vec<String>> {
             names.push(name);
         }
     }
-    names.sort_by_key(|name| (name != MAIN, name.clone()));
-    ensure!(names.first().is_some_and(|name| name == MAIN), "there is no `{MAIN}` in `{}`", from.display());
+    names.sort_by_key(|name| (name != tools::WORKER_MAIN, !name.ends_with(".js"), name.clone()));
+    let main = names.first().is_some_and(|name| name.ends_with(".js"));
+    ensure!(main, "there is no JavaScript in `{}`", from.display());
     Ok(names)
 }
 
@@ -184,8 +185,6 @@ fn escaped(text: &str) -> String {
     }
     escaped
 }
-
-const MAIN: &str = "index.js";
 
 const METRICS: &str = "metrics-double.mjs";
 

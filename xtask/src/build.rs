@@ -51,7 +51,7 @@ pub(crate) fn worker() -> Result<()> {
     let directory = tools::worker()?;
     worker_into(&directory, &[])?;
     let mut size = 0;
-    for module in ["index.js", "index_bg.wasm"] {
+    for module in [tools::WORKER_MAIN, "index.js", "index_bg.wasm"] {
         size += gzip_size(&directory.join(module))?;
     }
     ensure!(
@@ -72,7 +72,11 @@ fn worker_into(directory: &Path, more: &[&str]) -> Result<()> {
     build.args(["--profile", "edge", "--out-dir"]).arg(directory).args(more);
     build.envs(tools::edge_environment()?).current_dir(tools::workspace().join("edge"));
     let name = if more.is_empty() { "build the Worker" } else { "build the Worker with a clock for tests" };
-    step::run(name, &mut build, FIX).map(drop)
+    step::run(name, &mut build, FIX)?;
+    let entry = tools::workspace().join("edge/src/worker").join(tools::WORKER_MAIN);
+    fs::copy(&entry, directory.join(tools::WORKER_MAIN))
+        .with_context(|| format!("cannot copy `{}`", entry.display()))?;
+    Ok(())
 }
 
 /// Builds the filter's package as it is shipped; more arguments may follow.

@@ -10,7 +10,7 @@ use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::time::Span;
 
-use super::{Incoming, Waiting};
+use super::{Core, Incoming};
 use crate::settings::{StoreSettings, base_url, quoted};
 use crate::store::Post;
 
@@ -47,7 +47,7 @@ impl Origin {
         let (store, authorization) =
             store.map_or(("", ""), |store| (store.url.as_str(), store.authorization.as_str()));
         let dataset = dataset.cloned().unwrap_or(JsValue::UNDEFINED);
-        let front = js::Front::new(base, patience, store, authorization, &dataset);
+        let front = js::Front::new(Core, base, patience, store, authorization, &dataset);
         for (kind, answer) in failures() {
             front.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
         }
@@ -60,10 +60,10 @@ impl Origin {
         self.front.forward(request, &lines(fields))
     }
 
-    /// Asks the store, and has `waiting` go on with what comes: the promise of a response.
-    pub(super) fn ask(&self, waiting: Waiting, from: &Incoming, post: &Post) -> Promise {
+    /// Asks the store, and has who waits with `ticket` go on with what comes: the promise of a response.
+    pub(super) fn ask(&self, ticket: u32, from: &Incoming, post: &Post) -> Promise {
         let Incoming { request, env, context } = from;
-        self.front.ask(waiting, request, env, context, &post.body, post.patience)
+        self.front.ask(ticket, request, env, context, &post.body, post.patience)
     }
 }
 
@@ -104,7 +104,7 @@ mod js {
     use wasm_bindgen::prelude::*;
     use web_sys::{Request, Response};
 
-    use crate::worker::Waiting;
+    use crate::worker::Core;
 
     #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
@@ -112,13 +112,20 @@ mod js {
         pub(super) type Front;
 
         #[wasm_bindgen(constructor)]
-        pub(super) fn new(origin: &str, patience: u32, store: &str, auth: &str, dataset: &JsValue) -> Front;
+        pub(super) fn new(
+            core: Core,
+            origin: &str,
+            patience: u32,
+            store: &str,
+            authorization: &str,
+            dataset: &JsValue,
+        ) -> Front;
         #[wasm_bindgen(method)]
         pub(super) fn tell(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
         #[wasm_bindgen(method)]
         pub(super) fn ask(
             this: &Front,
-            waiting: Waiting,
+            ticket: u32,
             request: &Request,
             env: &JsValue,
             context: &JsValue,

@@ -194,7 +194,7 @@ fn the_policy_in_wrangler_toml_is_policy_json() {
 #[test]
 fn wrangler_toml_names_what_is_built() {
     let wrangler = wrangler();
-    assert_eq!(wrangler["main"].as_str(), Some("target/worker/index.js"));
+    assert_eq!(wrangler["main"].as_str(), Some("target/worker/entry.js"));
     assert_eq!(wrangler["build"]["command"].as_str(), Some("cargo xtask build --worker"));
     let datasets = wrangler["analytics_engine_datasets"].as_array().unwrap();
     assert_eq!(datasets[0]["binding"].as_str(), Some("TOLLGATE_METRICS"));
