@@ -9,16 +9,20 @@
 use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tollgate_shared::circuit_breaker::{BreakerState, CircuitBreaker, Force, Trip};
 use tollgate_shared::exchange::{Call, Step, begin};
+use tollgate_shared::id::Id;
+use tollgate_shared::idempotency::StoredResponse;
+use tollgate_shared::key::Key;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
 use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::redis::rest::{Outcomes, Progress};
 use tollgate_shared::redis::{Clock, Pipeline, Script};
 use tollgate_shared::store::memory::HeapShards;
-use tollgate_shared::store::{Op, Outcome, StoreError};
-use tollgate_shared::time::Timestamp;
+use tollgate_shared::store::{Op, Outcome, Probe, StoreError};
+use tollgate_shared::time::{Span, Timestamp};
 
 use crate::check;
 use crate::head::Head;
@@ -74,22 +78,26 @@ pub fn run(data: &[u8]) {
 
 enum Member {
     Call(Call),
-    Settle(Vec<Op>),
+    Ops(Vec<Op>),
 }
 
 impl AsRef<[Op]> for Member {
     fn as_ref(&self) -> &[Op] {
         match self {
             Self::Call(call) => call.batch(),
-            Self::Settle(ops) => ops,
+            Self::Ops(ops) => ops,
         }
     }
 }
 
 /// A member for each letter: `l`, `i`, `b` and `v` are requests that take the routes `login`, `items`, `beta` and `v1`, and
-/// capitals give back what these would charge.
+/// capitals give back what these would charge. `k`, `d`, `c` and `r` are all operations on a lock, an idempotency key, a
+/// circuit breaker and a revocation.
 fn members(letters: &[u8], local: &mut Local<HeapShards>) -> Vec<Member> {
     let requests = letters.iter().take(MEMBERS).filter_map(|letter| {
+        if let Some(ops) = guards(*letter) {
+            return Some(Member::Ops(ops));
+        }
         let head = match letter.to_ascii_lowercase() {
             b'l' => Head::new("POST", "/auth/login?user=7", ""),
             b'i' => Head::new("GET", "/v1/a/items", "a.tenants.example.com")
@@ -104,9 +112,39 @@ fn members(letters: &[u8], local: &mut Local<HeapShards>) -> Vec<Member> {
             return Some(Member::Call(call));
         }
         let refund = |op: &Op| Op::Refund { checks: op.checks().to_vec(), at: NOW };
-        Some(Member::Settle(call.batch().iter().map(refund).collect()))
+        Some(Member::Ops(call.batch().iter().map(refund).collect()))
     });
     requests.collect()
+}
+
+fn guards(letter: u8) -> Option<Vec<Op>> {
+    let key = || Key::from_stored(KEY);
+    let [holder, other] = [1, 2].map(|n| Id::from_bytes([n; 16]));
+    let lease = Span::from_millis(30_000)?;
+    let breaker = CircuitBreaker::new(Trip::Failures(5), lease, 2, lease, 3, lease).ok()?;
+    let report =
+        |probe| Op::Report { key: key(), breaker, reporter: other, successes: 1, failures: 2, probe };
+    Some(match letter {
+        b'k' => vec![
+            Op::Acquire { key: key(), holder, lease, fenced: true },
+            Op::Extend { key: key(), holder, lease },
+            Op::Release { key: key(), holder },
+        ],
+        b'd' => vec![
+            Op::Reserve { key: key(), holder, fingerprint: other, lease },
+            Op::Keep { key: key(), holder, ttl: lease, response: StoredResponse::new(vec![0, 255, 7])? },
+            Op::Abandon { key: key(), holder },
+        ],
+        b'c' => vec![
+            Op::View { key: key(), breaker },
+            Op::Probe { key: key(), breaker, holder },
+            report(None),
+            report(Some(Probe { generation: 7, holder })),
+            Op::Force { key: key(), breaker, to: Force::Closed },
+        ],
+        b'r' => vec![Op::IsRevoked { key: key() }, Op::Revoke { key: key(), ttl: lease, before: None }],
+        _ => return None,
+    })
 }
 
 fn answer(line: &[u8]) -> (u16, &[u8]) {
@@ -122,12 +160,18 @@ fn body(pipeline: &Pipeline<Member>, ops: &[Op], open: &[usize], by_text: bool) 
         assert_eq!(commands.len(), open.len());
         for (command, op) in commands.iter().zip(open) {
             let op = &ops[*op];
-            let script = Script::of(op).expect("limits are scripts");
+            let Some(script) = Script::of(op) else {
+                assert_eq!(command, &["GET", KEY]);
+                continue;
+            };
             let (verb, named) = if by_text { ("EVAL", script.text) } else { ("EVALSHA", script.sha1) };
             assert_eq!((command[0].as_str(), command[1].as_str()), (Some(verb), Some(named)));
-            assert_eq!(command[2], op.checks().len());
-            let keys = op.checks().iter().map(|check| Some(check.key.as_str()));
-            assert!(keys.eq(command[3..].iter().take(op.checks().len()).map(Value::as_str)));
+            let keys = match op.checks() {
+                [] => vec![op.key().expect("an operation has a key").as_str()],
+                checks => checks.iter().map(|check| check.key.as_str()).collect(),
+            };
+            assert_eq!(command[2], keys.len());
+            assert_eq!(command[3..3 + keys.len()], keys);
         }
     }
 }
@@ -139,7 +183,8 @@ fn is_what_was_answered(
     answered: Option<&Reply>,
     whole: Option<u16>,
 ) {
-    let result = answered.and_then(|reply| reply.result.as_ref());
+    let result = answered.map(|reply| &reply.result);
+    let integers = || result.and_then(Value::as_array).expect("an array");
     match (op, outcome) {
         (Op::RateLimit(checks), Ok(Outcome::RateLimit { at, standings })) => {
             assert_eq!(standings.len(), checks.len());
@@ -152,10 +197,16 @@ fn is_what_was_answered(
                 [standing.remaining as i64, standing.reset as i64, retry]
             });
             let said = std::iter::once(at.as_millis() as i64).chain(said);
-            assert!(said.eq(result.expect("a result").iter().copied()), "{outcome:?}");
+            assert!(said.map(Some).eq(integers().iter().map(Value::as_i64)), "{outcome:?}");
         }
-        (Op::Refund { .. }, Ok(Outcome::Refunded)) => assert!(result.is_some()),
-        (_, Ok(outcome)) => panic!("{outcome:?} of {op:?}"),
+        (Op::Refund { .. }, Ok(Outcome::Refunded)) => {
+            assert!(integers().iter().all(|number| number.as_i64().is_some()));
+        }
+        (Op::IsRevoked { .. }, Ok(Outcome::Revoked(Some(before)))) => {
+            let said = result.and_then(Value::as_str).and_then(|text| text.split(' ').next()?.parse().ok());
+            assert_eq!(said, Some(before.as_millis()));
+        }
+        (_, Ok(outcome)) => assert_eq!(guard_said(op, outcome), *result.expect("a result"), "{outcome:?}"),
         (_, Err(StoreError::Status(status))) => assert_eq!(Some(*status), whole),
         (_, Err(StoreError::Unreachable | StoreError::Timeout)) => {
             assert!(whole.is_some_and(|status| status != 200), "{whole:?}");
@@ -170,22 +221,62 @@ fn is_what_was_answered(
     }
 }
 
+/// The only result that is read as this outcome.
+fn guard_said(op: &Op, outcome: &Outcome) -> Value {
+    match (op, outcome) {
+        (Op::Acquire { .. } | Op::Extend { .. }, Outcome::Acquired { fence }) => json!([0, fence]),
+        (Op::Acquire { .. }, Outcome::Held { for_ms }) => json!([1, for_ms]),
+        (Op::Reserve { .. }, Outcome::Reserved { fence }) => json!([0, fence]),
+        (Op::Reserve { .. }, Outcome::InProgress { for_ms }) => json!([1, for_ms]),
+        (Op::Reserve { .. }, Outcome::Mismatch) => json!([2]),
+        (Op::Reserve { .. }, Outcome::Replay(response)) => base64(response),
+        (Op::Release { .. } | Op::Abandon { .. }, Outcome::Released) => json!([0]),
+        (Op::Keep { .. } | Op::Revoke { .. }, Outcome::Kept) => json!([0]),
+        (Op::Extend { .. } | Op::Release { .. } | Op::Keep { .. } | Op::Abandon { .. }, Outcome::Lost) => {
+            json!([1])
+        }
+        (Op::Probe { .. }, Outcome::Probing { generation }) => json!([3, generation]),
+        (
+            Op::View { .. } | Op::Probe { .. } | Op::Report { .. } | Op::Force { .. },
+            Outcome::Breaker { state, generation },
+        ) => match state {
+            BreakerState::Closed => json!([0]),
+            BreakerState::Open { for_ms } => json!([1, for_ms, generation]),
+            BreakerState::HalfOpen { free, for_ms } => json!([2, free, for_ms, generation]),
+        },
+        (Op::IsRevoked { .. }, Outcome::Revoked(None)) => Value::Null,
+        _ => panic!("{outcome:?} of {op:?}"),
+    }
+}
+
+/// As it stands in the command that keeps it.
+fn base64(response: &StoredResponse) -> Value {
+    let (key, lease) = (Key::from_stored(KEY), Span::from_millis(1).expect("a millisecond"));
+    let keep = Op::Keep { key, holder: Id::default(), ttl: lease, response: response.clone() };
+    let commands: Vec<Vec<Value>> =
+        serde_json::from_str(&Pipeline::new(vec![[keep]]).body(Clock::Store)).expect("a body is JSON");
+    commands[0].last().expect("an argument").clone()
+}
+
 /// An element of an answer.
 #[derive(Clone, Debug, Deserialize)]
 struct Reply {
-    result: Option<Vec<i64>>,
+    #[serde(default)]
+    result: Value,
     error: Option<String>,
 }
 
 impl Reply {
     fn is_noscript(&self) -> bool {
-        self.result.is_none() && self.error.as_ref().is_some_and(|text| text.starts_with("NOSCRIPT"))
+        self.result.is_null() && self.error.as_ref().is_some_and(|text| text.starts_with("NOSCRIPT"))
     }
 }
 
 static POLICY: LazyLock<Arc<Policy>> =
     LazyLock::new(|| Arc::new(Policy::from_json(RICH).expect("rich.json is a policy")));
 
+/// What guards that are not limits are asked about.
+const KEY: &str = "tg:{t}:one";
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 /// Members of one call.
 const MEMBERS: usize = 8;

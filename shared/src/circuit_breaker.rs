@@ -100,42 +100,48 @@ impl CircuitBreaker {
         Ok(Self { trip, within, reporters, open_for, probes, probe })
     }
 
+    /// How many failures are too many.
+    pub const fn trip(&self) -> Trip {
+        self.trip
+    }
+
+    /// The time within which they are.
+    pub const fn within(&self) -> Span {
+        self.within
+    }
+
+    /// How many instances must have seen one.
+    pub const fn reporters(&self) -> u32 {
+        self.reporters
+    }
+
+    /// For how long it opens.
+    pub const fn open_for(&self) -> Span {
+        self.open_for
+    }
+
+    /// How many probes there may be at once, and must succeed.
+    pub const fn probes(&self) -> u32 {
+        self.probes
+    }
+
+    /// How long a probe may take.
+    pub const fn probe(&self) -> Span {
+        self.probe
+    }
+
     /// Milliseconds of a slice.
     pub(crate) fn width(&self) -> u64 {
         self.within.as_millis().div_ceil(SLICES)
     }
 
-    /// The failures, or else the calls, without which it does not trip.
-    pub(crate) fn volume(&self) -> u32 {
+    /// The failures, or else the calls, without which it does not trip; and how many of a hundred calls must fail, zero if
+    /// their number is all that counts.
+    pub(crate) fn enough(&self) -> [u32; 2] {
         match self.trip {
-            Trip::Failures(failures) => failures,
-            Trip::Ratio { min_volume, .. } => min_volume,
+            Trip::Failures(failures) => [failures, 0],
+            Trip::Ratio { percent, min_volume } => [min_volume, percent],
         }
-    }
-
-    /// How many of a hundred calls must fail; zero if their number is all that counts.
-    pub(crate) fn percent(&self) -> u32 {
-        match self.trip {
-            Trip::Failures(_) => 0,
-            Trip::Ratio { percent, .. } => percent,
-        }
-    }
-
-    pub(crate) fn reporters(&self) -> u32 {
-        self.reporters
-    }
-
-    pub(crate) fn open_for(&self) -> Span {
-        self.open_for
-    }
-
-    pub(crate) fn probes(&self) -> u32 {
-        self.probes
-    }
-
-    /// How long a probe may take.
-    pub(crate) fn probe(&self) -> Span {
-        self.probe
     }
 }
 
@@ -290,7 +296,8 @@ impl Breaker {
     ) -> bool {
         match (&mut self.phase, probe) {
             (Phase::Closed(counts), None) => {
-                if failures == 0 && (successes == 0 || breaker.percent() == 0) {
+                let counts_successes = matches!(breaker.trip, Trip::Ratio { .. });
+                if failures == 0 && !(successes > 0 && counts_successes) {
                     return false;
                 }
                 counts.add(reporter, [successes, failures], now / breaker.width());
@@ -394,13 +401,9 @@ impl Counts {
     fn trip(&self, breaker: &CircuitBreaker) -> bool {
         let failures = self.slices.iter().fold(0_u64, |sum, slice| sum.saturating_add(slice.failures));
         let calls = self.slices.iter().fold(failures, |sum, slice| sum.saturating_add(slice.successes));
-        let enough = match breaker.trip {
-            Trip::Failures(at) => failures >= u64::from(at),
-            Trip::Ratio { percent, min_volume } => {
-                calls >= u64::from(min_volume)
-                    && failures.saturating_mul(100) >= calls.saturating_mul(u64::from(percent))
-            }
-        };
+        let [least, percent] = breaker.enough().map(u64::from);
+        let volume = if percent == 0 { failures } else { calls };
+        let enough = volume >= least && failures.saturating_mul(100) >= calls.saturating_mul(percent);
         enough && self.reporters.len() as u64 >= u64::from(breaker.reporters)
     }
 }
@@ -430,3 +433,236 @@ const MOST: u64 = 1_000_000_000;
 const HALF_OPEN: u64 = 24 * 60 * 60 * 1000;
 /// For how long a closed breaker's generation is remembered at least, in milliseconds: clocks step back.
 const GENERATION_KEPT: u64 = 60 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1_800_000_000_000;
+    const HOUR: Span = Span::from_millis(3_600_000).unwrap();
+
+    fn span(millis: u64) -> Span {
+        Span::from_millis(millis).unwrap()
+    }
+
+    fn id(number: u8) -> Id {
+        Id::from_bytes([number; 16])
+    }
+
+    fn config(trip: Trip, reporters: u32, probes: u32) -> CircuitBreaker {
+        CircuitBreaker::new(trip, span(8000), reporters, span(5000), probes, span(1000)).unwrap()
+    }
+
+    /// A breaker whose words are written and read between any two steps.
+    struct Upstream {
+        config: CircuitBreaker,
+        words: Vec<u64>,
+    }
+
+    impl Upstream {
+        fn new(config: CircuitBreaker) -> Self {
+            Self { config, words: Vec::new() }
+        }
+
+        fn change<T>(&mut self, now: u64, change: impl FnOnce(&mut Breaker, &CircuitBreaker) -> T) -> T {
+            let mut breaker = Breaker::load(&self.config, &self.words, now);
+            let result = change(&mut breaker, &self.config);
+            self.words = breaker.words(&self.config);
+            assert!(breaker.expires(&self.config, now) > now);
+            assert_eq!(Breaker::load(&self.config, &self.words, now), breaker);
+            result
+        }
+
+        fn report(&mut self, reporter: u8, counts: [u32; 2], now: u64) -> BreakerState {
+            self.change(now, |breaker, config| breaker.report(config, id(reporter), counts, None, now));
+            self.view(now)
+        }
+
+        fn probe(&mut self, holder: u8, now: u64) -> Option<Probe> {
+            let generation = self.change(now, |breaker, config| breaker.probe(config, id(holder), now));
+            generation.map(|generation| Probe { generation, holder: id(holder) })
+        }
+
+        fn probed(&mut self, probe: Probe, counts: [u32; 2], now: u64) -> BreakerState {
+            self.change(now, |breaker, config| breaker.report(config, id(9), counts, Some(probe), now));
+            self.view(now)
+        }
+
+        fn force(&mut self, to: Force, now: u64) {
+            self.change(now, |breaker, _| breaker.force(to, now));
+        }
+
+        fn view(&self, now: u64) -> BreakerState {
+            Breaker::load(&self.config, &self.words, now).view(&self.config, now).0
+        }
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        let new = |trip, reporters, probes| {
+            CircuitBreaker::new(trip, HOUR, reporters, HOUR, probes, HOUR).map_err(|error| error.field)
+        };
+        let ratio = |percent, min_volume| Trip::Ratio { percent, min_volume };
+        assert!(new(Trip::Failures(1_000_000), 32, 16).is_ok());
+        assert!(new(ratio(100, 1_000_000), 1, 1).is_ok());
+        for (trip, reporters, probes, field) in [
+            (Trip::Failures(0), 1, 1, "failures"),
+            (Trip::Failures(1_000_001), 1, 1, "failures"),
+            (ratio(0, 1), 1, 1, "ratio"),
+            (ratio(101, 1), 1, 1, "ratio"),
+            (ratio(1, 0), 1, 1, "min_volume"),
+            (ratio(1, 1_000_001), 1, 1, "min_volume"),
+            (Trip::Failures(1), 0, 1, "reporters"),
+            (Trip::Failures(1), 33, 1, "reporters"),
+            (Trip::Failures(1), 1, 0, "probes"),
+            (Trip::Failures(1), 1, 17, "probes"),
+        ] {
+            assert_eq!(new(trip, reporters, probes), Err(field), "{trip:?} {reporters} {probes}");
+        }
+    }
+
+    #[test]
+    fn failures_trip_it_within_their_time() {
+        let mut upstream = Upstream::new(config(Trip::Failures(3), 1, 1));
+        assert_eq!(upstream.report(1, [7, 2], START), BreakerState::Closed);
+        // START begins a slice of 1000 ms, and the eighth after it is the last to count it.
+        assert_eq!(upstream.report(1, [0, 1], START + 8000), BreakerState::Closed);
+        assert_eq!(upstream.report(1, [0, 1], START + 15_999), BreakerState::Closed);
+        assert_eq!(upstream.report(1, [0, 1], START + 15_999), BreakerState::Open { for_ms: 5000 });
+        assert_eq!(upstream.report(1, [9, 9], START + 20_998), BreakerState::Open { for_ms: 1 });
+        assert_eq!(upstream.view(START + 20_999), BreakerState::HalfOpen { free: 1, for_ms: 0 });
+    }
+
+    #[test]
+    fn a_ratio_trips_it_once_there_are_calls_enough() {
+        let mut upstream = Upstream::new(config(Trip::Ratio { percent: 50, min_volume: 10 }, 1, 1));
+        assert_eq!(upstream.report(1, [0, 5], START), BreakerState::Closed);
+        assert_eq!(upstream.report(1, [4, 0], START), BreakerState::Closed);
+        assert_eq!(upstream.report(1, [2, 0], START), BreakerState::Closed, "5 of 11");
+        assert_eq!(upstream.report(1, [0, 1], START), BreakerState::Open { for_ms: 5000 }, "6 of 12");
+    }
+
+    #[test]
+    fn one_reporter_alone_does_not_trip_what_wants_two() {
+        let mut upstream = Upstream::new(config(Trip::Failures(3), 2, 1));
+        assert_eq!(upstream.report(1, [0, 1000], START), BreakerState::Closed);
+        assert_eq!(upstream.report(2, [1000, 0], START), BreakerState::Closed, "it saw no failure");
+        assert_eq!(upstream.report(2, [0, 1], START + 1), BreakerState::Open { for_ms: 5000 });
+    }
+
+    #[test]
+    fn the_oldest_reporter_makes_room() {
+        let mut upstream = Upstream::new(config(Trip::Failures(50), 32, 1));
+        for reporter in 0..40 {
+            upstream.report(reporter, [0, 1], START + if reporter < 8 { 0 } else { 4000 });
+        }
+        assert_eq!(upstream.words.len(), 4 + 2 * 3 + 32 * 3);
+        assert_eq!(upstream.report(39, [0, 18], START + 9000), BreakerState::Open { for_ms: 5000 });
+    }
+
+    #[test]
+    fn probes_are_few_and_expire() {
+        let mut upstream = Upstream::new(config(Trip::Failures(1), 1, 2));
+        assert_eq!(upstream.probe(1, START), None, "it is closed");
+        upstream.report(1, [0, 1], START);
+        assert_eq!(upstream.probe(1, START + 4999), None);
+        let first = upstream.probe(1, START + 5000).unwrap();
+        assert_eq!(first.generation, START);
+        assert_eq!(upstream.view(START + 5000), BreakerState::HalfOpen { free: 1, for_ms: 0 });
+        assert_eq!(upstream.probe(1, START + 5100), Some(first), "its answer was lost");
+        assert!(upstream.probe(2, START + 5200).is_some());
+        assert_eq!(upstream.probe(3, START + 5300), None);
+        assert_eq!(upstream.view(START + 5300), BreakerState::HalfOpen { free: 0, for_ms: 800 });
+        assert!(upstream.probe(3, START + 6100).is_some(), "the first one is given up");
+        assert_eq!(
+            upstream.probed(first, [1, 0], START + 6100),
+            BreakerState::HalfOpen { free: 0, for_ms: 100 }
+        );
+    }
+
+    #[test]
+    fn it_closes_when_as_many_probes_have_succeeded() {
+        let mut upstream = Upstream::new(config(Trip::Failures(1), 1, 2));
+        upstream.report(1, [0, 1], START);
+        let now = START + 5000;
+        let [one, two] = [1, 2].map(|holder| upstream.probe(holder, now).unwrap());
+        assert_eq!(
+            upstream.probed(one, [0, 0], now),
+            BreakerState::HalfOpen { free: 1, for_ms: 0 },
+            "called off"
+        );
+        assert_eq!(upstream.probed(two, [1, 0], now), BreakerState::HalfOpen { free: 1, for_ms: 0 });
+        assert_eq!(
+            upstream.probed(two, [1, 0], now),
+            BreakerState::HalfOpen { free: 1, for_ms: 0 },
+            "said twice"
+        );
+        let three = upstream.probe(3, now).unwrap();
+        assert_eq!(upstream.probe(4, now), None, "one more success is all it takes");
+        assert_eq!(upstream.probed(three, [1, 0], now), BreakerState::Closed);
+        assert_eq!(upstream.report(1, [0, 1], now), BreakerState::Open { for_ms: 5000 });
+        assert_eq!(
+            upstream.probed(three, [0, 1], now + 1),
+            BreakerState::Open { for_ms: 4999 },
+            "of an older one"
+        );
+    }
+
+    #[test]
+    fn a_failed_probe_opens_it_again_however_late() {
+        let mut upstream = Upstream::new(config(Trip::Failures(1), 1, 2));
+        upstream.report(1, [0, 1], START);
+        let probe = upstream.probe(1, START + 5000).unwrap();
+        assert_eq!(upstream.probed(probe, [3, 1], START + 9000), BreakerState::Open { for_ms: 5000 });
+        let next = upstream.probe(1, START + 14_000).unwrap();
+        assert_eq!(next.generation, START + 9000);
+    }
+
+    #[test]
+    fn it_is_set_by_hand() {
+        let mut upstream = Upstream::new(config(Trip::Failures(2), 1, 1));
+        upstream.report(1, [0, 1], START);
+        upstream.force(Force::Open(HOUR), START);
+        assert_eq!(upstream.view(START + 1), BreakerState::Open { for_ms: 3_599_999 });
+        upstream.force(Force::Closed, START + 2);
+        assert_eq!(
+            upstream.report(1, [0, 1], START + 3),
+            BreakerState::Closed,
+            "what was counted is forgotten"
+        );
+        upstream.force(Force::Open(HOUR), START);
+        assert_eq!(
+            upstream.probe(1, START + 3_600_000).unwrap().generation,
+            START + 3,
+            "though the clock went back"
+        );
+    }
+
+    #[test]
+    fn a_day_half_open_closes_it() {
+        let mut upstream = Upstream::new(config(Trip::Failures(1), 1, 1));
+        upstream.report(1, [0, 1], START);
+        let last = START + 5000 + HALF_OPEN - 1;
+        assert_eq!(upstream.view(last), BreakerState::HalfOpen { free: 1, for_ms: 0 });
+        assert_eq!(upstream.view(last + 1), BreakerState::Closed);
+    }
+
+    #[test]
+    fn another_policy_takes_over_what_it_understands() {
+        let mut upstream = Upstream::new(config(Trip::Failures(3), 1, 3));
+        upstream.report(1, [0, 2], START);
+        upstream.config = CircuitBreaker { within: span(4000), ..upstream.config };
+        assert_eq!(upstream.report(1, [0, 1], START), BreakerState::Closed, "other slices");
+        upstream.force(Force::Open(span(1)), START);
+        for holder in [1, 2] {
+            let probe = upstream.probe(holder, START + 1).unwrap();
+            upstream.probed(probe, [1, 0], START + 1);
+        }
+        upstream.config = CircuitBreaker { probes: 1, ..upstream.config };
+        assert_eq!(
+            upstream.view(START + 1),
+            BreakerState::HalfOpen { free: 1, for_ms: 0 },
+            "one more closes it"
+        );
+    }
+}

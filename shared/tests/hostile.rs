@@ -15,9 +15,10 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use support::{World, check, quota};
+use support::{World, breaker, check, guards, id, quota};
 use tollgate_shared::answer;
 use tollgate_shared::exchange::{Decision, Step, begin};
+use tollgate_shared::key::Key;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
 use tollgate_shared::rate_limit::Check;
@@ -57,12 +58,44 @@ proptest! {
         use_shard(&bytes, &charges, now);
     }
 
+    /// The same for what is no counter, written by any guard and read by any other.
     #[test]
-    fn any_answer_is_received(status in any::<u16>(), bodies in vec(body(), 2), members in vec(1..4_usize, 1..4)) {
-        let members: Vec<Vec<Op>> = members
-            .iter()
-            .map(|ops| (0..*ops).map(|n| Op::RateLimit(vec![some_check(n)])).collect())
-            .collect();
+    fn damaged_records_are_those_of_any_guard(
+        breaker in breaker(), written in vec((any::<Index>(), any::<u64>()), 1..12),
+        damages in vec((any::<Index>(), any::<u8>()), 0..8), now in prop_oneof![any::<u64>(), 1..1_u64 << 50],
+    ) {
+        let (mut world, key) = (World::new(), Key::from_stored("tg:{t}:any"));
+        for (which, number) in written {
+            let ops = guards(&key, breaker, [id(1), id(2)], number);
+            world.perform(which.get(&ops), now.saturating_add(number % 1000));
+        }
+        let mut bytes = world.bytes();
+        for (at, byte) in damages {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+        }
+        for (number, other) in [(0, 1), (now, 2), (u64::MAX, 3)] {
+            for op in guards(&key, breaker, [id(other), id(1)], number) {
+                let mut world = World::of(Shard::from_bytes(bytes.clone()));
+                for now in [now, now.saturating_add(1000), now / 2, 0, u64::MAX] {
+                    world.perform(&op, now);
+                }
+                let written = Shard::from_bytes(world.bytes());
+                prop_assert_eq!(written.as_bytes(), world.bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn any_answer_is_received(
+        status in any::<u16>(), bodies in vec(body(), 2), breaker in breaker(), members in vec(vec(any::<Index>(), 1..4), 1..4),
+    ) {
+        let mut ops = guards(&Key::from_stored("tg:{t}:any"), breaker, [id(1), id(2)], 7);
+        ops.extend((0..4).map(|n| Op::RateLimit(vec![some_check(n)])));
+        let members: Vec<Vec<Op>> =
+            members.iter().map(|which| which.iter().map(|which| which.get(&ops).clone()).collect()).collect();
         let lengths: Vec<usize> = members.iter().map(Vec::len).collect();
         let mut pipeline = Pipeline::new(members);
         pipeline.receive(200, &bodies[0]);
@@ -154,7 +187,19 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
             r#"{"result":[-1,-2,-3]}"#,
             r#"{"result":[1]}"#,
             r#"{"result":[]}"#,
+            r#"{"result":[0,7]}"#,
+            r#"{"result":[1,7]}"#,
+            r#"{"result":[2,1,0,7]}"#,
+            r#"{"result":[2,-1,0,7]}"#,
+            r#"{"result":[3,-7]}"#,
+            r#"{"result":[0]}"#,
             r#"{"result":"OK"}"#,
+            r#"{"result":"7 8"}"#,
+            r#"{"result":"-7 8"}"#,
+            r#"{"result":"AAEC"}"#,
+            r#"{"result":"AA\/+"}"#,
+            r#"{"result":"AAE"}"#,
+            r#"{"result":7}"#,
             r#"{"result":null}"#,
             r#"{"result":[1,2,99999999999999999999]}"#,
             r#"{"error":"NOSCRIPT No matching script."}"#,

@@ -148,7 +148,8 @@ fn write_rest(op: &Op, to: &mut impl Arguments) {
             write_breaker("r", breaker, to);
             to.millis(breaker.open_for());
             to.number(breaker.width());
-            for number in [breaker.volume(), breaker.percent(), breaker.reporters()] {
+            let [least, percent] = breaker.enough();
+            for number in [least, percent, breaker.reporters()] {
                 to.number(u64::from(number));
             }
             to.id(*reporter);

@@ -21,7 +21,8 @@ pub use memory::Memory;
 
 /// An operation on the store.
 ///
-/// Whoever gets no answer may ask again with the same holder: it then has what it would have had the first time.
+/// A holder that gets no answer may ask again for a lease, a reservation or a probe, or to keep a response, and has then what it
+/// would have had the first time. Charges, refunds and reports would count twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Charges every counter that has room, unless an enforced one has none.

@@ -1,4 +1,4 @@
-//! A memory of one shard that can be looked into and copied, and generators of quotas.
+//! A memory of one shard that can be looked into and copied, and generators of quotas, breakers and operations.
 
 // Each test file uses a part of this.
 #![allow(dead_code, reason = "each test crate uses a part")]
@@ -7,12 +7,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use proptest::prelude::*;
+use tollgate_shared::circuit_breaker::{CircuitBreaker, Force, Trip};
 use tollgate_shared::config::MAX_QUOTA;
+use tollgate_shared::id::Id;
+use tollgate_shared::idempotency::StoredResponse;
 use tollgate_shared::key::Key;
 use tollgate_shared::rate_limit::{Algorithm, Check, Quota, Retry, Standing};
 use tollgate_shared::store::memory::{Memory, Shards};
 use tollgate_shared::store::shard::Shard;
-use tollgate_shared::store::{Op, Outcome, StoreError};
+use tollgate_shared::store::{Op, Outcome, Probe, StoreError};
 use tollgate_shared::time::{Span, Timestamp};
 
 /// A memory of one shard.
@@ -41,10 +44,14 @@ impl World {
         self.shard.borrow().as_bytes().to_vec()
     }
 
+    pub(crate) fn perform(&mut self, op: &Op, now: u64) -> Outcome {
+        self.memory.perform(op, Timestamp::from_millis(now)).unwrap()
+    }
+
     /// Asks all of `checks` at once: whether they admitted, and how they stand.
     pub(crate) fn ask(&mut self, checks: &[Check], now: u64) -> (bool, Vec<Standing>) {
         let op = Op::RateLimit(checks.to_vec());
-        let outcome = self.memory.perform(&op, Timestamp::from_millis(now)).unwrap();
+        let outcome = self.perform(&op, now);
         let admitted = outcome.admitted(checks);
         let Outcome::RateLimit { standings, .. } = outcome else { panic!("a rate limit's outcome is one") };
         (admitted, standings)
@@ -64,7 +71,7 @@ impl World {
 
     pub(crate) fn refund(&mut self, checks: &[Check], at: u64, now: u64) {
         let op = Op::Refund { checks: checks.to_vec(), at: Timestamp::from_millis(at) };
-        assert_eq!(self.memory.perform(&op, Timestamp::from_millis(now)), Ok(Outcome::Refunded));
+        assert_eq!(self.perform(&op, now), Outcome::Refunded);
     }
 }
 
@@ -110,4 +117,61 @@ pub(crate) fn part() -> impl Strategy<Value = u64> {
 
 pub(crate) fn share_of(whole: u64, part: u64) -> u64 {
     u64::try_from(u128::from(whole) * u128::from(part) / 1000).unwrap()
+}
+
+pub(crate) fn id(number: u8) -> Id {
+    Id::from_bytes([number; 16])
+}
+
+pub(crate) fn span(millis: u64) -> Span {
+    Span::from_millis(millis).unwrap()
+}
+
+pub(crate) fn response(bytes: &[u8]) -> StoredResponse {
+    StoredResponse::new(bytes.to_vec()).unwrap()
+}
+
+pub(crate) fn breaker() -> impl Strategy<Value = CircuitBreaker> {
+    let trip = prop_oneof![
+        (1..6_u32).prop_map(Trip::Failures),
+        (1..=100_u32, 1..8_u32).prop_map(|(percent, min_volume)| Trip::Ratio { percent, min_volume }),
+    ];
+    let times = (1..20_000_u64, 1..5000_u64, 1..2000_u64);
+    (trip, prop_oneof![3 => 1..=4_u32, 1 => 1..=32_u32], 1..=4_u32, times).prop_map(
+        |(trip, reporters, probes, (within, open_for, probe))| {
+            CircuitBreaker::new(trip, span(within), reporters, span(open_for), probes, span(probe)).unwrap()
+        },
+    )
+}
+
+/// An operation of each guard, and of each kind, all on one key.
+pub(crate) fn guards(key: &Key, breaker: CircuitBreaker, [own, other]: [Id; 2], number: u64) -> Vec<Op> {
+    let (key, holder) = (|| key.clone(), own);
+    let lease = span(number.clamp(1, Span::MAX.as_millis()));
+    let report = |probe| Op::Report {
+        key: key(),
+        breaker,
+        reporter: other,
+        successes: 1,
+        failures: u32::from(number.is_multiple_of(2)),
+        probe,
+    };
+    vec![
+        Op::Acquire { key: key(), holder, lease, fenced: true },
+        Op::Acquire { key: key(), holder, lease, fenced: false },
+        Op::Extend { key: key(), holder, lease },
+        Op::Release { key: key(), holder },
+        Op::Reserve { key: key(), holder, fingerprint: other, lease },
+        Op::Keep { key: key(), holder, ttl: lease, response: response(b"what was answered") },
+        Op::Abandon { key: key(), holder },
+        Op::View { key: key(), breaker },
+        Op::Probe { key: key(), breaker, holder },
+        report(None),
+        report(Some(Probe { generation: number, holder })),
+        Op::Force { key: key(), breaker, to: Force::Open(lease) },
+        Op::Force { key: key(), breaker, to: Force::Closed },
+        Op::IsRevoked { key: key() },
+        Op::Revoke { key: key(), ttl: lease, before: Some(Timestamp::from_millis(number)) },
+        Op::Revoke { key: key(), ttl: lease, before: None },
+    ]
 }

@@ -187,6 +187,36 @@ async fn redis_forgets_what_means_nothing_any_more() {
     }
 }
 
+/// Too rare to be met at random: that the oldest was forgotten, and not another, shows when more of them lapse.
+#[tokio::test]
+async fn the_reporter_who_failed_longest_ago_makes_room() {
+    let redis = start(&[]).await;
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    let mut memory = Memory::new(HeapShards::default(), 1);
+    let breaker = CircuitBreaker::new(Trip::Failures(50), span(8000), 32, MINUTE, 1, MINUTE).unwrap();
+    let report = |reporter, failures| Op::Report {
+        key: key("cb"),
+        breaker,
+        reporter: id(reporter),
+        successes: 0,
+        failures,
+        probe: None,
+    };
+    let early = (0..8).map(|reporter| (BASE, report(reporter, 1)));
+    let late = (8..40).map(|reporter| (BASE + 4000, report(reporter, 1)));
+    let last = (BASE + 9000, report(39, 18));
+    let mut tripped = false;
+    for (now, op) in early.chain(late).chain([last]) {
+        assert!(!tripped);
+        let now = Timestamp::from_millis(now);
+        let outcome = memory.perform(&op, now);
+        assert_eq!(store.one(&op, Clock::Host(now)), outcome);
+        tripped = kind(&outcome.unwrap()) == "open";
+    }
+    assert!(tripped);
+}
+
 #[tokio::test]
 async fn the_largest_response_comes_back() {
     let redis = start(&[]).await;
@@ -212,7 +242,7 @@ async fn the_largest_response_comes_back() {
 fn random(seed: u64) -> Sequence {
     let mut world = World::new(seed);
     let guard = seed % 5;
-    let steps = 8 + world.random.below(if guard == 2 { 60 } else { 30 });
+    let steps = 8 + world.random.below(if guard == 2 { 60 } else { 30 }) + 3 * world.crowd;
     for _ in 0..steps {
         match if guard == 4 { world.random.below(4) } else { guard } {
             0 => world.lease(),
@@ -233,8 +263,8 @@ struct World {
     now: u64,
     latest: u64,
     breakers: [CircuitBreaker; 2],
-    /// Reporters that fail in turn: more of them than are remembered, now and then.
-    reporters: u64,
+    /// How many instances see failures one after the other, where they are more than are remembered; otherwise zero.
+    crowd: u64,
     /// Every probe that was let through.
     probes: Vec<(Key, Probe)>,
 }
@@ -243,8 +273,13 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let now = BASE + random.pick(&[0, 1, 9999, 86_399_999, 1_234_567]);
-        let breakers = [some_breaker(&mut random), some_breaker(&mut random)];
-        let reporters = random.pick(&[1, 3, 3, 5, 40]);
+        let mut breakers = [some_breaker(&mut random), some_breaker(&mut random)];
+        let crowd = if seed % 5 == 2 && random.one_in(8) { 40 } else { 0 };
+        if crowd > 0 {
+            let trip = Trip::Failures(random.pick(&[1, 36, 1_000_000]) as u32);
+            let reporters = random.pick(&[31, 32]) as u32;
+            breakers[0] = CircuitBreaker::new(trip, span(8000), reporters, MINUTE, 1, MINUTE).unwrap();
+        }
         let memory = Memory::new(HeapShards::default(), 1);
         Self {
             random,
@@ -254,7 +289,7 @@ impl World {
             now,
             latest: now,
             breakers,
-            reporters,
+            crowd,
             probes: Vec::new(),
         }
     }
@@ -296,14 +331,15 @@ impl World {
         let number = self.random.below(10) / 9;
         let key = named(self.seed, "cb", number);
         let number = number as usize;
-        if self.random.one_in(25) {
+        if self.random.one_in(25) && self.crowd == 0 {
             self.breakers[number] = some_breaker(&mut self.random);
         }
         let breaker = self.breakers[number];
-        let choice = self.random.below(20);
-        let times = [1, 125, 1000, 1250, 5000, 10_000, 60_000];
-        let time = self.random.pick(if self.reporters == 40 { &[1, 1, 1, 1000] } else { &times });
-        self.pass(time);
+        let within = breaker.within().as_millis();
+        let times = [within, within * 7 / 8, breaker.open_for().as_millis(), breaker.probe().as_millis()];
+        let time = if self.crowd > 0 { self.random.pick(&[1, 1000]) } else { self.random.pick(&times) };
+        self.pass(time.max(1));
+        let choice = if self.crowd > 0 { 12 + self.random.below(8) } else { self.random.below(20) };
         let own: Vec<Probe> =
             self.probes.iter().filter(|(of, _)| *of == key).map(|(_, probe)| *probe).collect();
         let op = match choice {
@@ -331,7 +367,9 @@ impl World {
                 Op::Report { key, breaker, reporter: id(200), successes, failures, probe: Some(probe) }
             }
             _ => {
-                let reporter = id(300 + self.random.below(self.reporters));
+                let steps = self.steps.len() as u64;
+                let reporter = if self.crowd > 0 { steps % self.crowd } else { self.random.below(4) };
+                let reporter = id(300 + reporter);
                 let (successes, failures) = match self.random.below(8) {
                     0 => (0, 0),
                     1 => (3, 0),
