@@ -22,17 +22,17 @@
 //! | [`policy`] | the policy as compiled: routes, limits, answers |
 //! | [`path`], [`router`] | normalised paths and the route they lead to |
 //! | [`request`], [`client_ip`], [`key`] | what is read of a request, and the digest that becomes a key |
-//! | [`jwt`] | JSON Web Tokens: found, parsed, verified, and their claims checked |
 //! | [`rate_limit`] | quotas and the four algorithms |
-//! | [`lease`], [`idempotency`] | who may do something, and what became of it the first time |
-//! | [`circuit_breaker`] | whether an upstream is left alone |
-//! | [`revocation`] | tokens that are valid no more |
 //! | [`id`] | names of holders, reporters and fingerprints |
 //! | [`store`] | operations, outcomes, the embedded memory |
 //! | [`redis`] | commands, scripts, and the Upstash REST dialect, both directions |
 //! | [`exchange`] | `begin`, `resume`, `settle` |
 //! | [`local`] | what a host remembers between requests: denials, the store's health, the memory to fall back on |
 //! | [`answer`] | statuses, header fields and bodies that clients see |
+
+//! With the feature `guards` there are also `lease` and `idempotency` (who may do something, and what became of it the first time),
+//! `circuit_breaker` (whether an upstream is left alone), `revocation` (tokens that are valid no more) and `jwt` (tokens: found,
+//! parsed, verified, and their claims checked). No policy speaks of these yet, so no host is built with them.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -42,14 +42,18 @@ extern crate alloc;
 extern crate std;
 
 pub mod answer;
+#[cfg(feature = "guards")]
 pub mod circuit_breaker;
 pub mod client_ip;
 pub mod config;
 pub mod exchange;
 pub mod id;
+#[cfg(feature = "guards")]
 pub mod idempotency;
+#[cfg(feature = "guards")]
 pub mod jwt;
 pub mod key;
+#[cfg(feature = "guards")]
 pub mod lease;
 pub mod local;
 pub mod path;
@@ -57,6 +61,7 @@ pub mod policy;
 pub mod rate_limit;
 pub mod redis;
 pub mod request;
+#[cfg(feature = "guards")]
 pub mod revocation;
 pub mod router;
 pub mod store;

@@ -7,10 +7,9 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use crate::config::{
-    self, ClientIpConfig, ConfigError, CostConfig, FailureMode, HeaderCondition, HeadersConfig, JwtConfig,
-    KeyPart, MatchConfig, Name, PolicyConfig, RateLimitConfig,
+    self, ClientIpConfig, ConfigError, CostConfig, FailureMode, HeaderCondition, HeadersConfig, KeyPart,
+    MatchConfig, Name, PolicyConfig, RateLimitConfig,
 };
-use crate::jwt;
 use crate::key::KeyForm;
 use crate::path::{Path, PathCase};
 use crate::rate_limit::{Algorithm, Quota};
@@ -29,7 +28,6 @@ pub struct Policy {
     client_ip: ClientIpConfig,
     path_case: PathCase,
     headers: HeadersConfig,
-    jwt: Option<JwtConfig>,
 }
 
 /// A route: the limits that hold for its requests.
@@ -94,9 +92,6 @@ impl Policy {
         if config.client_ip.ipv6_prefix.get() > 128 {
             compiler.error("client_ip.ipv6_prefix", config.client_ip.ipv6_prefix, "1 to 128 bits");
         }
-        if let Some(jwt) = &config.jwt {
-            compiler.errors.extend(jwt::check(jwt, at));
-        }
         let mut policy = Self {
             router: Router::default(),
             routes: Vec::new(),
@@ -106,7 +101,6 @@ impl Policy {
             client_ip: config.client_ip,
             path_case: config.path_case,
             headers: config.headers,
-            jwt: config.jwt,
         };
         // A map where a set would do: the compiler has such a map already, and hosts are small.
         let mut names = BTreeMap::new();
@@ -173,12 +167,6 @@ impl Policy {
     /// Which header fields answers carry.
     pub fn headers(&self) -> HeadersConfig {
         self.headers
-    }
-
-    /// What is said of tokens, checked but for secrets, which only a host can look up: see
-    /// [`JwtPolicy::compile`](jwt::JwtPolicy::compile).
-    pub fn jwt(&self) -> Option<&JwtConfig> {
-        self.jwt.as_ref()
     }
 
     pub(crate) fn client_ip(&self) -> &ClientIpConfig {

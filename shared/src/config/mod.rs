@@ -9,9 +9,9 @@
 //! | key | 8 parts; a header, cookie or query name 64 bytes; a constant 256 bytes |
 //! | quota, burst, cost | 1 to 1,000,000,000; see [`Quota`](crate::rate_limit::Quota) for the bounds of each algorithm |
 //! | spans | 1 ms to 366 days |
-//! | `jwt` | 64 keys, 16 audiences, a leeway of 5 minutes |
 
 mod error;
+#[cfg(feature = "guards")]
 mod jwt;
 mod matching;
 mod names;
@@ -31,6 +31,7 @@ use crate::rate_limit::Algorithm;
 use crate::time::Span;
 
 pub use error::{ConfigError, parse};
+#[cfg(feature = "guards")]
 pub use jwt::{JwtAlgorithm, JwtConfig, JwtKeyConfig, SecretConfig, TokenSource, VerifiedBy};
 pub use matching::{HeaderCondition, HostPattern, Method, PathPattern, PatternSegment};
 pub(crate) use names::Text;
@@ -49,8 +50,10 @@ pub const MAX_PER_ROUTE: usize = 16;
 /// Most parts of one key.
 pub const MAX_KEY_PARTS: usize = 8;
 /// Most keys that verify tokens, in a policy or in a set that is fetched.
+#[cfg(feature = "guards")]
 pub const MAX_JWT_KEYS: usize = 64;
 /// Most audiences of which a token must name one.
+#[cfg(feature = "guards")]
 pub const MAX_AUDIENCES: usize = 16;
 /// The largest quota, burst and cost.
 pub const MAX_QUOTA: u64 = 1_000_000_000;
@@ -72,9 +75,6 @@ pub struct PolicyConfig {
     /// Which header fields answers carry.
     #[serde(default)]
     pub headers: HeadersConfig,
-    /// Where a request's JSON Web Token is, who may have signed it, and what it must claim.
-    #[serde(default)]
-    pub jwt: Option<JwtConfig>,
     /// Decide, count and log everything, enforce nothing.
     #[serde(default)]
     pub shadow: bool,

@@ -178,7 +178,7 @@ impl JwtPolicy {
 
 /// Everything that is wrong with what a policy says of tokens, but for secrets and who stands in front of the host, which only
 /// hosts know: [`JwtPolicy::compile`].
-pub(crate) fn check(config: &JwtConfig, at: &str) -> Vec<ConfigError> {
+pub fn check(config: &JwtConfig, at: &str) -> Vec<ConfigError> {
     let mut compiler = Compiler { at, errors: Vec::new() };
     compiler.keys(config, None);
     compiler.bounds(config);

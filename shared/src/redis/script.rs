@@ -17,12 +17,17 @@ impl Script {
         match op {
             Op::RateLimit(_) => Some(&RATE_LIMIT),
             Op::Refund { .. } => Some(&REFUND),
+            #[cfg(feature = "guards")]
             Op::Acquire { .. } | Op::Extend { .. } | Op::Release { .. } => Some(&LEASE),
+            #[cfg(feature = "guards")]
             Op::Reserve { .. } | Op::Keep { .. } | Op::Abandon { .. } => Some(&IDEMPOTENCY),
+            #[cfg(feature = "guards")]
             Op::View { .. } | Op::Probe { .. } | Op::Report { .. } | Op::Force { .. } => {
                 Some(&CIRCUIT_BREAKER)
             }
+            #[cfg(feature = "guards")]
             Op::Revoke { .. } => Some(&REVOKE),
+            #[cfg(feature = "guards")]
             Op::IsRevoked { .. } => None,
         }
     }
@@ -39,22 +44,26 @@ pub const REFUND: Script =
     Script { text: include_str!("../scripts/refund.lua"), sha1: "94d91a9cbb561a360483addbb0bc2f17de3c9732" };
 
 /// Performs [`Op::Acquire`], [`Op::Extend`] and [`Op::Release`].
+#[cfg(feature = "guards")]
 pub const LEASE: Script =
     Script { text: include_str!("../scripts/lease.lua"), sha1: "e1d1855b51a60a0aa058599bb1a10108ef71f0c0" };
 
 /// Performs [`Op::Reserve`], [`Op::Keep`] and [`Op::Abandon`].
+#[cfg(feature = "guards")]
 pub const IDEMPOTENCY: Script = Script {
     text: include_str!("../scripts/idempotency.lua"),
     sha1: "9ca6a0f12d8cd36b9d5ac4ec9bdc4f124aa922af",
 };
 
 /// Performs [`Op::View`], [`Op::Probe`], [`Op::Report`] and [`Op::Force`].
+#[cfg(feature = "guards")]
 pub const CIRCUIT_BREAKER: Script = Script {
     text: include_str!("../scripts/circuit_breaker.lua"),
     sha1: "4ca1ae64ecb8817be9d964b0eedca126a3c85ae9",
 };
 
 /// Performs [`Op::Revoke`].
+#[cfg(feature = "guards")]
 pub const REVOKE: Script =
     Script { text: include_str!("../scripts/revoke.lua"), sha1: "90b90e215c9ea675f99b9013cdff9f67a53cfd5d" };
 
