@@ -19,9 +19,10 @@
 //!
 //! Bounded: eight slices, the 32 reporters that saw failures last, 16 probes.
 //!
-//! Words: the moment until which it is open, zero for closed; the generation; then for a closed one the width of a slice, the
-//! number of slices, each with its number, successes and failures, and reporters (two words) with the number of the slice in which
-//! each saw its latest failure; otherwise the successes of probes, and probes: holder (two words) and the moment each ends.
+//! Words: the moment until which it is open, zero for closed; the generation; then for a closed one the width of a slice, how many
+//! slices there are, each with its number, successes and failures, and reporters, each with the number of the slice in which it saw
+//! its latest failure, and its name (two words); otherwise the successes of probes, and probes, each with the moment it ends and its
+//! holder (two words).
 //! `scripts/circuit_breaker.lua` says the same in Lua.
 
 use alloc::vec::Vec;
@@ -188,25 +189,22 @@ enum Phase {
         until: u64,
         /// Of probes of this generation; fewer than it takes to close.
         successes: u64,
-        /// Whose probes are under way, and when each is given up.
-        probes: Vec<(Holder, u64)>,
+        /// Those under way: the moment each is given up, and its holder.
+        probes: Vec<Entry>,
     },
 }
 
-/// What was counted in the last slices of time, the current one included; all in order of their numbers.
+/// What was counted in the last slices of time, the current one included; all in order of the slices' numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Counts {
-    slices: Vec<Slice>,
-    /// Who saw a failure, and in which slice the latest.
-    reporters: Vec<(Reporter, u64)>,
+    /// Number, successes, failures.
+    slices: Vec<Entry>,
+    /// Number of the slice in which one saw its latest failure, and who.
+    reporters: Vec<Entry>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Slice {
-    number: u64,
-    successes: u64,
-    failures: u64,
-}
+/// When, and two words that are a name or counts.
+type Entry = [u64; 3];
 
 impl Breaker {
     /// The breaker that `words` were written by; a closed one for what cannot be read.
@@ -215,39 +213,39 @@ impl Breaker {
             [until, generation, third, rest @ ..] => (*until, *generation, *third, rest),
             _ => (0, 0, 0, &[][..]),
         };
-        let phase = if until == 0 {
-            // Slices of another width were counted before the policy changed.
-            Phase::Closed(if third == breaker.width() { Counts::load(rest) } else { Counts::default() })
-        } else if until.saturating_add(HALF_OPEN) <= now {
-            Phase::Closed(Counts::default())
+        let phase = if until > 0 && until.saturating_add(HALF_OPEN) > now {
+            // Otherwise a smaller number of probes would leave none to close it.
+            let successes = third.min(u64::from(breaker.probes.saturating_sub(1)));
+            let mut probes = entries(rest, MAX_PROBES.into());
+            forget(&mut probes, now.saturating_add(1));
+            Phase::Open { until, successes, probes }
+        } else if let (0, [slices, rest @ ..]) = (until, rest)
+            && third == breaker.width()
+        {
+            let slices = entries(rest, (*slices).min(SLICES));
+            let rest = rest.get(slices.as_flattened().len()..).unwrap_or_default();
+            Phase::Closed(Counts { slices, reporters: entries(rest, MAX_REPORTERS.into()) })
         } else {
-            let probes = rest.as_chunks::<3>().0.iter().map(|probe| tagged(*probe));
-            Phase::Open {
-                until,
-                // Otherwise a smaller number of probes would leave none to close it.
-                successes: third.min(u64::from(breaker.probes.saturating_sub(1))),
-                probes: probes.filter(|(_, end)| *end > now).take(PROBES).collect(),
-            }
+            // Slices of another width were counted before the policy changed.
+            Phase::Closed(Counts::default())
         };
         Self { generation, phase }
     }
 
     pub(crate) fn words(&self, breaker: &CircuitBreaker) -> Vec<u64> {
+        let mut words = Vec::new();
         match &self.phase {
-            Phase::Closed(counts) => {
-                let mut words = Vec::from([0, self.generation, breaker.width(), counts.slices.len() as u64]);
-                for slice in &counts.slices {
-                    words.extend_from_slice(&[slice.number, slice.successes, slice.failures]);
-                }
-                counts.reporters.iter().for_each(|reporter| words.extend_from_slice(&untagged(*reporter)));
-                words
+            Phase::Closed(Counts { slices, reporters }) => {
+                words.extend_from_slice(&[0, self.generation, breaker.width(), slices.len() as u64]);
+                words.extend_from_slice(slices.as_flattened());
+                words.extend_from_slice(reporters.as_flattened());
             }
             Phase::Open { until, successes, probes } => {
-                let mut words = Vec::from([*until, self.generation, *successes]);
-                probes.iter().for_each(|probe| words.extend_from_slice(&untagged(*probe)));
-                words
+                words.extend_from_slice(&[*until, self.generation, *successes]);
+                words.extend_from_slice(probes.as_flattened());
             }
         }
+        words
     }
 
     /// What it does with calls, and its generation.
@@ -260,7 +258,7 @@ impl Breaker {
             Phase::Open { successes, probes, .. } => {
                 let taken = successes.saturating_add(probes.len() as u64);
                 let free = u64::from(breaker.probes).saturating_sub(taken);
-                let first = probes.iter().map(|(_, end)| end.saturating_sub(now)).min();
+                let first = probes.iter().map(|[end, ..]| end.saturating_sub(now)).min();
                 let for_ms = if free == 0 { first.unwrap_or(0) } else { 0 };
                 (BreakerState::HalfOpen { free, for_ms }, self.generation)
             }
@@ -274,11 +272,11 @@ impl Breaker {
         else {
             return None;
         };
-        let end = now.saturating_add(breaker.probe.as_millis());
-        if let Some(own) = probes.iter_mut().find(|(own, _)| *own == holder) {
-            own.1 = own.1.max(end);
+        let ends = now.saturating_add(breaker.probe.as_millis());
+        if let Some([end, ..]) = find(probes, holder).and_then(|own| probes.get_mut(own)) {
+            *end = ends.max(*end);
         } else if free > 0 {
-            probes.push((holder, end));
+            probes.push(entry(ends, holder));
         } else {
             return None;
         }
@@ -304,7 +302,6 @@ impl Breaker {
                 if counts.trip(breaker) {
                     self.open(breaker.open_for, now);
                 }
-                true
             }
             (Phase::Open { successes: passed, probes, .. }, Some(probe))
                 if probe.generation == self.generation =>
@@ -312,20 +309,19 @@ impl Breaker {
                 if failures > 0 {
                     // However late: it says that the upstream fails.
                     self.open(breaker.open_for, now);
-                    return true;
-                }
-                let Some(own) = probes.iter().position(|(holder, _)| *holder == probe.holder) else {
+                } else if let Some(own) = find(probes, probe.holder) {
+                    probes.remove(own);
+                    *passed += u64::from(successes > 0);
+                    if *passed >= u64::from(breaker.probes) {
+                        self.close(now);
+                    }
+                } else {
                     return false;
-                };
-                probes.remove(own);
-                *passed += u64::from(successes > 0);
-                if *passed >= u64::from(breaker.probes) {
-                    self.close(now);
                 }
-                true
             }
-            _ => false,
+            _ => return false,
         }
+        true
     }
 
     /// Does as somebody says.
@@ -345,76 +341,73 @@ impl Breaker {
     }
 
     fn open(&mut self, span: Span, now: u64) {
-        self.generation = next(self.generation, now);
         let until = now.saturating_add(span.as_millis());
-        self.phase = Phase::Open { until, successes: 0, probes: Vec::new() };
+        self.turn(Phase::Open { until, successes: 0, probes: Vec::new() }, now);
     }
 
     fn close(&mut self, now: u64) {
-        self.generation = next(self.generation, now);
-        self.phase = Phase::Closed(Counts::default());
+        self.turn(Phase::Closed(Counts::default()), now);
+    }
+
+    fn turn(&mut self, phase: Phase, now: u64) {
+        *self = Self { generation: next(self.generation, now), phase };
     }
 }
 
 impl Counts {
-    fn load(words: &[u64]) -> Self {
-        let (slices, rest) = match words {
-            [slices, rest @ ..] => (*slices, rest),
-            [] => (0, &[][..]),
-        };
-        let slices = usize::try_from(slices.min(SLICES)).unwrap_or(0);
-        let (slices, rest) = rest.split_at_checked(3 * slices).unwrap_or_default();
-        let slice = |[number, successes, failures]: &[u64; 3]| Slice {
-            number: *number,
-            successes: *successes,
-            failures: *failures,
-        };
-        Self {
-            slices: slices.as_chunks().0.iter().map(slice).collect(),
-            reporters: rest.as_chunks().0.iter().take(REPORTERS).map(|words| tagged(*words)).collect(),
-        }
-    }
-
     /// Counts in slice number `current`, or in the latest there is if the clock was set back, and forgets older ones.
     fn add(&mut self, reporter: Reporter, [successes, failures]: [u32; 2], current: u64) {
-        let current = self.slices.iter().fold(current, |latest, slice| latest.max(slice.number));
-        let counts = |number: u64| number.saturating_add(SLICES) > current;
-        self.slices.retain(|slice| counts(slice.number));
-        self.reporters.retain(|(_, number)| counts(*number));
-        let mut latest = match self.slices.pop_if(|slice| slice.number == current) {
-            Some(slice) => slice,
-            None => Slice { number: current, successes: 0, failures: 0 },
-        };
-        latest.successes = latest.successes.saturating_add(u64::from(successes)).min(MOST);
-        latest.failures = latest.failures.saturating_add(u64::from(failures)).min(MOST);
-        self.slices.push(latest);
+        let current = self.slices.iter().fold(current, |latest, [number, ..]| latest.max(*number));
+        let oldest = current.saturating_sub(SLICES - 1);
+        forget(&mut self.slices, oldest);
+        forget(&mut self.reporters, oldest);
+        let [_, succeeded, failed] =
+            self.slices.pop_if(|[number, ..]| *number == current).unwrap_or_default();
+        let add = |sum: u64, more: u32| sum.saturating_add(u64::from(more)).min(MOST);
+        self.slices.push([current, add(succeeded, successes), add(failed, failures)]);
         if failures > 0 {
-            self.reporters.retain(|(known, _)| *known != reporter);
-            if self.reporters.len() >= REPORTERS {
-                self.reporters.remove(0);
+            let leaves = find(&self.reporters, reporter).or((self.reporters.len() >= REPORTERS).then_some(0));
+            if let Some(leaves) = leaves {
+                self.reporters.remove(leaves);
             }
-            self.reporters.push((reporter, current));
+            self.reporters.push(entry(current, reporter));
         }
     }
 
     /// Whether failures, volume and reporters are all enough.
     fn trip(&self, breaker: &CircuitBreaker) -> bool {
-        let failures = self.slices.iter().fold(0_u64, |sum, slice| sum.saturating_add(slice.failures));
-        let calls = self.slices.iter().fold(failures, |sum, slice| sum.saturating_add(slice.successes));
+        let (mut calls, mut failures) = (0_u64, 0_u64);
+        for [_, succeeded, failed] in &self.slices {
+            failures = failures.saturating_add(*failed);
+            calls = calls.saturating_add(*succeeded).saturating_add(*failed);
+        }
         let [least, percent] = breaker.enough().map(u64::from);
         let volume = if percent == 0 { failures } else { calls };
-        let enough = volume >= least && failures.saturating_mul(100) >= calls.saturating_mul(percent);
-        enough && self.reporters.len() as u64 >= u64::from(breaker.reporters)
+        volume >= least
+            && failures.saturating_mul(100) >= calls.saturating_mul(percent)
+            && self.reporters.len() as u64 >= u64::from(breaker.reporters)
     }
 }
 
-fn tagged([first, second, number]: [u64; 3]) -> (Id, u64) {
-    (Id::from_words([first, second]), number)
+/// The first entries of `words`, at most so many.
+fn entries(words: &[u64], at_most: u64) -> Vec<Entry> {
+    let entries = words.as_chunks().0;
+    let at_most = usize::try_from(at_most).unwrap_or(0).min(entries.len());
+    entries.get(..at_most).unwrap_or_default().to_vec()
 }
 
-fn untagged((id, number): (Id, u64)) -> [u64; 3] {
-    let [first, second] = id.words();
-    [first, second, number]
+/// Leaves those that begin with `least` or more.
+fn forget(entries: &mut Vec<Entry>, least: u64) {
+    entries.retain(|[when, ..]| *when >= least);
+}
+
+fn entry(when: u64, who: Id) -> Entry {
+    let [first, second] = who.words();
+    [when, first, second]
+}
+
+fn find(entries: &[Entry], who: Id) -> Option<usize> {
+    entries.iter().position(|[_, first, second]| [*first, *second] == who.words())
 }
 
 /// The most reporters of failures that are told apart.
@@ -424,7 +417,6 @@ pub const MAX_PROBES: u32 = 16;
 /// The most failures, or calls, that a breaker may wait for.
 const MAX_COUNT: u32 = 1_000_000;
 const REPORTERS: usize = MAX_REPORTERS as usize;
-const PROBES: usize = MAX_PROBES as usize;
 /// Slices of the time within which is counted.
 pub(crate) const SLICES: u64 = 8;
 /// What a slice counts at most, so that Lua's numbers stay exact.

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
 use tollgate_shared::circuit_breaker::{BreakerState, CircuitBreaker, Force, Trip};
 use tollgate_shared::id::Id;
 use tollgate_shared::idempotency::{MAX_RESPONSE, StoredResponse};
 use tollgate_shared::key::Key;
-use tollgate_shared::redis::Clock;
+use tollgate_shared::redis::rest::Progress;
+use tollgate_shared::redis::{Clock, Pipeline};
 use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Memory, Op, Outcome, Probe};
 use tollgate_shared::time::{Span, Timestamp};
+use tollgate_tests::gateway::Gateway;
+use tollgate_tests::redis::{Build, Redis};
+use tollgate_tests::rest::{Outcome as Came, Rest};
+use tollgate_tests::{ports, run_dir};
 
 use crate::BASE;
 use crate::random::Random;
@@ -236,6 +242,64 @@ async fn the_largest_response_comes_back() {
         assert_eq!(memory.perform(&op, now).as_ref(), Ok(&expected));
         assert_eq!(store.one(&op, Clock::Host(now)), Ok(expected));
     }
+}
+
+/// One call over HTTP carries them all, the largest response among them.
+#[tokio::test]
+async fn the_gateway_carries_every_operation() {
+    let dir = run_dir::create().unwrap();
+    let redis = Redis::start(&dir, ports::free().unwrap()).await.unwrap();
+    let gateway = Gateway::start(&dir, ports::free().unwrap(), &redis.url(), "guards").await.unwrap();
+    let mut rest = Rest::new(gateway.address(), "guards");
+    let largest = response(MAX_RESPONSE);
+    let (idem, cb, rv) = (key("idem"), key("cb"), key("rv"));
+    let keep = Op::Keep { key: idem, holder: id(1), ttl: MINUTE, response: largest.clone() };
+    let force = Op::Force { key: cb.clone(), breaker: breaker(), to: Force::Open(MINUTE) };
+    let revoke = Op::Revoke { key: rv.clone(), ttl: MINUTE, before: Some(Timestamp::from_millis(5)) };
+    let open = BreakerState::Open { for_ms: 60_000 };
+    let opened = Outcome::Breaker { state: open, generation: BASE };
+    let asked = [
+        (Op::IsRevoked { key: rv.clone() }, Outcome::Revoked(None)),
+        (acquire(1, true), Outcome::Acquired { fence: BASE }),
+        (acquire(2, true), Outcome::Held { for_ms: 60_000 }),
+        (reserve(1), Outcome::Reserved { fence: BASE }),
+        (keep, Outcome::Kept),
+        (reserve(2), Outcome::Replay(largest)),
+        (force, opened.clone()),
+        (Op::View { key: cb, breaker: breaker() }, opened),
+        (revoke, Outcome::Kept),
+    ];
+    let (ops, expected): (Vec<Op>, Vec<Outcome>) = asked.into_iter().unzip();
+    assert_eq!(over_http(&mut rest, ops).await, expected);
+    let revoked = over_http(&mut rest, vec![Op::IsRevoked { key: rv }]).await;
+    assert_eq!(revoked, [Outcome::Revoked(Some(Timestamp::from_millis(5)))]);
+}
+
+async fn over_http(rest: &mut Rest, ops: Vec<Op>) -> Vec<Outcome> {
+    let mut pipeline = Pipeline::new(vec![ops]);
+    loop {
+        let body = pipeline.body(Clock::Host(Timestamp::from_millis(BASE)));
+        let commands: Vec<Value> = serde_json::from_str(&body).unwrap();
+        let answers = rest.batch("/pipeline", &commands).await.unwrap().into_iter().map(|came| match came {
+            Came::Done(result) => json!({ "result": result }),
+            Came::Refused(error) | Came::Unknown(error) => json!({ "error": error }),
+        });
+        let answer = Value::Array(answers.collect()).to_string();
+        if pipeline.receive(200, answer.as_bytes()) == Progress::Done {
+            return pipeline.finish().next().unwrap().1.into_iter().map(Result::unwrap).collect();
+        }
+    }
+}
+
+/// Redis 7.0 is what Debian 12 has.
+#[tokio::test]
+async fn an_older_redis_agrees_too() {
+    let dir = run_dir::create().unwrap();
+    let port = ports::free().unwrap();
+    let redis = Redis::start_as("redis", Build::System, &dir, port, &[]).await.unwrap();
+    let mut store = RedisStore::connect(&redis);
+    store.learn_scripts();
+    compare(&mut store, 500, random, |_, _| {});
 }
 
 /// One guard, or all of them, for a while.
