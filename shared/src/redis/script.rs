@@ -5,7 +5,7 @@ use crate::store::Op;
 /// A Lua script, and the SHA-1 by which Redis knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Script {
-    /// The whole text, for `EVAL`.
+    /// The whole text, for `EVAL`: that of the file, without comments and indents.
     pub text: &'static str,
     /// The text's SHA-1 in hexadecimal, for `EVALSHA`.
     pub sha1: &'static str,
@@ -33,45 +33,87 @@ impl Script {
     }
 }
 
+/// Makes a script of a file when the core is compiled, and nothing else of it is shipped.
+macro_rules! script {
+    ($file:literal, $sha1:literal) => {{
+        const FILE: &str = include_str!($file);
+        const TEXT: [u8; shortened::<0>(FILE).1] = shortened(FILE).0;
+        // What is left of a text is one: whole lines, or their ends.
+        Script {
+            text: match core::str::from_utf8(&TEXT) {
+                Ok(text) => text,
+                Err(_) => FILE,
+            },
+            sha1: $sha1,
+        }
+    }};
+}
+
+/// The first `N` bytes of a script without comments that have a line of their own, blank lines and indents; and how many there are.
+#[allow(clippy::indexing_slicing, reason = "the compiler runs it, and says so if it goes too far")]
+const fn shortened<const N: usize>(file: &str) -> ([u8; N], usize) {
+    let (bytes, mut at) = (file.as_bytes(), 0);
+    let (mut text, mut length) = ([0; N], 0);
+    while at < bytes.len() {
+        while at < bytes.len() && bytes[at] == b' ' {
+            at += 1;
+        }
+        let is_comment = at + 1 < bytes.len() && bytes[at] == b'-' && bytes[at + 1] == b'-';
+        let is_left_out = is_comment || (at < bytes.len() && bytes[at] == b'\n');
+        while at < bytes.len() {
+            if !is_left_out {
+                if length < N {
+                    text[length] = bytes[at];
+                }
+                length += 1;
+            }
+            at += 1;
+            if bytes[at - 1] == b'\n' {
+                break;
+            }
+        }
+    }
+    (text, length)
+}
+
 /// Performs [`Op::RateLimit`].
-pub const RATE_LIMIT: Script = Script {
-    text: include_str!("../scripts/rate_limit.lua"),
-    sha1: "9a0e9c07be54b64b3e3722d0bac6ba6fe85ee6bc",
-};
+pub const RATE_LIMIT: Script =
+    script!("../scripts/rate_limit.lua", "0c3eef0ed9a590b4762a3557d5fac2d6c339bfb1");
 
 /// Performs [`Op::Refund`].
-pub const REFUND: Script =
-    Script { text: include_str!("../scripts/refund.lua"), sha1: "94d91a9cbb561a360483addbb0bc2f17de3c9732" };
+pub const REFUND: Script = script!("../scripts/refund.lua", "9d9f20660fa871564e0b092ee2c98c86eb05432f");
 
 /// Performs [`Op::Acquire`], [`Op::Extend`] and [`Op::Release`].
 #[cfg(feature = "guards")]
-pub const LEASE: Script =
-    Script { text: include_str!("../scripts/lease.lua"), sha1: "e1d1855b51a60a0aa058599bb1a10108ef71f0c0" };
+pub const LEASE: Script = script!("../scripts/lease.lua", "e3c8f80db27e56b84e3fd69d8bafc6ec43f0771c");
 
 /// Performs [`Op::Reserve`], [`Op::Keep`] and [`Op::Abandon`].
 #[cfg(feature = "guards")]
-pub const IDEMPOTENCY: Script = Script {
-    text: include_str!("../scripts/idempotency.lua"),
-    sha1: "9ca6a0f12d8cd36b9d5ac4ec9bdc4f124aa922af",
-};
+pub const IDEMPOTENCY: Script =
+    script!("../scripts/idempotency.lua", "05dbed198d48abd8fac662d23afc42615acf8167");
 
 /// Performs [`Op::View`], [`Op::Probe`], [`Op::Report`] and [`Op::Force`].
 #[cfg(feature = "guards")]
-pub const CIRCUIT_BREAKER: Script = Script {
-    text: include_str!("../scripts/circuit_breaker.lua"),
-    sha1: "4ca1ae64ecb8817be9d964b0eedca126a3c85ae9",
-};
+pub const CIRCUIT_BREAKER: Script =
+    script!("../scripts/circuit_breaker.lua", "5c1cb02fea239f9758dbcd79d67974376f6e1e0b");
 
 /// Performs [`Op::Revoke`].
 #[cfg(feature = "guards")]
-pub const REVOKE: Script =
-    Script { text: include_str!("../scripts/revoke.lua"), sha1: "90b90e215c9ea675f99b9013cdff9f67a53cfd5d" };
+pub const REVOKE: Script = script!("../scripts/revoke.lua", "46e5edb82a23095f8c2f1d48555e05fd6ef3d53a");
 
 #[cfg(test)]
 mod tests {
     use alloc::string::ToString;
 
     use super::*;
+
+    #[test]
+    fn what_is_for_readers_is_left_out() {
+        const FILE: &str = "-- first\n\nlocal a = 1 -- one\n  -- second\n  return a -- two\nend";
+        const TEXT: ([u8; 40], usize) = shortened(FILE);
+        let (text, length) = TEXT;
+        assert_eq!(&text[..length], b"local a = 1 -- one\nreturn a -- two\nend");
+    }
 
     #[test]
     fn digests_are_those_of_the_texts() {
