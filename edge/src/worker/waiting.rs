@@ -26,10 +26,10 @@ thread_local! {
 /// Where the runtime ends a request because its client has left, no ticket comes. So who has waited longer than anybody may
 /// is forgotten: there are at most as many as come within [`LONGEST`].
 pub(super) fn keep(waiting: Waiting) -> u32 {
-    let (ticket, began) = (js::ticket(), host::now());
+    let (ticket, now) = (js::ticket(), host::now());
     WAITING.with_borrow_mut(|all| {
         while let Some(oldest) = all.first_entry()
-            && oldest.get().asking.asked().plus(LONGEST) <= began
+            && oldest.get().asking.asked().plus(LONGEST) <= now
         {
             oldest.remove();
         }
