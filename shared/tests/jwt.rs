@@ -97,6 +97,15 @@ fn a_key_of_another_size_and_exponent_verifies() {
     assert!(matches!(policy.verify(&token), Ok(Signature::Holds)));
 }
 
+/// Verifiers differ on such signatures, and what one has let through another refuses.
+#[test]
+fn a_point_of_small_order_is_no_half_of_a_signature() {
+    let tokens = tokens();
+    assert_eq!(tokens["strict"]["valid"], true);
+    let token = tokens["strict"]["token"].as_str().unwrap();
+    assert_eq!(refused(&policy_of(&tokens, "jwk"), token), TokenError::Signature);
+}
+
 // Attacks.
 
 #[test]

@@ -106,6 +106,21 @@ for (const alg of ['HS256', 'HS384', 'HS512', 'RS256', 'ES256', 'EdDSA']) {
 const input = `${text({ alg: 'RS256' })}.${text(claims(6))}`;
 const signed = `${input}.${part(crypto.sign('sha256', Buffer.from(input), large.privateKey))}`;
 
+// Who has the private key can make a signature whose first half is a point of small order. OpenSSL takes it.
+const strict = (() => {
+  const input = `${text({ alg: 'EdDSA' })}.${text(claims(7))}`;
+  const jwk = pairs.EdDSA.privateKey.export({ format: 'jwk' });
+  const hash = (...parts) => crypto.createHash('sha512').update(Buffer.concat(parts)).digest();
+  const scalar = hash(Buffer.from(jwk.d, 'base64url')).subarray(0, 32);
+  scalar[0] &= 248;
+  scalar[31] = (scalar[31] & 63) | 64;
+  const r = Buffer.from([1, ...Array(31).fill(0)]);
+  const challenge = number(hash(r, Buffer.from(jwk.x, 'base64url'), Buffer.from(input)), 'le');
+  const s = (challenge * number(scalar, 'le')) % ED25519_ORDER;
+  const signature = Buffer.concat([r, bytes(s, 32, 'le')]);
+  return { valid: holds('EdDSA', Buffer.from(input), signature), token: `${input}.${part(signature)}` };
+})();
+
 const keys = Object.entries(pairs).map(([alg, pair]) => (
   { alg, pem: pem(pair), jwk: pair.publicKey.export({ format: 'jwk' }) }));
-process.stdout.write(`${JSON.stringify({ secret, keys, refused, large: { pem: pem(large), token: signed }, tokens }, null, 1)}\n`);
+process.stdout.write(`${JSON.stringify({ secret, keys, refused, large: { pem: pem(large), token: signed }, strict, tokens }, null, 1)}\n`);
