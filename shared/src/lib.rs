@@ -29,7 +29,7 @@
 //! | [`exchange`] | `begin`, `resume`, `settle` |
 //! | [`local`] | what a host remembers between requests: denials, the store's health, the memory to fall back on |
 //! | [`answer`] | statuses, header fields and bodies that clients see |
-
+//!
 //! With the feature `guards` there are also `lease` and `idempotency` (who may do something, and what became of it the first time),
 //! `circuit_breaker` (whether an upstream is left alone), `revocation` (tokens that are valid no more) and `jwt` (tokens: found,
 //! parsed, verified, and their claims checked). No policy speaks of these yet, so no host is built with them.
