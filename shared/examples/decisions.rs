@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tollgate_shared::answer;
 use tollgate_shared::exchange::{Call, Decision, Step, begin};
+use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
 use tollgate_shared::redis::{Clock, Pipeline};
@@ -64,7 +65,8 @@ pub(crate) fn sample(routes: usize, client: u32) -> Sample {
 /// What a host remembers, with a store or without.
 pub(crate) fn local(store: bool) -> Local<HeapShards> {
     let memory = Memory::new(HeapShards::default(), HeapShards::COUNT);
-    if store { Local::with_store(memory, 4096, 1) } else { Local::without_store(memory, 4096) }
+    let id = Id::from_bytes([1; 16]);
+    if store { Local::with_store(memory, 4096, 1, id) } else { Local::without_store(memory, 4096, id) }
 }
 
 /// One decision from memory, answer fields included.
@@ -74,8 +76,8 @@ pub(crate) fn decide_from_memory(
     request: &Sample,
     now: Timestamp,
 ) {
-    let Step::Decide(Decision::Allow(report)) = begin(policy, local, request, now) else { return };
-    black_box(answer::fields(policy, &report, now));
+    let Step::Decide(Decision::Allow(admission)) = begin(policy, local, request, now) else { return };
+    black_box(answer::fields(policy, admission.report(), now));
 }
 
 /// `size` decisions that share a call to a store which admits everything.
@@ -89,7 +91,7 @@ pub(crate) fn decide_from_store(
         .iter()
         .filter_map(|request| match begin(policy, local, request, now) {
             Step::Call(call) => Some(call),
-            Step::Decide(_) => None,
+            Step::Verify(_) | Step::Decide(_) => None,
         })
         .collect();
     let mut pipeline = Pipeline::new(calls);
@@ -97,8 +99,8 @@ pub(crate) fn decide_from_store(
     let reply = format!("[{}]", vec![r#"{"result":[1800000000000,999998,60,0]}"#; requests.len()].join(","));
     pipeline.receive(200, reply.as_bytes());
     for (call, outcomes) in pipeline.finish() {
-        let Step::Decide(Decision::Allow(report)) = call.resume(local, outcomes, now) else { continue };
-        black_box(answer::fields(policy, &report, now));
+        let Step::Decide(Decision::Allow(admission)) = call.resume(local, outcomes, now) else { continue };
+        black_box(answer::fields(policy, admission.report(), now));
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! | field | on | source |
 //! | --- | --- | --- |
-//! | `RateLimit-Policy`, `RateLimit` | every answer, or as the policy says | draft-ietf-httpapi-ratelimit-headers-10, list form |
+//! | `RateLimit-Policy`, `RateLimit` | every answer of a route with limits, or as the policy says | draft-ietf-httpapi-ratelimit-headers-10, list form |
 //! | `X-RateLimit-Limit`, `-Remaining`, `-Reset` | refusals, or as the policy says, for the tightest limit; the reset is a Unix time in seconds | convention |
-//! | `Retry-After` | refusals, in seconds, never before the limit admits | RFC 9110 §10.2.3 |
+//! | `Retry-After` | refusals that end by themselves, in seconds, never before the limit admits | RFC 9110 §10.2.3 |
+//! | `WWW-Authenticate` | refusals of tokens | RFC 6750 §3 |
 //! | `X-Tollgate-Degraded` | answers decided without the store | ours |
 //!
 //! Bodies are `application/problem+json` (RFC 9457) with the problem types of the draft, and an `error` object for clients that
@@ -16,8 +17,8 @@ use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
-use crate::exchange::{Denial, Report, Ruling, Verdict};
-use crate::policy::{Limit, Policy, Route};
+use crate::exchange::{Denial, Reason, Report, Ruling, Verdict};
+use crate::policy::{Guard, Limit, Policy, Route, Rule};
 use crate::rate_limit::Retry;
 use crate::time::Timestamp;
 
@@ -62,11 +63,11 @@ impl Fields {
 /// The answer to a refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// 429, or 503 when the policy refuses because the store cannot be asked.
+    /// The status.
     pub status: u16,
     /// All header fields.
     pub headers: Fields,
-    /// The body, `application/problem+json`.
+    /// The body.
     pub body: String,
 }
 
@@ -116,12 +117,100 @@ fn add_fields(fields: &mut Fields, policy: &Policy, report: &Report, now: Timest
 
 /// The answer to a refused request.
 pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
-    let report = denial.report();
-    let refused = || shown(policy, report).filter(|(_, verdict)| verdict.ruling == Ruling::Refused);
-    let retry = refused().map(|(_, verdict)| retry_millis(verdict)).max();
+    let mut headers = Fields::with_room();
+    if !matches!(denial.reason(), Reason::Duplicate(_)) {
+        headers.add("content-type", |value| value.push_str("application/problem+json"));
+    }
+    add_fields(&mut headers, policy, denial.report(), now, true);
+    let guard = |number: usize| policy.guards().get(number).map(Guard::rule);
+    match *denial.reason() {
+        Reason::Limits => limits(policy, denial.report(), headers),
+        Reason::Token(error) => token(headers, error.description(), &error.challenge()),
+        Reason::Revoked => {
+            let detail = "the token has been revoked";
+            let challenge = format!("{}{detail}\"", INVALID_TOKEN);
+            token(headers, detail, &challenge)
+        }
+        Reason::Open { for_ms } => {
+            let detail = "What is behind this address failed repeatedly and is left alone for now.";
+            later(headers, 503, "Service Unavailable", detail, "CIRCUIT_OPEN", for_ms)
+        }
+        Reason::Locked { guard: number, for_ms } => {
+            let detail = "Another request like this one is being served.";
+            match guard(number) {
+                Some(Rule::Lock { status: 423, .. }) => {
+                    later(headers, 423, "Locked", detail, "LOCKED", for_ms)
+                }
+                _ => later(headers, 409, "Conflict", detail, "LOCKED", for_ms),
+            }
+        }
+        Reason::Duplicate(number) => {
+            headers.add("content-type", |value| value.push_str("application/json"));
+            match guard(number) {
+                Some(Rule::Dedup { status, body, .. }) => {
+                    Answer { status: *status, headers, body: body.clone() }
+                }
+                _ => Answer { status: 200, headers, body: String::new() },
+            }
+        }
+        Reason::Unavailable(number) => match guard(number) {
+            Some(Rule::Revocation { unavailable_status: 401, .. }) => {
+                let detail = "whether the token has been revoked cannot be told at the moment";
+                token(headers, detail, &format!("{}{detail}\"", INVALID_TOKEN))
+            }
+            rule => {
+                let what = match rule {
+                    Some(Rule::Revocation { .. }) => "Whether the token has been revoked",
+                    Some(Rule::Revokes { .. }) => "Whether the token could be revoked",
+                    Some(Rule::CircuitBreaker { .. }) => "Whether what is behind this address is well",
+                    Some(Rule::Dedup { .. }) => "Whether this request came before",
+                    _ => "Whether another request like this one is being served",
+                };
+                let detail = format!("{what} cannot be told at the moment.");
+                let code = "GUARD_UNAVAILABLE";
+                later(headers, 503, "Service Unavailable", &detail, code, UNAVAILABLE_RETRY * 1000)
+            }
+        },
+    }
+}
+
+/// The answer in the place of the upstream's to a request that was to revoke a token, when the store could not be told: the upstream
+/// has said yes, and the token is still valid.
+pub fn not_revoked() -> Answer {
     let mut headers = Fields::with_room();
     headers.add("content-type", |value| value.push_str("application/problem+json"));
-    add_fields(&mut headers, policy, report, now, true);
+    let detail = "The token could not be revoked and is still valid.";
+    later(headers, 503, "Service Unavailable", detail, "NOT_REVOKED", UNAVAILABLE_RETRY * 1000)
+}
+
+/// Whose token does not hold (RFC 6750 §3).
+fn token(mut headers: Fields, description: &str, challenge: &str) -> Answer {
+    headers.add("www-authenticate", |value| value.push_str(challenge));
+    let detail = format!("A valid token is needed: {description}.");
+    Answer { status: 401, headers, body: problem_body(401, "Unauthorized", &detail, "UNAUTHORIZED", None) }
+}
+
+/// Who may ask again in `millis`.
+fn later(mut headers: Fields, status: u16, title: &str, detail: &str, code: &str, millis: u64) -> Answer {
+    let seconds = millis.div_ceil(1000).max(1);
+    headers.add("retry-after", |value| push_number(value, seconds));
+    let detail = format!("{detail} Try again in {seconds} s.");
+    Answer { status, headers, body: problem_body(status, title, &detail, code, Some(seconds)) }
+}
+
+fn problem_body(status: u16, title: &str, detail: &str, code: &str, retry_after: Option<u64>) -> String {
+    let mut error = json!({ "code": code, "message": detail });
+    if let (Some(seconds), Some(error)) = (retry_after, error.as_object_mut()) {
+        error.insert("retryAfter".to_string(), seconds.into());
+    }
+    json!({ "type": "about:blank", "title": title, "status": status, "detail": detail, "error": error })
+        .to_string()
+}
+
+/// What limits tell whom they refuse.
+fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
+    let refused = || shown(policy, report).filter(|(_, verdict)| verdict.ruling == Ruling::Refused);
+    let retry = refused().map(|(_, verdict)| retry_millis(verdict)).max();
     match retry {
         Some(retry) => {
             // A request that is never admitted is not told when to come back.
@@ -161,14 +250,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
 pub fn problem(status: u16, title: &str, detail: &str, code: &str) -> Answer {
     let mut headers = Fields::with_room();
     headers.add("content-type", |value| value.push_str("application/problem+json"));
-    let body = json!({
-        "type": "about:blank",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "error": { "code": code, "message": detail },
-    });
-    Answer { status, headers, body: body.to_string() }
+    Answer { status, headers, body: problem_body(status, title, detail, code, None) }
 }
 
 /// An answer of JSON, not to be kept.
@@ -210,5 +292,7 @@ pub(crate) fn push_number(text: &mut String, number: u64) {
 
 /// Seconds after which who was refused because the store cannot be asked may ask again. The body of that refusal says so in words.
 pub const UNAVAILABLE_RETRY: u64 = 1;
+/// What a client is told whose token was fine until it was revoked (RFC 6750 §3.1); a description and a quote are missing.
+const INVALID_TOKEN: &str = "Bearer realm=\"tollgate\", error=\"invalid_token\", error_description=\"";
 /// Sorts above every time.
 const NEVER: u64 = u64::MAX;

@@ -131,6 +131,16 @@ impl CircuitBreaker {
         self.probe
     }
 
+    /// The same breaker, for one instance that hears of no other.
+    pub(crate) fn alone(self) -> Self {
+        Self { reporters: 1, ..self }
+    }
+
+    /// Whether it makes a difference how many calls succeeded.
+    pub(crate) fn counts_successes(&self) -> bool {
+        matches!(self.trip, Trip::Ratio { .. })
+    }
+
     /// Milliseconds of a slice.
     pub(crate) fn width(&self) -> u64 {
         self.within.as_millis().div_ceil(SLICES)

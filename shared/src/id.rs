@@ -36,13 +36,11 @@ impl Id {
         hex
     }
 
-    #[cfg(feature = "guards")]
     pub(crate) fn words(self) -> [u64; 2] {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
         [u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes([i, j, k, l, m, n, o, p])]
     }
 
-    #[cfg(feature = "guards")]
     pub(crate) fn from_words([first, second]: [u64; 2]) -> Self {
         let mut bytes = [0; 16];
         let halves = first.to_be_bytes().into_iter().chain(second.to_be_bytes());

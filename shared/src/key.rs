@@ -19,23 +19,37 @@ use sha2::{Digest as _, Sha256};
 use crate::client_ip::ClientIp;
 use crate::config::{ClientIpConfig, KeyPart};
 use crate::id::Id;
+use crate::jwt::Claims;
 use crate::path::{Path, percent_decode, query};
-use crate::rate_limit::Quota;
 use crate::request::{Request, cookie};
 
 /// The first 128 bits of the SHA-256 of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest([u8; 16]);
 
-impl Digest {
-    /// Digests what `parts` say of a request.
-    pub fn of(
-        parts: &[KeyPart],
-        client_ip: &ClientIpConfig,
-        route: &str,
-        path: &Path,
-        request: &dyn Request,
-    ) -> Self {
+/// What keys are made of.
+pub(crate) struct Facts<'a> {
+    pub(crate) client_ip: &'a ClientIpConfig,
+    pub(crate) route: &'a str,
+    pub(crate) path: &'a Path,
+    pub(crate) request: &'a dyn Request,
+    /// Of a token that holds.
+    pub(crate) claims: Option<&'a Claims>,
+}
+
+/// Whom or what a key is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(crate) digest: Digest,
+    /// Whether the request had each part once. The digest of those that do not is the same for all that lack the same.
+    pub(crate) is_complete: bool,
+}
+
+impl Subject {
+    /// What `parts` say of a request.
+    pub(crate) fn of(parts: &[KeyPart], facts: &Facts<'_>) -> Self {
+        let Facts { client_ip, route, path, request, claims } = *facts;
+        let mut is_complete = true;
         let mut hasher = Sha256::new();
         for part in parts {
             let mut field = Field::default();
@@ -65,13 +79,21 @@ impl Digest {
                         }
                     });
                 }
+                KeyPart::Claim(name) => {
+                    if let Some(claim) = claims.and_then(|claims| claims.claim(name)) {
+                        claim.text(&mut |text| field.line(text.as_bytes()));
+                    }
+                }
                 KeyPart::Const(text) => field.line(text.as_bytes()),
             }
+            is_complete &= field.lines == 1;
             field.close(&mut hasher, part);
         }
-        Self::short(hasher)
+        Self { digest: Digest::short(hasher), is_complete }
     }
+}
 
+impl Digest {
     /// Digests what a caller says in the place of a request: a value for each of `parts` that is no constant, in their order.
     /// It equals the digest of a request that has these values. `None` unless there are as many as that, and each where an
     /// address belongs is one.
@@ -117,23 +139,28 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The keys of one limit: all but the digest, which comes between or at the end.
-#[derive(Clone, Debug)]
+/// The keys of one limit or guard: all but the digest, which comes between or at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyForm {
     before: String,
     after: String,
 }
 
 impl KeyForm {
-    pub(crate) fn new(prefix: &str, tag: Option<&str>, quota: &Quota, name: &str) -> Self {
-        let limit = format!("{}{}:{name}", quota.algorithm().letter(), quota.window());
+    /// Keys that end in `label`, or in `label` and the digest where a tag is named.
+    pub(crate) fn new(prefix: &str, tag: Option<&str>, label: &str) -> Self {
         match tag {
-            None => Self { before: format!("{prefix}:{{"), after: format!("}}:{limit}") },
-            Some(tag) => Self { before: format!("{prefix}:{{{tag}}}:{limit}:"), after: String::new() },
+            None => Self { before: format!("{prefix}:{{"), after: format!("}}:{label}") },
+            Some(tag) => Self { before: format!("{prefix}:{{{tag}}}:{label}:"), after: String::new() },
         }
     }
 
-    /// The key of the counter for the subject that `digest` stands for.
+    /// The key that needs no subject.
+    pub(crate) fn whole(&self) -> Key {
+        Key(format!("{}{}", self.before.trim_end_matches(':'), self.after))
+    }
+
+    /// The key for the subject that `digest` stands for.
     pub(crate) fn key(&self, digest: Digest) -> Key {
         let mut key = String::with_capacity(self.before.len() + 32 + self.after.len());
         key.push_str(&self.before);
@@ -192,6 +219,7 @@ impl Field {
             KeyPart::Header(name) => (b'h', name.as_str()),
             KeyPart::Cookie(name) => (b'c', name.as_str()),
             KeyPart::Query(name) => (b'q', name.as_str()),
+            KeyPart::Claim(name) => (b'j', name.as_str()),
             KeyPart::Const(_) => (b'k', ""),
         };
         hasher.update([kind, u8::try_from(name.len()).unwrap_or(u8::MAX)]);

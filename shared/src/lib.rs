@@ -42,18 +42,14 @@ extern crate alloc;
 extern crate std;
 
 pub mod answer;
-#[cfg(feature = "guards")]
 pub mod circuit_breaker;
 pub mod client_ip;
 pub mod config;
 pub mod exchange;
 pub mod id;
-#[cfg(feature = "guards")]
 pub mod idempotency;
-#[cfg(feature = "guards")]
 pub mod jwt;
 pub mod key;
-#[cfg(feature = "guards")]
 pub mod lease;
 pub mod local;
 pub mod path;
@@ -61,7 +57,6 @@ pub mod policy;
 pub mod rate_limit;
 pub mod redis;
 pub mod request;
-#[cfg(feature = "guards")]
 pub mod revocation;
 pub mod router;
 pub mod store;

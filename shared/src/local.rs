@@ -2,7 +2,9 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use crate::key::Key;
+use crate::circuit_breaker::BreakerState;
+use crate::id::{Holder, Id};
+use crate::key::{Digest, Key};
 use crate::rate_limit::{Retry, Standing};
 use crate::store::Memory;
 use crate::store::memory::Shards;
@@ -16,19 +18,47 @@ pub struct Local<S> {
     pub(crate) store: Option<StoreHealth>,
     pub(crate) memory: Memory<S>,
     pub(crate) instances: u32,
+    /// The name of this instance, among all that share a store.
+    pub(crate) id: Id,
+    holders: u64,
+    /// What breakers did when they were asked last.
+    pub(crate) breakers: Views,
+    /// Tokens whose signature holds, until they expire.
+    pub(crate) verified: Recent,
+    /// Tokens that were not revoked when that was asked last, for as long as the policy says.
+    pub(crate) unrevoked: Recent,
 }
 
 impl<S: Shards> Local<S> {
     /// Without a store: the memory decides, for this instance alone.
-    pub fn without_store(memory: Memory<S>, denials: usize) -> Self {
-        Self { denials: Denials::new(denials), store: None, memory, instances: 1 }
+    ///
+    /// `id` is drawn at random, and `remembered` is how many denials are remembered at most, and how many tokens; zero for none.
+    pub fn without_store(memory: Memory<S>, remembered: usize, id: Id) -> Self {
+        Self {
+            denials: Denials::new(remembered),
+            store: None,
+            memory,
+            instances: 1,
+            id,
+            holders: 0,
+            breakers: Views::default(),
+            verified: Recent::new(remembered),
+            unrevoked: Recent::new(remembered),
+        }
     }
 
     /// With a store: the memory stands in while it fails, with a share of each quota that is one of `instances`.
     ///
-    /// `denials` is how many denials are remembered at most; zero remembers none.
-    pub fn with_store(memory: Memory<S>, denials: usize, instances: u32) -> Self {
-        Self { denials: Denials::new(denials), store: Some(StoreHealth::default()), memory, instances }
+    /// No two that share the store may have one `id`: it is drawn at random. For `remembered` see [`Local::without_store`].
+    pub fn with_store(memory: Memory<S>, remembered: usize, instances: u32, id: Id) -> Self {
+        Self { store: Some(StoreHealth::default()), instances, ..Self::without_store(memory, remembered, id) }
+    }
+
+    /// A name that no other request has, of this instance or of another.
+    pub(crate) fn next_holder(&mut self) -> Holder {
+        self.holders = self.holders.wrapping_add(1);
+        let [first, second] = self.id.words();
+        Holder::from_words([first, second.wrapping_add(self.holders)])
     }
 
     /// The embedded memory, for what a decision leaves to settle where there is no store.
@@ -119,6 +149,114 @@ impl StoreHealth {
     }
 }
 
+/// Digests that are remembered until a time. At most as many as the constructor says; of more, some are forgotten.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    at_most: usize,
+    until: BTreeMap<Digest, Timestamp>,
+}
+
+impl Recent {
+    fn new(at_most: usize) -> Self {
+        Self { at_most, until: BTreeMap::new() }
+    }
+
+    pub(crate) fn has(&self, digest: &Digest, now: Timestamp) -> bool {
+        self.until.get(digest).is_some_and(|until| now < *until)
+    }
+
+    pub(crate) fn insert(&mut self, digest: Digest, until: Timestamp, now: Timestamp) {
+        if self.until.len() >= self.at_most {
+            self.until.retain(|_, until| now < *until);
+        }
+        // Digests are evenly spread, so whoever is first is anybody.
+        if self.until.len() >= self.at_most {
+            self.until.pop_first();
+        }
+        if self.at_most > 0 {
+            self.until.insert(digest, until);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.until.clear();
+    }
+}
+
+/// What circuit breakers did when the store was asked last, at most one for each guard of a policy.
+///
+/// While one is closed, one request in [`FRESH`] milliseconds asks, and the others go by what they know until it has its answer: a
+/// breaker that opens is noticed after [`FRESH`] and a round trip, at most twice [`FRESH`].
+#[derive(Debug, Default)]
+pub(crate) struct Views(BTreeMap<usize, Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Closed; not known any more from this time on.
+    closed_until: Timestamp,
+    /// Open, until this time.
+    open_until: Timestamp,
+    /// Not to be asked again before this time.
+    asked_until: Timestamp,
+    /// Of calls, since it was told last.
+    successes: u32,
+}
+
+/// What is known of a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Closed,
+    Open {
+        for_ms: u64,
+    },
+    /// It has to be asked, and told of so many successes.
+    Unknown {
+        successes: u32,
+    },
+}
+
+impl Views {
+    pub(crate) fn view(&mut self, guard: usize, now: Timestamp) -> View {
+        let seen = self.0.entry(guard).or_default();
+        if now < seen.open_until {
+            return View::Open { for_ms: seen.open_until.since(now) };
+        }
+        if now < seen.closed_until && now < seen.asked_until {
+            return View::Closed;
+        }
+        seen.asked_until = now.plus(FRESH);
+        View::Unknown { successes: core::mem::take(&mut seen.successes) }
+    }
+
+    /// A breaker that was asked at `asked` was in this state.
+    pub(crate) fn seen(&mut self, guard: usize, state: BreakerState, asked: Timestamp, now: Timestamp) {
+        let seen = self.0.entry(guard).or_default();
+        match state {
+            BreakerState::Closed => {
+                seen.asked_until = asked.plus(FRESH);
+                seen.closed_until = asked.plus(2 * FRESH);
+                seen.open_until = Timestamp::default();
+            }
+            BreakerState::Open { for_ms } => {
+                seen.open_until = now.plus(for_ms.min(OPEN));
+                seen.closed_until = Timestamp::default();
+            }
+            BreakerState::HalfOpen { .. } => seen.closed_until = Timestamp::default(),
+        }
+    }
+
+    /// Has a breaker asked again, because it was told something: the successes that it was not told of yet.
+    pub(crate) fn forget(&mut self, guard: usize) -> u32 {
+        self.0.remove(&guard).map_or(0, |seen| seen.successes)
+    }
+
+    /// A call succeeded, of which the breaker is told on occasion.
+    pub(crate) fn succeeded(&mut self, guard: usize) {
+        let seen = self.0.entry(guard).or_default();
+        seen.successes = seen.successes.saturating_add(1);
+    }
+}
+
 /// Denials that the store has spoken and that hold until a time it named. At most as many as the constructor says;
 /// the one that ends first makes room for another.
 ///
@@ -197,6 +335,10 @@ impl Denials {
     }
 }
 
+/// Milliseconds for which a breaker that is closed is taken for closed.
+const FRESH: u64 = 100;
+/// Most milliseconds for which a breaker that is open is taken for open: somebody may close it by hand.
+const OPEN: u64 = 1000;
 /// Milliseconds for which the denial of a counter that may be refunded is remembered.
 const REFUNDABLE: u64 = 1000;
 /// Failures in a row that open the breaker.

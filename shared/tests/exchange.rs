@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tollgate_shared::exchange::{Call, Decision, Source, Step, begin};
+use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
 use tollgate_shared::rate_limit::Retry;
@@ -78,7 +79,7 @@ impl Host {
     fn new(policy: &str) -> Self {
         let memory = || Memory::new(HeapShards::default(), HeapShards::COUNT);
         let policy = Arc::new(Policy::from_json(policy.as_bytes()).unwrap());
-        Self { policy, local: Local::with_store(memory(), 100, 1), store: memory() }
+        Self { policy, local: Local::with_store(memory(), 100, 1, Id::from_bytes([1; 16])), store: memory() }
     }
 
     fn begin(&mut self, request: &Head, now: Timestamp) -> Step {
@@ -88,7 +89,7 @@ impl Host {
     fn call(&mut self, request: &Head, now: Timestamp) -> Call {
         match self.begin(request, now) {
             Step::Call(call) => call,
-            Step::Decide(decision) => panic!("decided without the store: {decision:?}"),
+            step => panic!("no call to the store: {step:?}"),
         }
     }
 

@@ -18,6 +18,7 @@ use proptest::sample::{Index, select};
 use support::{World, breaker, check, guards, id, quota};
 use tollgate_shared::answer;
 use tollgate_shared::exchange::{Decision, Step, begin};
+use tollgate_shared::id::Id;
 use tollgate_shared::key::Key;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
@@ -130,21 +131,25 @@ proptest! {
         let policy = Arc::new(Policy::from_json(POLICY.as_bytes()).unwrap());
         let memory = Memory::new(HeapShards::default(), 4);
         let mut local = match store {
-            None => Local::without_store(memory, 10),
-            Some(_) => Local::with_store(memory, 10, 3),
+            None => Local::without_store(memory, 10, Id::default()),
+            Some(_) => Local::with_store(memory, 10, 3, Id::default()),
         };
         for (number, request) in requests.iter().enumerate() {
             let now = Timestamp::from_millis(now).plus(number as u64);
-            let mut decision = match begin(&policy, &mut local, request, now) {
-                Step::Decide(decision) => decision,
-                Step::Call(call) => {
-                    let outcomes = match &store {
-                        Some(outcome) => call.batch().iter().map(|_| outcome.clone()).collect(),
-                        None => Vec::new(),
-                    };
-                    match call.resume(&mut local, outcomes, now) {
-                        Step::Decide(decision) => decision,
-                        Step::Call(_) => panic!("one call is all it takes"),
+            let mut step = begin(&policy, &mut local, request, now);
+            let mut calls = 0;
+            let mut decision = loop {
+                match step {
+                    Step::Decide(decision) => break decision,
+                    Step::Verify(verify) => panic!("the core verifies: {verify:?}"),
+                    Step::Call(call) => {
+                        let outcomes = match &store {
+                            Some(outcome) => call.batch().iter().map(|_| outcome.clone()).collect(),
+                            None => Vec::new(),
+                        };
+                        step = call.resume(&mut local, outcomes, now);
+                        calls += 1;
+                        prop_assert!(calls <= 2, "two calls are all it takes");
                     }
                 }
             };

@@ -20,6 +20,7 @@ use tollgate_shared::config::{JwtAlgorithm, JwtConfig, VerifiedBy, parse};
 use tollgate_shared::jwt::{
     Claim, JwtPolicy, Key, KeySet, MAX_TOKEN_BYTES, Signature, Token, TokenError, digest_of_id,
 };
+use tollgate_shared::policy::Surroundings;
 use tollgate_shared::request::Request;
 use tollgate_shared::time::Timestamp;
 
@@ -456,7 +457,12 @@ fn a_key_is_handed_over_as_it_was_given() {
 fn what_envoy_verified_is_checked_for_all_but_its_signature() {
     let config = json!({ "algorithms": ["RS256"], "verified_by": "envoy", "audience": ["api"] });
     let config: JwtConfig = parse(config.to_string().as_bytes()).unwrap();
-    let policy = JwtPolicy::compile(&config, "", &env, Some(VerifiedBy::Envoy)).unwrap();
+    let policy = JwtPolicy::compile(
+        &config,
+        "",
+        Some(&Surroundings { variables: &env, in_front: Some(VerifiedBy::Envoy) }),
+    )
+    .unwrap();
     let of = |alg: &str, claims: &Value| sign(&json!({ "alg": alg }), claims, b"whatever");
     accepted(&policy, &of("RS256", &claims()));
     assert_eq!(refused(&policy, &of("none", &claims())), TokenError::Algorithm);
@@ -467,7 +473,8 @@ fn what_envoy_verified_is_checked_for_all_but_its_signature() {
     assert_eq!(refused(&policy, &of("RS256", &other)), TokenError::Audience);
     assert!(policy.keys().is_none());
 
-    let errors = JwtPolicy::compile(&config, "", &env, None).unwrap_err();
+    let errors =
+        JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None })).unwrap_err();
     let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
@@ -484,7 +491,13 @@ fn secrets_are_looked_up_and_long_enough() {
         let config: JwtConfig =
             parse(json!({ "algorithms": [alg], "keys": [key] }).to_string().as_bytes()).unwrap();
         let env = |name: &str| name.strip_prefix("BYTES_").map(|bytes| "x".repeat(bytes.parse().unwrap()));
-        let errors = JwtPolicy::compile(&config, "policy.json.", &env, None).err().unwrap_or_default();
+        let errors = JwtPolicy::compile(
+            &config,
+            "policy.json.",
+            Some(&Surroundings { variables: &env, in_front: None }),
+        )
+        .err()
+        .unwrap_or_default();
         errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     };
     let at = "policy.json.jwt.keys[0].secret: found";
@@ -741,7 +754,7 @@ fn env(name: &str) -> Option<String> {
 
 fn compile(config: &Value) -> JwtPolicy {
     let config: JwtConfig = parse(config.to_string().as_bytes()).unwrap();
-    JwtPolicy::compile(&config, "", &env, None).unwrap()
+    JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None })).unwrap()
 }
 
 fn hs256() -> JwtPolicy {

@@ -9,9 +9,11 @@
 //! | key | 8 parts; a header, cookie or query name 64 bytes; a constant 256 bytes |
 //! | quota, burst, cost | 1 to 1,000,000,000; see [`Quota`](crate::rate_limit::Quota) for the bounds of each algorithm |
 //! | spans | 1 ms to 366 days |
+//! | guards | 4,096 over all routes; the bounds of a circuit breaker are [`CircuitBreaker`](crate::circuit_breaker::CircuitBreaker)'s |
+//! | the answer to a duplicate | 4 KiB |
 
 mod error;
-#[cfg(feature = "guards")]
+mod guards;
 mod jwt;
 mod matching;
 mod names;
@@ -31,7 +33,11 @@ use crate::rate_limit::Algorithm;
 use crate::time::Span;
 
 pub use error::{ConfigError, parse};
-#[cfg(feature = "guards")]
+pub use guards::{
+    CircuitBreakerConfig, CountConfig, DedupConfig, DuplicateAnswer, GuardsConfig, LockConfig, OnDuplicate,
+    RevocationConfig, RevokesConfig, RevokesObject, RevokesWhat, RevokesWhen, StatusPattern, Statuses,
+    TokenUse,
+};
 pub use jwt::{JwtAlgorithm, JwtConfig, JwtKeyConfig, SecretConfig, TokenSource, VerifiedBy};
 pub use matching::{HeaderCondition, HostPattern, Method, PathPattern, PatternSegment};
 pub(crate) use names::Text;
@@ -45,15 +51,17 @@ pub const MAX_POLICY_BYTES: usize = 1 << 20;
 pub const MAX_ROUTES: usize = 1000;
 /// Most limits of a policy, over all routes.
 pub const MAX_LIMITS: usize = 4096;
+/// Most guards of a policy beside its limits, over all routes.
+pub const MAX_GUARDS: usize = 4096;
+/// Most bytes of the answer to a duplicate.
+pub const MAX_DUPLICATE_ANSWER: usize = 4096;
 /// Most limits, methods, hosts and header conditions of one route.
 pub const MAX_PER_ROUTE: usize = 16;
 /// Most parts of one key.
 pub const MAX_KEY_PARTS: usize = 8;
 /// Most keys that verify tokens, in a policy or in a set that is fetched.
-#[cfg(feature = "guards")]
 pub const MAX_JWT_KEYS: usize = 64;
 /// Most audiences of which a token must name one.
-#[cfg(feature = "guards")]
 pub const MAX_AUDIENCES: usize = 16;
 /// The largest quota, burst and cost.
 pub const MAX_QUOTA: u64 = 1_000_000_000;
@@ -78,6 +86,9 @@ pub struct PolicyConfig {
     /// Decide, count and log everything, enforce nothing.
     #[serde(default)]
     pub shadow: bool,
+    /// Where a request's token is, who may have signed it, and what it must claim.
+    #[serde(default)]
+    pub jwt: Option<JwtConfig>,
     /// Tried in this order; the first that matches a request is its route.
     #[serde(default)]
     pub routes: Vec<RouteConfig>,
@@ -181,6 +192,25 @@ pub struct RouteConfig {
     /// All of them hold at once; none means that the route is not limited.
     #[serde(default)]
     pub rate_limits: Vec<RateLimitConfig>,
+    /// Whether a request must have a token that holds, as `jwt` of the policy says. Left out, it must where something of the
+    /// route asks for one: `revocation`, `revokes`, or a key with `claim:NAME`.
+    #[serde(default)]
+    pub token: Option<TokenUse>,
+    /// Refuses tokens that were revoked.
+    #[serde(default)]
+    pub revocation: Option<RevocationConfig>,
+    /// Revokes the token of the request, or all of its subject's: a logout.
+    #[serde(default)]
+    pub revokes: Option<RevokesConfig>,
+    /// Leaves the upstream alone while it fails.
+    #[serde(default)]
+    pub circuit_breaker: Option<CircuitBreakerConfig>,
+    /// Lets the first of equal requests through.
+    #[serde(default)]
+    pub dedup: Option<DedupConfig>,
+    /// Lets one request at a time through.
+    #[serde(default)]
+    pub lock: Option<LockConfig>,
 }
 
 /// The route of requests that match no other. Its name is `default`.
@@ -191,6 +221,25 @@ pub struct DefaultRouteConfig {
     /// As on any route.
     #[serde(default)]
     pub rate_limits: Vec<RateLimitConfig>,
+    /// Whether a request must have a token that holds, as `jwt` of the policy says. Left out, it must where something of the
+    /// route asks for one: `revocation`, `revokes`, or a key with `claim:NAME`.
+    #[serde(default)]
+    pub token: Option<TokenUse>,
+    /// Refuses tokens that were revoked.
+    #[serde(default)]
+    pub revocation: Option<RevocationConfig>,
+    /// Revokes the token of the request, or all of its subject's: a logout.
+    #[serde(default)]
+    pub revokes: Option<RevokesConfig>,
+    /// Leaves the upstream alone while it fails.
+    #[serde(default)]
+    pub circuit_breaker: Option<CircuitBreakerConfig>,
+    /// Lets the first of equal requests through.
+    #[serde(default)]
+    pub dedup: Option<DedupConfig>,
+    /// Lets one request at a time through.
+    #[serde(default)]
+    pub lock: Option<LockConfig>,
 }
 
 /// Conditions on a request; what is left out holds for every request.
@@ -232,6 +281,9 @@ pub struct RateLimitConfig {
     /// What one request consumes.
     #[serde(default)]
     pub cost: CostConfig,
+    /// After which answers it stays consumed. Meanwhile it is, so that no more than the quota are under way at once.
+    #[serde(default)]
+    pub count: CountConfig,
     /// Limits of one request that share a tag are all-or-nothing; without a tag, those with equal `key` are.
     /// All counters of a tag live in one slot of a Redis Cluster.
     #[serde(default)]
@@ -267,6 +319,27 @@ pub struct HeaderCost {
     /// The most a request may cost; a larger number counts as this. At most the quota (or burst).
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000_000)))]
     pub max: NonZeroU64,
+}
+
+impl RouteConfig {
+    /// Its name and conditions, and what guards it.
+    pub(crate) fn into_parts(self) -> (Name, MatchConfig, GuardsConfig) {
+        let Self { name, matches, rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock } =
+            self;
+        (
+            name,
+            matches,
+            GuardsConfig { rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock },
+        )
+    }
+}
+
+impl From<DefaultRouteConfig> for GuardsConfig {
+    fn from(config: DefaultRouteConfig) -> Self {
+        let DefaultRouteConfig { rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock } =
+            config;
+        Self { rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock }
+    }
 }
 
 crate::from_object!(

@@ -68,12 +68,14 @@ pub enum KeyPart {
     Cookie(String),
     /// A query parameter.
     Query(String),
+    /// A claim of the request's token.
+    Claim(String),
     /// A text of the policy's own: one counter for everybody.
     Const(String),
 }
 
 impl KeyPart {
-    /// Reads `client_ip`, `method`, `path`, `route`, `header:NAME`, `cookie:NAME`, `query:NAME`, `const:TEXT`.
+    /// Reads `client_ip`, `method`, `path`, `route`, `header:NAME`, `cookie:NAME`, `query:NAME`, `claim:NAME`, `const:TEXT`.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text.split_once(':') {
             None => match text {
@@ -86,6 +88,7 @@ impl KeyPart {
             Some(("header", name)) => Self::Header(HeaderName::parse(name)?),
             Some(("cookie", name)) if is_token(name) => Self::Cookie(name.to_owned()),
             Some(("query", name)) if (1..=64).contains(&name.len()) => Self::Query(name.to_owned()),
+            Some(("claim", name)) if (1..=64).contains(&name.len()) => Self::Claim(name.to_owned()),
             Some(("const", text)) if text.len() <= 256 => Self::Const(text.to_owned()),
             Some(_) => return None,
         })
@@ -102,6 +105,7 @@ impl core::fmt::Display for KeyPart {
             Self::Header(name) => write!(f, "header:{}", name.as_str()),
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
+            Self::Claim(name) => write!(f, "claim:{name}"),
             Self::Const(text) => write!(f, "const:{text}"),
         }
     }
@@ -159,8 +163,8 @@ text_type!(HeaderName, "HeaderName", "the name of a header field such as \"x-api
 text_type!(
     KeyPart,
     "KeyPart",
-    "a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME or const:TEXT \
-     (claim:NAME and body:/POINTER are not supported in this version)",
+    "a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME, claim:NAME or \
+     const:TEXT (body:/POINTER is not supported in this version)",
     KeyPart::parse
 );
 text_type!(

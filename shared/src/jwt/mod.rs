@@ -30,8 +30,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::config::{
-    ConfigError, JwtAlgorithm, JwtConfig, JwtKeyConfig, MAX_AUDIENCES, MAX_JWT_KEYS, TokenSource, VerifiedBy,
+    ConfigError, JwtAlgorithm, JwtConfig, JwtKeyConfig, MAX_AUDIENCES, MAX_JWT_KEYS, TokenSource,
 };
+use crate::policy::Surroundings;
 use crate::request::{Request, cookie};
 use crate::time::{Span, Timestamp};
 
@@ -39,7 +40,7 @@ pub use error::TokenError;
 pub use keys::{Key, KeySet, Signature};
 pub use object::Object;
 pub use public_key::PublicKey;
-pub use token::{Claim, Claims, MAX_TOKEN_BYTES, Token, digest_of_id};
+pub use token::{Claim, Claims, MAX_TOKEN_BYTES, Token, digest_of_id, digest_of_subject};
 pub use verify::{Verification, WebCrypto};
 
 use keys::MAX_CANDIDATES;
@@ -61,21 +62,21 @@ pub struct JwtPolicy {
 impl JwtPolicy {
     /// Compiles what a policy says of tokens. Errors name paths below `at`, which is empty or ends in a dot.
     ///
-    /// `env` looks up the variables that hold secrets. `in_front` is who may stand in front of this kind of host and verify:
-    /// a policy that relies on another is refused, because here nobody would.
+    /// Without surroundings it is checked as far as that goes, and no token holds. A policy that relies on somebody who does not
+    /// stand in front of this kind of host is refused, because nobody would verify.
     ///
     /// # Errors
     /// Everything that is wrong with it.
     pub fn compile(
         config: &JwtConfig,
         at: &str,
-        env: Lookup<'_>,
-        in_front: Option<VerifiedBy>,
+        surroundings: Option<&Surroundings<'_>>,
     ) -> Result<Self, Vec<ConfigError>> {
         let mut compiler = Compiler { at, errors: Vec::new() };
-        let keys = compiler.keys(config, Some(env));
+        let keys = compiler.keys(config, surroundings.map(|surroundings| surroundings.variables));
         compiler.bounds(config);
-        if config.verified_by.is_some() && config.verified_by != in_front {
+        let is_missing = |in_front| config.verified_by.is_some() && config.verified_by != in_front;
+        if surroundings.is_some_and(|surroundings| is_missing(surroundings.in_front)) {
             let expected = "`keys`: nobody verifies tokens in front of this host";
             compiler.error("verified_by", "another host's guard", expected);
         }
@@ -85,7 +86,7 @@ impl JwtPolicy {
         Ok(Self {
             source: config.from.clone(),
             algorithms: config.algorithms.clone(),
-            keys: config.verified_by.is_none().then_some(keys),
+            keys: (config.verified_by.is_none() || surroundings.is_none()).then_some(keys),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             leeway_millis: config.leeway.map_or(0, Span::as_millis),
@@ -159,6 +160,11 @@ impl JwtPolicy {
         Ok(())
     }
 
+    /// When a token that claims this can be in use for the last time, leeway included; `None` if it does not say when it expires.
+    pub fn last_use(&self, claims: &Claims) -> Option<Timestamp> {
+        Some(claims.expires()?.plus(self.leeway_millis))
+    }
+
     /// The only algorithms of tokens: [`KeySet::from_jwks`] is given these.
     pub fn algorithms(&self) -> &[JwtAlgorithm] {
         &self.algorithms
@@ -174,15 +180,6 @@ impl JwtPolicy {
     pub fn max_age_millis(&self) -> Option<u64> {
         Some(self.max_lifetime?.as_millis().saturating_add(self.leeway_millis.saturating_mul(2)))
     }
-}
-
-/// Everything that is wrong with what a policy says of tokens, but for secrets and who stands in front of the host, which only
-/// hosts know: [`JwtPolicy::compile`].
-pub fn check(config: &JwtConfig, at: &str) -> Vec<ConfigError> {
-    let mut compiler = Compiler { at, errors: Vec::new() };
-    compiler.keys(config, None);
-    compiler.bounds(config);
-    compiler.errors
 }
 
 /// The token of a line of `Authorization` (RFC 6750 §2.1, RFC 9110 §11.1).
@@ -232,6 +229,9 @@ impl Compiler<'_> {
         }
         if let Some(leeway) = config.leeway.filter(|leeway| leeway.as_millis() > MAX_LEEWAY_MILLIS) {
             self.error("leeway", format!("`{leeway}`"), "at most 5m");
+        }
+        if let Some(life) = config.max_lifetime.filter(|life| life.as_millis() > MAX_LIFETIME_MILLIS) {
+            self.error("max_lifetime", format!("`{life}`"), "at most 365d");
         }
     }
 
@@ -385,4 +385,6 @@ fn found(jwk: &Object, name: &str) -> String {
 /// Finds the value of a variable of the host.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// So that what revokes all tokens of somebody fits into a span of 366 days, leeways included.
+const MAX_LIFETIME_MILLIS: u64 = 365 * 24 * 60 * 60 * 1000;
 const MAX_LEEWAY_MILLIS: u64 = 5 * 60 * 1000;

@@ -98,6 +98,13 @@ impl Token {
     }
 }
 
+impl Token {
+    /// What a token is known by whose signature was verified: all of it.
+    pub(crate) fn digest_with_signature(&self) -> Digest {
+        digest_of(&[b"signed", &self.signing_input, &self.signature])
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token { .. }")
@@ -109,6 +116,14 @@ pub fn digest_of_id(issuer: Option<&str>, id: &str) -> Digest {
     match issuer {
         Some(issuer) => digest_of(&[b"jti", issuer.as_bytes(), id.as_bytes()]),
         None => digest_of(&[b"jti", id.as_bytes()]),
+    }
+}
+
+/// The digest of everything that was issued to `subject`.
+pub fn digest_of_subject(issuer: Option<&str>, subject: &str) -> Digest {
+    match issuer {
+        Some(issuer) => digest_of(&[b"sub", issuer.as_bytes(), subject.as_bytes()]),
+        None => digest_of(&[b"sub", subject.as_bytes()]),
     }
 }
 
@@ -142,6 +157,18 @@ pub enum Claim<'a> {
     Negative(i64),
     /// `true` or `false`.
     Boolean(bool),
+}
+
+impl Claim<'_> {
+    /// Calls `read` with the claim as a text; numbers in decimal.
+    pub(crate) fn text(&self, read: &mut dyn FnMut(&str)) {
+        match self {
+            Self::Text(text) => read(text),
+            Self::Unsigned(number) => read(itoa::Buffer::new().format(*number)),
+            Self::Negative(number) => read(itoa::Buffer::new().format(*number)),
+            Self::Boolean(boolean) => read(if *boolean { "true" } else { "false" }),
+        }
+    }
 }
 
 impl Claims {

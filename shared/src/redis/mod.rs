@@ -3,7 +3,6 @@
 //! Every operation is one command: a Lua script, atomic in one slot, called by its digest and, where Redis does not know it
 //! yet, once more by its text; or a plain `GET` where a script buys nothing. [`rest`] wraps commands and replies in the Upstash REST dialect.
 
-#[cfg(feature = "guards")]
 mod guards;
 pub mod rest;
 pub mod script;
@@ -33,7 +32,6 @@ trait Arguments {
     /// A text of letters and digits.
     fn plain(&mut self, text: &str);
     fn number(&mut self, number: u64);
-    #[cfg(feature = "guards")]
     fn base64(&mut self, bytes: &[u8]);
 }
 
@@ -42,7 +40,6 @@ fn write_arguments(op: &Op, clock: Clock, to: &mut impl Arguments) {
     match op {
         Op::RateLimit(checks) => write_checks(checks, None, clock, to),
         Op::Refund { checks, at } => write_checks(checks, Some(*at), clock, to),
-        #[cfg(feature = "guards")]
         _ => guards::write_arguments(op, clock, to),
     }
 }
@@ -79,7 +76,6 @@ fn write_now(clock: Clock, to: &mut impl Arguments) {
 
 /// What a command came back with.
 #[derive(Debug, Default)]
-#[cfg_attr(not(feature = "guards"), allow(dead_code, reason = "limits are not answered with a text"))]
 enum Reply<'a> {
     /// Nothing at all.
     #[default]
@@ -94,12 +90,8 @@ fn read_reply(op: &Op, reply: &Reply<'_>) -> Result<Outcome, StoreError> {
     let outcome = match (op, reply) {
         (Op::RateLimit(checks), Reply::Integers(reply)) => read_standings(reply, checks.len()),
         (Op::Refund { .. }, Reply::Integers(_)) => Some(Outcome::Refunded),
-        #[cfg(feature = "guards")]
         (Op::RateLimit(_) | Op::Refund { .. }, _) => None,
-        #[cfg(feature = "guards")]
         _ => guards::read_reply(op, reply),
-        #[cfg(not(feature = "guards"))]
-        _ => None,
     };
     outcome.ok_or(StoreError::Garbage)
 }

@@ -7,9 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-#[cfg(feature = "guards")]
 use base64::Engine as _;
-#[cfg(feature = "guards")]
 use base64::engine::general_purpose::STANDARD;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{SeqAccess, Visitor};
@@ -257,7 +255,6 @@ impl Arguments for JsonArray<'_> {
         push_number(self.to, number);
     }
 
-    #[cfg(feature = "guards")]
     fn base64(&mut self, bytes: &[u8]) {
         self.separate();
         self.to.push('"');

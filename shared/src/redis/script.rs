@@ -17,17 +17,12 @@ impl Script {
         match op {
             Op::RateLimit(_) => Some(&RATE_LIMIT),
             Op::Refund { .. } => Some(&REFUND),
-            #[cfg(feature = "guards")]
             Op::Acquire { .. } | Op::Extend { .. } | Op::Release { .. } => Some(&LEASE),
-            #[cfg(feature = "guards")]
             Op::Reserve { .. } | Op::Keep { .. } | Op::Abandon { .. } => Some(&IDEMPOTENCY),
-            #[cfg(feature = "guards")]
             Op::View { .. } | Op::Probe { .. } | Op::Report { .. } | Op::Force { .. } => {
                 Some(&CIRCUIT_BREAKER)
             }
-            #[cfg(feature = "guards")]
             Op::Revoke { .. } => Some(&REVOKE),
-            #[cfg(feature = "guards")]
             Op::IsRevoked { .. } => None,
         }
     }
@@ -84,21 +79,17 @@ pub const RATE_LIMIT: Script =
 pub const REFUND: Script = script!("../scripts/refund.lua", "9d9f20660fa871564e0b092ee2c98c86eb05432f");
 
 /// Performs [`Op::Acquire`], [`Op::Extend`] and [`Op::Release`].
-#[cfg(feature = "guards")]
 pub const LEASE: Script = script!("../scripts/lease.lua", "e3c8f80db27e56b84e3fd69d8bafc6ec43f0771c");
 
 /// Performs [`Op::Reserve`], [`Op::Keep`] and [`Op::Abandon`].
-#[cfg(feature = "guards")]
 pub const IDEMPOTENCY: Script =
     script!("../scripts/idempotency.lua", "05dbed198d48abd8fac662d23afc42615acf8167");
 
 /// Performs [`Op::View`], [`Op::Probe`], [`Op::Report`] and [`Op::Force`].
-#[cfg(feature = "guards")]
 pub const CIRCUIT_BREAKER: Script =
     script!("../scripts/circuit_breaker.lua", "5c1cb02fea239f9758dbcd79d67974376f6e1e0b");
 
 /// Performs [`Op::Revoke`].
-#[cfg(feature = "guards")]
 pub const REVOKE: Script = script!("../scripts/revoke.lua", "46e5edb82a23095f8c2f1d48555e05fd6ef3d53a");
 
 #[cfg(test)]

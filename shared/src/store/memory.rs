@@ -3,7 +3,6 @@
 //! It serves where no store is configured, and where a limit says `"on_store_error": "local"`. It is exact for all who share
 //! its shards, and knows nothing of other instances.
 
-#[cfg(feature = "guards")]
 mod guards;
 
 use alloc::vec::Vec;
@@ -96,7 +95,6 @@ fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
             }
             Outcome::Refunded
         }
-        #[cfg(feature = "guards")]
         _ => guards::perform(op, shard, now),
     }
 }

@@ -10,15 +10,11 @@ pub mod shard;
 use alloc::vec::Vec;
 use core::fmt;
 
-#[cfg(feature = "guards")]
 use crate::circuit_breaker::{BreakerState, CircuitBreaker, Force};
-#[cfg(feature = "guards")]
 use crate::id::{Fingerprint, Holder, Reporter};
-#[cfg(feature = "guards")]
 use crate::idempotency::StoredResponse;
 use crate::key::Key;
 use crate::rate_limit::{Check, Retry, Standing};
-#[cfg(feature = "guards")]
 use crate::time::Span;
 use crate::time::Timestamp;
 
@@ -42,7 +38,6 @@ pub enum Op {
     },
     /// Takes a [lease](crate::lease) that nobody else holds: [`Outcome::Acquired`] or [`Outcome::Held`]. Its holder gets
     /// it again, with the same fence and more time.
-    #[cfg(feature = "guards")]
     Acquire {
         /// What is leased.
         key: Key,
@@ -54,7 +49,6 @@ pub enum Op {
         fenced: bool,
     },
     /// Makes a lease end no earlier than `lease` from now: [`Outcome::Acquired`], or [`Outcome::Lost`] if it has ended.
-    #[cfg(feature = "guards")]
     Extend {
         /// What is leased.
         key: Key,
@@ -64,7 +58,6 @@ pub enum Op {
         lease: Span,
     },
     /// Ends a lease: [`Outcome::Released`], or [`Outcome::Lost`] if it had ended. Never touches another holder's.
-    #[cfg(feature = "guards")]
     Release {
         /// What is leased.
         key: Key,
@@ -73,7 +66,6 @@ pub enum Op {
     },
     /// Reserves an [idempotency key](crate::idempotency): [`Outcome::Reserved`] to the first, [`Outcome::InProgress`],
     /// [`Outcome::Mismatch`] or [`Outcome::Replay`] to whoever comes later.
-    #[cfg(feature = "guards")]
     Reserve {
         /// The idempotency key, and whose it is.
         key: Key,
@@ -86,7 +78,6 @@ pub enum Op {
     },
     /// Keeps the response to the request that reserved a key: [`Outcome::Kept`], or [`Outcome::Lost`] if the reservation
     /// has ended. What is kept already stays as it is.
-    #[cfg(feature = "guards")]
     Keep {
         /// The idempotency key, and whose it is.
         key: Key,
@@ -99,7 +90,6 @@ pub enum Op {
     },
     /// Frees a reservation, so that a retry is carried out: [`Outcome::Released`], or [`Outcome::Lost`] if it has ended or
     /// a response is kept.
-    #[cfg(feature = "guards")]
     Abandon {
         /// The idempotency key, and whose it is.
         key: Key,
@@ -107,7 +97,6 @@ pub enum Op {
         holder: Holder,
     },
     /// Says what a [circuit breaker](crate::circuit_breaker) does with calls: [`Outcome::Breaker`]. Changes nothing.
-    #[cfg(feature = "guards")]
     View {
         /// The breaker.
         key: Key,
@@ -116,7 +105,6 @@ pub enum Op {
     },
     /// Begins a probe of a half-open breaker: [`Outcome::Probing`], or [`Outcome::Breaker`] if it is closed, open, or has no
     /// free probe.
-    #[cfg(feature = "guards")]
     Probe {
         /// The breaker.
         key: Key,
@@ -126,7 +114,6 @@ pub enum Op {
         holder: Holder,
     },
     /// Tells a breaker of calls: [`Outcome::Breaker`] as it is then. Calls other than probes count in a closed one only.
-    #[cfg(feature = "guards")]
     Report {
         /// The breaker.
         key: Key,
@@ -143,7 +130,6 @@ pub enum Op {
         probe: Option<Probe>,
     },
     /// Sets a breaker by hand: [`Outcome::Breaker`] as it is then.
-    #[cfg(feature = "guards")]
     Force {
         /// The breaker.
         key: Key,
@@ -153,13 +139,11 @@ pub enum Op {
         to: Force,
     },
     /// Asks for a [revocation](crate::revocation): [`Outcome::Revoked`].
-    #[cfg(feature = "guards")]
     IsRevoked {
         /// A token, or a subject.
         key: Key,
     },
     /// Revokes a token, or all of a subject's that were issued until now: [`Outcome::Kept`].
-    #[cfg(feature = "guards")]
     Revoke {
         /// A token, or a subject.
         key: Key,
@@ -171,7 +155,6 @@ pub enum Op {
 }
 
 /// A probe that was let through.
-#[cfg(feature = "guards")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// As [`Outcome::Probing`] said.
@@ -186,7 +169,6 @@ impl Op {
     pub fn checks(&self) -> &[Check] {
         match self {
             Self::RateLimit(checks) | Self::Refund { checks, .. } => checks,
-            #[cfg(feature = "guards")]
             _ => &[],
         }
     }
@@ -195,7 +177,6 @@ impl Op {
     pub fn key(&self) -> Option<&Key> {
         match self {
             Self::RateLimit(checks) | Self::Refund { checks, .. } => checks.first().map(|check| &check.key),
-            #[cfg(feature = "guards")]
             Self::Acquire { key, .. }
             | Self::Extend { key, .. }
             | Self::Release { key, .. }
@@ -225,46 +206,36 @@ pub enum Outcome {
     /// What could be given back was.
     Refunded,
     /// The lease is the holder's.
-    #[cfg(feature = "guards")]
     Acquired {
         /// Larger than the fence of every holder before; zero without one.
         fence: u64,
     },
     /// Another one holds the lease.
-    #[cfg(feature = "guards")]
     Held {
         /// Milliseconds until it ends, if it is not extended or released.
         for_ms: u64,
     },
     /// The lease or reservation has ended, or is another one's.
-    #[cfg(feature = "guards")]
     Lost,
     /// The lease or reservation was ended.
-    #[cfg(feature = "guards")]
     Released,
     /// The request is the first: it is to be carried out.
-    #[cfg(feature = "guards")]
     Reserved {
         /// Larger than the fence of every reservation before, unless the clock has stepped back by more than a minute.
         fence: u64,
     },
     /// The first request is being carried out.
-    #[cfg(feature = "guards")]
     InProgress {
         /// Milliseconds until its reservation ends, if nothing else happens.
         for_ms: u64,
     },
     /// The key was used for another request.
-    #[cfg(feature = "guards")]
     Mismatch,
     /// The request was carried out, and this was the response.
-    #[cfg(feature = "guards")]
     Replay(StoredResponse),
     /// It is in the store.
-    #[cfg(feature = "guards")]
     Kept,
     /// What a circuit breaker does with calls.
-    #[cfg(feature = "guards")]
     Breaker {
         /// What it does.
         state: BreakerState,
@@ -272,14 +243,12 @@ pub enum Outcome {
         generation: u64,
     },
     /// The probe may begin.
-    #[cfg(feature = "guards")]
     Probing {
         /// To be given back with its report.
         generation: u64,
     },
     /// Whether there is a revocation; if so, what was issued at or before this moment is revoked. For a token,
     /// that there is one is all that counts.
-    #[cfg(feature = "guards")]
     Revoked(Option<Timestamp>),
 }
 

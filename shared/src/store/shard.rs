@@ -59,7 +59,6 @@ impl Shard {
     }
 
     /// The words kept under `key`, in the first `length` bytes, and the bytes behind them.
-    #[cfg(feature = "guards")]
     pub(crate) fn get_with_bytes(&self, key: &Key, length: usize) -> (Vec<u64>, &[u8]) {
         let (first, bytes) = self.get_bytes(key).split_at_checked(length).unwrap_or_default();
         (words(first), bytes)
@@ -71,13 +70,11 @@ impl Shard {
     }
 
     /// Keeps `words`, and `bytes` behind them, under `key` until `expires`, and a little longer.
-    #[cfg(feature = "guards")]
     pub(crate) fn put_with_bytes(&mut self, key: &Key, words: &[u64], bytes: &[u8], expires: u64, now: u64) {
         self.put_record(key, |write| words.iter().for_each(|word| write(*word)), bytes, expires, now);
     }
 
     /// Keeps nothing under `key`.
-    #[cfg(feature = "guards")]
     pub(crate) fn remove(&mut self, key: &Key) {
         if let Some(range) = self.find(key) {
             self.changed = true;

@@ -31,7 +31,8 @@ pub(super) async fn ask(address: SocketAddr, step: &Step, peer: &str) -> Result<
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     let headers =
         answer.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes())));
-    Ok(Answer { status: answer.status.as_u16(), headers: headers.collect(), body: text(&answer.body) })
+    let (status, body) = (answer.status.as_u16(), text(&answer.body));
+    Ok(Answer { status, passed: status == 200, headers: headers.collect(), body, seen: Vec::new() })
 }
 
 /// The clock of who is built with the feature `test-clock`.

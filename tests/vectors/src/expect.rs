@@ -6,21 +6,31 @@ use serde_json::Value;
 
 use crate::adapter::Answer;
 use crate::format::{FieldExpectation, Numbers, Step};
+use crate::request::UpstreamReply;
 
 /// Whether it was let through or refused, as it must be.
 pub(crate) fn verdict(answer: &Answer, refused: bool) -> Result<(), String> {
-    match (refused, answer.status) {
-        (false, 200) => Ok(()),
-        (true, status) if status != 200 => Ok(()),
-        (false, status) => Err(format!("expected it to pass, got {status} {}", answer.body.trim())),
-        (true, _) => Err("expected it to be refused, but it passed".to_owned()),
+    match (refused, answer.passed) {
+        (false, true) | (true, false) => Ok(()),
+        (false, false) => Err(format!("expected it to pass, got {} {}", answer.status, answer.body.trim())),
+        (true, true) => Err("expected it to be refused, but it passed".to_owned()),
     }
 }
 
 /// Everything else.
 pub(crate) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(), String> {
     let expect = &step.expect;
-    equal("status", &expect.status.unwrap_or(if refused { 429 } else { 200 }), &answer.status)?;
+    for (name, expectation) in &expect.seen {
+        field(&format!("`{name}` at the upstream"), expectation, answer.seen(name))?;
+    }
+    if !refused && step.ask.upstream == UpstreamReply::Hangs {
+        return Ok(());
+    }
+    let usual = match step.ask.upstream {
+        UpstreamReply::Status(status) if !refused => status,
+        _ => 429,
+    };
+    equal("status", &expect.status.unwrap_or(usual), &answer.status)?;
     let degraded = answer.header("x-tollgate-degraded").unwrap_or_default();
     equal("degraded", expect.degraded.as_deref().unwrap_or_default(), degraded.as_str())?;
     if let Some(route) = &expect.route {
@@ -36,17 +46,7 @@ pub(crate) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(),
         equal("retry-after", &seconds.to_string(), &answer.header("retry-after").unwrap_or_default())?;
     }
     for (name, expectation) in &expect.answer {
-        let found = answer.header(name);
-        match (expectation, found) {
-            (FieldExpectation::Equals(value), found) => equal(name, value, &found.unwrap_or_default())?,
-            (FieldExpectation::Present(true), None) => {
-                return Err(format!("expected a field `{name}`, got none"));
-            }
-            (FieldExpectation::Present(false), Some(found)) => {
-                return Err(format!("expected no field `{name}`, got `{found}`"));
-            }
-            (FieldExpectation::Present(_), _) => {}
-        }
+        field(&format!("`{name}`"), expectation, answer.header(name))?;
     }
     if let Some(fields) = &expect.fields {
         let mut expected = fields.clone();
@@ -59,6 +59,17 @@ pub(crate) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(),
         equal("body", body, &found)?;
     }
     Ok(())
+}
+
+fn field(name: &str, expectation: &FieldExpectation, found: Option<String>) -> Result<(), String> {
+    match (expectation, found) {
+        (FieldExpectation::Equals(value), found) => equal(name, value, &found.unwrap_or_default()),
+        (FieldExpectation::Present(true), None) => Err(format!("expected a field {name}, got none")),
+        (FieldExpectation::Present(false), Some(found)) => {
+            Err(format!("expected no field {name}, got `{found}`"))
+        }
+        (FieldExpectation::Present(_), _) => Ok(()),
+    }
 }
 
 fn equal<T: PartialEq + std::fmt::Debug + ?Sized>(what: &str, expected: &T, got: &T) -> Result<(), String> {
@@ -97,7 +108,7 @@ fn own_fields(answer: &Answer, refused: bool) -> Vec<String> {
     let ours = |name: &str| {
         name.starts_with("ratelimit")
             || name.starts_with("x-ratelimit-")
-            || matches!(name, "retry-after" | "x-tollgate-degraded")
+            || matches!(name, "retry-after" | "www-authenticate" | "x-tollgate-degraded")
             || (refused && name == "content-type")
     };
     let mut lines: Vec<String> = answer

@@ -17,10 +17,11 @@
 //! - `policy`: a table or a text of JSON, as the host would be given it;
 //! - `limit` or `limits`: rate limits of the default route. What one leaves out is `name = "limit"`, `algorithm =
 //!   "fixed_window"`, `quota = 1`, `window = "60s"`, `key = ["const:all"]`;
-//! - `routes`: routes. One without `rate_limits` gets one of its own name, 100 in 60s.
+//! - `routes`: routes. One that nothing guards gets a limit of its own name, 100 in 60s.
 //!
 //! It may have `denial_cache = 0` (how many denials the host remembers; 4096), `replicas = 1` (over how many instances a
-//! quota is split while the store fails), `without_store = true` (the host is configured without a store), and
+//! quota is split while the store fails), `without_store = true` (the host is configured without a store), `variables = {
+//! NAME = "value" }` (what the host finds in its environment), and
 //! `skip = { filter = "the reason" }` (or another [`Target`]) where it cannot run.
 //!
 //! **A step** is a request, sent `allow` times and let through, then `deny` times and refused; once and let
@@ -32,6 +33,8 @@
 //! | `request` | method and target | `GET /` |
 //! | `host` | the host it names | `tollgate.test` |
 //! | `headers` | a list of `'name: value'`, or `{ name = …, value = …, repeat = 60000 }` for long ones | none |
+//! | `bearer` | the claims of a token in `authorization`, signed with HS256 and the variable `JWT_SECRET`; `exp`, `nbf` and `iat` may be durations since time zero | no token |
+//! | `upstream` | the status it is answered with if it passes, or `"hangs"`: no answer comes, and nothing but `seen` is expected of it | 200 |
 //! | `peer` | the address at the other end of the connection | `192.0.2.1` |
 //! | `store` | `"down"`: the store cannot be reached at this time | up |
 //!
@@ -39,7 +42,8 @@
 //!
 //! | field | the (last) answer |
 //! | --- | --- |
-//! | `status` | its status; 200 or 429 if left out |
+//! | `status` | its status; the upstream's or 429 if left out |
+//! | `seen` | header fields that the upstream got, by name: the value, `true` for any value, `false` for none |
 //! | `remaining`, `reset` | what `RateLimit` says: a number if it speaks of one limit, `{ burst = 3, daily = 9 }` otherwise |
 //! | `retry_after` | `Retry-After`, in seconds |
 //! | `degraded` | `X-Tollgate-Degraded`; if left out, the field must not be there |
@@ -53,12 +57,16 @@ use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tollgate_shared::time::{Span, Timestamp};
 
 use crate::Target;
-use crate::request::Ask;
+use crate::request::{Ask, UpstreamReply};
 
 /// A vector that can be run.
 #[derive(Debug, Clone)]
@@ -75,6 +83,8 @@ pub struct Vector {
     pub replicas: u32,
     /// Whether the host is configured without a store.
     pub without_store: bool,
+    /// The host's environment.
+    pub variables: BTreeMap<String, String>,
     /// Why it does not run, by target.
     pub skip: BTreeMap<String, String>,
     /// What is done, in order.
@@ -108,6 +118,7 @@ pub struct Expectations {
     pub(crate) degraded: Option<String>,
     pub(crate) route: Option<String>,
     pub(crate) answer: BTreeMap<String, FieldExpectation>,
+    pub(crate) seen: BTreeMap<String, FieldExpectation>,
     pub(crate) fields: Option<Vec<String>>,
     pub(crate) body: Option<Value>,
 }
@@ -178,6 +189,8 @@ struct WrittenVector {
     #[serde(default)]
     without_store: bool,
     #[serde(default)]
+    variables: BTreeMap<String, String>,
+    #[serde(default)]
     skip: BTreeMap<String, String>,
     steps: Vec<WrittenStep>,
 }
@@ -190,6 +203,8 @@ struct WrittenStep {
     host: Option<String>,
     #[serde(default)]
     headers: Vec<WrittenHeader>,
+    bearer: Option<serde_json::Map<String, Value>>,
+    upstream: Option<WrittenUpstream>,
     peer: Option<IpAddr>,
     store: Option<String>,
     allow: Option<u64>,
@@ -202,8 +217,17 @@ struct WrittenStep {
     route: Option<String>,
     #[serde(default)]
     answer: BTreeMap<String, FieldExpectation>,
+    #[serde(default)]
+    seen: BTreeMap<String, FieldExpectation>,
     fields: Option<Vec<String>>,
     body: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenUpstream {
+    Status(u16),
+    Word(String),
 }
 
 #[derive(Deserialize)]
@@ -223,7 +247,7 @@ impl WrittenVector {
         let mut at = TIME_ZERO;
         let mut steps = Vec::with_capacity(self.steps.len());
         for (number, step) in self.steps.into_iter().enumerate() {
-            let step = step.read(at).with_context(|| format!("step {}", number + 1))?;
+            let step = step.read(at, &self.variables).with_context(|| format!("step {}", number + 1))?;
             at = step.at;
             steps.push(step);
         }
@@ -234,6 +258,7 @@ impl WrittenVector {
             denial_cache: self.denial_cache,
             replicas: self.replicas,
             without_store: self.without_store,
+            variables: self.variables,
             skip: self.skip,
             steps,
         })
@@ -261,7 +286,9 @@ impl WrittenVector {
             ensure!(policy["routes"].is_null(), "it has `routes`, and a policy with routes");
             let mut routes = routes.clone();
             for route in &mut routes {
-                if route["rate_limits"].is_null() {
+                let guards = ["token", "revocation", "revokes", "circuit_breaker", "dedup", "lock"];
+                let is_guarded = guards.iter().any(|guard| route.get(guard).is_some());
+                if route["rate_limits"].is_null() && !is_guarded {
                     route["rate_limits"] =
                         json!([completed(&json!({ "name": route["name"], "quota": 100 }))]);
                 }
@@ -274,7 +301,7 @@ impl WrittenVector {
 }
 
 impl WrittenStep {
-    fn read(self, before: Timestamp) -> Result<Step> {
+    fn read(self, before: Timestamp, variables: &BTreeMap<String, String>) -> Result<Step> {
         let at = match self.at.as_deref() {
             None => before,
             Some("0s" | "0ms") => TIME_ZERO,
@@ -301,12 +328,26 @@ impl WrittenStep {
             }
             WrittenHeader::Long { name, value, repeat } => Ok((name, value.repeat(repeat))),
         });
-        let headers = headers.collect::<Result<Vec<_>>>()?;
+        let mut headers = headers.collect::<Result<Vec<_>>>()?;
+        if let Some(claims) = self.bearer {
+            let secret =
+                variables.get(SECRET).with_context(|| format!("`bearer` without a variable `{SECRET}`"))?;
+            headers.push(("authorization".to_owned(), format!("Bearer {}", token(claims, secret)?)));
+        }
+        let upstream = match self.upstream {
+            None => UpstreamReply::Status(200),
+            Some(WrittenUpstream::Status(status)) => UpstreamReply::Status(status),
+            Some(WrittenUpstream::Word(word)) if word == "hangs" => UpstreamReply::Hangs,
+            Some(WrittenUpstream::Word(word)) => {
+                bail!("`upstream` is `{word}`, expected a status or `hangs`")
+            }
+        };
         let ask = Ask::new(
             self.request.as_deref().unwrap_or("GET /"),
             self.host.as_deref().unwrap_or("tollgate.test"),
             &headers,
             self.peer.unwrap_or(DEFAULT_PEER),
+            upstream,
         )?;
         let expect = Expectations {
             status: self.status,
@@ -316,11 +357,30 @@ impl WrittenStep {
             degraded: self.degraded,
             route: self.route,
             answer: self.answer,
+            seen: self.seen,
             fields: self.fields,
             body: self.body,
         };
         Ok(Step { at, ask, store_down, allow, deny, expect })
     }
+}
+
+/// A token with these claims, signed with HS256.
+fn token(mut claims: serde_json::Map<String, Value>, secret: &str) -> Result<String> {
+    for name in ["exp", "nbf", "iat"] {
+        let Some(Value::String(text)) = claims.get(name) else { continue };
+        let span = match text.as_str() {
+            "0s" => 0,
+            text => Span::parse(text).with_context(|| format!("`{name}` is not a duration"))?.as_millis(),
+        };
+        claims.insert(name.to_owned(), json!((TIME_ZERO.as_millis() + span) / 1000));
+    }
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let header = encode(br#"{"alg":"HS256","typ":"JWT"}"#);
+    let signed = format!("{header}.{}", encode(Value::Object(claims).to_string().as_bytes()));
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())?;
+    mac.update(signed.as_bytes());
+    Ok(format!("{signed}.{}", encode(&mac.finalize().into_bytes())))
 }
 
 /// A limit with what it leaves out.
@@ -355,4 +415,6 @@ fn one() -> u32 {
     1
 }
 
+/// The variable that holds the secret of `bearer`.
+const SECRET: &str = "JWT_SECRET";
 const DEFAULT_PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));

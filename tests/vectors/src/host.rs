@@ -5,9 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow};
 use tollgate_shared::answer;
 use tollgate_shared::config::Name;
-use tollgate_shared::exchange::{Decision, Step as Next, begin};
+use tollgate_shared::exchange::{Admission, Before, Completion, Decision, Step as Next, begin};
+use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
-use tollgate_shared::policy::Policy;
+use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::redis::rest::Outcomes;
 use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Memory, Op, StoreError};
@@ -15,6 +16,7 @@ use tollgate_shared::time::Timestamp;
 
 use crate::adapter::{Adapter, Answer};
 use crate::format::{Step, Vector};
+use crate::request::UpstreamReply;
 
 /// A store that performs operations.
 pub trait Store {
@@ -34,6 +36,8 @@ struct Host {
     policy: Arc<Policy>,
     local: Local<HeapShards>,
     without_store: bool,
+    /// Of requests that the upstream does not answer.
+    hanging: Vec<Completion>,
 }
 
 impl<S: Store> CoreAdapter<S> {
@@ -53,43 +57,109 @@ impl CoreAdapter<MemoryStore> {
 
 impl<S: Store> Adapter for CoreAdapter<S> {
     async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
-        let Host { policy, local, without_store } = &mut self.hosts[vector];
-        let now = step.at;
-        let mut decision = match begin(policy, local, &step.ask, now) {
-            Next::Decide(decision) => decision,
-            Next::Call(call) => {
-                let outcomes = self.store.perform(call.batch(), step.store_down, now).await;
-                if outcomes.iter().all(Result::is_err) {
-                    local.store_failed(now);
-                } else {
-                    local.store_answered();
+        let (host, now) = (&mut self.hosts[vector], step.at);
+        let policy = Arc::clone(&host.policy);
+        let mut next = begin(&policy, &mut host.local, &step.ask, now);
+        let mut decision = loop {
+            next = match next {
+                Next::Decide(decision) => break decision,
+                Next::Call(call) => {
+                    let outcomes = perform(&mut self.store, host, call.batch(), step).await;
+                    call.resume(&mut host.local, outcomes, now)
                 }
-                match call.resume(local, outcomes, now) {
-                    Next::Decide(decision) => decision,
-                    Next::Call(_) => {
-                        return Err(anyhow!("rate limits need one call, and a second was asked for"));
-                    }
-                }
-            }
-        };
-        let answer = match &decision {
-            Decision::Allow(report) => answer::Answer {
-                status: 200,
-                headers: answer::fields(policy, report, now),
-                body: "ok".to_owned(),
-            },
-            Decision::Deny(denial) => answer::denial(policy, denial, now),
+                Next::Verify(verify) => return Err(anyhow!("the core verifies all of it: {verify:?}")),
+            };
         };
         let settled = decision.settle();
-        if *without_store {
-            settled.iter().for_each(|op| drop(local.memory().perform(op, now)));
-        } else if !settled.is_empty() {
-            self.store.perform(&settled, step.store_down, now).await;
+        settle(&mut self.store, host, &settled, step).await;
+        match &mut decision {
+            Decision::Deny(denial) => Ok(ours(answer::denial(&policy, denial, now))),
+            Decision::Allow(admission) => {
+                let fields = answer::fields(&policy, admission.report(), now);
+                let completion = admission.completion();
+                let seen = seen(step, admission);
+                let status = match step.ask.upstream {
+                    UpstreamReply::Status(status) => status,
+                    UpstreamReply::Hangs => {
+                        host.hanging.extend(completion);
+                        return Ok(Answer {
+                            status: 0,
+                            passed: true,
+                            headers: Vec::new(),
+                            body: String::new(),
+                            seen,
+                        });
+                    }
+                };
+                if let Some(completion) = completion
+                    && !complete(&mut self.store, host, completion, status, step).await
+                {
+                    return Ok(ours(answer::not_revoked()));
+                }
+                let answer = ours(answer::Answer { status, headers: fields, body: "ok".to_owned() });
+                Ok(Answer { passed: true, seen, ..answer })
+            }
         }
-        let headers =
-            answer.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Ok(Answer { status: answer.status, headers, body: answer.body })
     }
+}
+
+/// Has the store perform operations, as a host that notes how it is.
+async fn perform(store: &mut impl Store, host: &mut Host, ops: &[Op], step: &Step) -> Outcomes {
+    let outcomes = store.perform(ops, step.store_down, step.at).await;
+    if outcomes.iter().all(Result::is_err) {
+        host.local.store_failed(step.at);
+    } else {
+        host.local.store_answered();
+    }
+    outcomes
+}
+
+/// Tells the store what nobody waits for.
+async fn settle(store: &mut impl Store, host: &mut Host, ops: &[Op], step: &Step) {
+    if host.without_store {
+        ops.iter().for_each(|op| drop(host.local.memory().perform(op, step.at)));
+    } else if !ops.is_empty() && !host.local.store_is_open() {
+        store.perform(ops, step.store_down, step.at).await;
+    }
+}
+
+/// Does what is left to do with an answer: whether it may go.
+async fn complete(
+    store: &mut impl Store,
+    host: &mut Host,
+    mut completion: Completion,
+    status: u16,
+    step: &Step,
+) -> bool {
+    let passes = match completion.before_answer(&mut host.local, status, step.at) {
+        Before::Pass => true,
+        Before::Fail => false,
+        Before::Ask(revoking) => {
+            let outcomes = perform(store, host, revoking.as_ref(), step).await;
+            revoking.resume(&mut host.local, outcomes, step.at)
+        }
+    };
+    let ops = completion.responded(&mut host.local, status, step.at);
+    settle(store, host, &ops, step).await;
+    let ops = completion.ended(&mut host.local, step.at);
+    settle(store, host, &ops, step).await;
+    passes
+}
+
+/// An answer that is not the upstream's.
+fn ours(answer: answer::Answer) -> Answer {
+    let headers = answer.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Answer { status: answer.status, passed: false, headers, body: answer.body, seen: Vec::new() }
+}
+
+/// What the upstream gets.
+fn seen(step: &Step, admission: &Admission) -> Vec<(String, String)> {
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let sent = step.ask.headers.iter().map(|(name, value)| (name.clone(), text(value)));
+    let mut seen: Vec<_> =
+        sent.filter(|(name, _)| admission.onward().all(|(ours, _)| ours != name)).collect();
+    seen.extend(admission.onward().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))));
+    seen
 }
 
 /// The embedded memory in the place of a store.
@@ -104,20 +174,26 @@ impl Store for MemoryStore {
 }
 
 fn host(number: usize, vector: &Vector) -> Result<Host> {
-    let policy = Policy::from_json(vector.policy.to_string().as_bytes()).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow!("{}: the policy is wrong: {}", vector.place(), lines.join("; "))
-    })?;
+    let variables = |name: &str| vector.variables.get(name).cloned();
+    let surroundings = Surroundings { variables: &variables, in_front: None };
+    let policy =
+        Policy::from_json_in(&surroundings, "", vector.policy.to_string().as_bytes()).map_err(|errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            anyhow!("{}: the policy is wrong: {}", vector.place(), lines.join("; "))
+        })?;
     let prefix = Name::parse(&key_prefix(number)).context("a key prefix is a name")?;
     let policy = policy.with_key_prefix(&prefix);
     let memory = Memory::new(HeapShards::default(), HeapShards::COUNT);
     let denials = usize::try_from(vector.denial_cache)?;
+    // Vectors share a store, but no keys.
+    let id = Id::from_bytes([1; 16]);
     let local = if vector.without_store {
-        Local::without_store(memory, denials)
+        Local::without_store(memory, denials, id)
     } else {
-        Local::with_store(memory, denials, vector.replicas)
+        Local::with_store(memory, denials, vector.replicas, id)
     };
-    Ok(Host { policy: Arc::new(policy), local, without_store: vector.without_store })
+    let (policy, without_store) = (Arc::new(policy), vector.without_store);
+    Ok(Host { policy, local, without_store, hanging: Vec::new() })
 }
 
 /// What the keys of a vector begin with, so that no two vectors share a counter.

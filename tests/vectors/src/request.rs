@@ -19,12 +19,29 @@ pub struct Ask {
     pub headers: Vec<(String, Vec<u8>)>,
     /// The address at the other end of the connection.
     pub peer: IpAddr,
+    /// What the upstream does, if the request gets there.
+    pub upstream: UpstreamReply,
     text: String,
+}
+
+/// What an upstream does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamReply {
+    /// It answers with this status.
+    Status(u16),
+    /// It does not answer.
+    Hangs,
 }
 
 impl Ask {
     /// Reads `METHOD TARGET`, and header values, with `\xff` for bytes.
-    pub(crate) fn new(request: &str, host: &str, headers: &[(String, String)], peer: IpAddr) -> Result<Ask> {
+    pub(crate) fn new(
+        request: &str,
+        host: &str,
+        headers: &[(String, String)],
+        peer: IpAddr,
+        upstream: UpstreamReply,
+    ) -> Result<Ask> {
         let (method, target) =
             request.split_once(' ').with_context(|| format!("no target in `{request}`"))?;
         Ok(Ask {
@@ -36,6 +53,7 @@ impl Ask {
                 .map(|(name, value)| (name.to_ascii_lowercase(), unescape(value)))
                 .collect(),
             peer,
+            upstream,
             text: request.to_owned(),
         })
     }

@@ -1,20 +1,26 @@
 //! The policy as compiled: what [`config`] describes, checked as a whole and ready to be asked.
 
+mod compiler;
+mod guard;
+
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write;
 
 use crate::config::{
-    self, ClientIpConfig, ConfigError, CostConfig, FailureMode, HeaderCondition, HeadersConfig, KeyPart,
-    MatchConfig, Name, PolicyConfig, RateLimitConfig,
+    self, ClientIpConfig, ConfigError, CostConfig, CountConfig, FailureMode, HeaderCondition, HeadersConfig,
+    KeyPart, MatchConfig, Name, PolicyConfig, RateLimitConfig, VerifiedBy,
 };
+use crate::jwt::{JwtPolicy, Lookup};
 use crate::key::KeyForm;
 use crate::path::{Path, PathCase};
-use crate::rate_limit::{Algorithm, Quota};
+use crate::rate_limit::Quota;
 use crate::request::Request;
 use crate::router::Router;
+use compiler::{Compiler, Tokens};
+
+pub use guard::{Guard, RouteGuard, Rule};
 
 /// A compiled policy. It cannot fail any more.
 #[derive(Debug)]
@@ -25,20 +31,33 @@ pub struct Policy {
     /// The route of requests that match no other.
     default: Option<usize>,
     limits: Vec<Limit>,
+    guards: Vec<Guard>,
+    jwt: Option<JwtPolicy>,
     client_ip: ClientIpConfig,
     path_case: PathCase,
     headers: HeadersConfig,
 }
 
-/// A route: the limits that hold for its requests.
+/// What a policy relies on where it is in use.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Looks up the variables that hold secrets.
+    pub variables: Lookup<'a>,
+    /// Who may stand in front of the host and verify tokens.
+    pub in_front: Option<VerifiedBy>,
+}
+
+/// A route: what guards its requests.
 #[derive(Debug)]
 pub struct Route {
     name: Name,
     limits: Vec<RouteLimit>,
-    /// The distinct keys of the limits: each is digested once for a request.
+    /// The distinct keys of limits and guards: each is digested once for a request.
     subjects: Vec<Vec<KeyPart>>,
     /// Indices into `limits`, those that share a hash tag together.
     groups: Vec<Vec<usize>>,
+    /// The guards, in the order in which they are asked.
+    guards: Vec<RouteGuard>,
     /// The value of `RateLimit-Policy`; empty when there is nothing to say.
     policy_field: String,
 }
@@ -64,30 +83,54 @@ pub struct Limit {
 }
 
 impl Policy {
-    /// Reads and compiles a policy file.
+    /// Reads and compiles a policy file, to check it: what only hosts know is left out, so that no token holds.
     ///
     /// # Errors
     /// Everything that is wrong with it; a file that cannot be read as JSON of the right form gives one error.
     pub fn from_json(json: &[u8]) -> Result<Self, Vec<ConfigError>> {
-        Self::from_json_at("", json)
+        Self::read("", json, None)
     }
 
-    /// The same for a policy that the user knows as `name`, which errors name in front of their paths.
+    /// The same for a host, which gives the policy what it relies on. Errors name `name` in front of their paths.
     ///
     /// # Errors
-    /// As for [`Policy::from_json`].
-    pub fn from_json_at(name: &str, json: &[u8]) -> Result<Self, Vec<ConfigError>> {
-        let config = config::parse(json).map_err(|error: ConfigError| Vec::from([error.below(name)]))?;
-        let at = if name.is_empty() { String::new() } else { format!("{name}.") };
-        Self::compile(config, &at)
+    /// As for [`Policy::from_json`], and what is not as the policy needs it.
+    pub fn from_json_in(
+        surroundings: &Surroundings<'_>,
+        name: &str,
+        json: &[u8],
+    ) -> Result<Self, Vec<ConfigError>> {
+        Self::read(name, json, Some(surroundings))
     }
 
-    /// Compiles a policy. Errors name paths below `at`, which is empty or ends in a dot.
+    fn read(
+        name: &str,
+        json: &[u8],
+        surroundings: Option<&Surroundings<'_>>,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let config = config::parse(json).map_err(|error: ConfigError| Vec::from([error.below(name)]))?;
+        let at = if name.is_empty() { String::new() } else { format!("{name}.") };
+        Self::compile(config, &at, surroundings)
+    }
+
+    /// Compiles a policy; without surroundings, to check it. Errors name paths below `at`, which is empty or ends in a dot.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn compile(config: PolicyConfig, at: &str) -> Result<Self, Vec<ConfigError>> {
+    pub fn compile(
+        config: PolicyConfig,
+        at: &str,
+        surroundings: Option<&Surroundings<'_>>,
+    ) -> Result<Self, Vec<ConfigError>> {
         let mut compiler = Compiler { at, policy_shadow: config.shadow, ..Compiler::default() };
+        let mut jwt = None;
+        if let Some(written) = &config.jwt {
+            compiler.tokens = Tokens { is_read: true, live_bounded: written.max_lifetime.is_some() };
+            match JwtPolicy::compile(written, at, surroundings) {
+                Ok(compiled) => jwt = Some(compiled),
+                Err(errors) => compiler.errors.extend(errors),
+            }
+        }
         compiler.bound("routes", config.routes.len(), config::MAX_ROUTES);
         if config.client_ip.ipv6_prefix.get() > 128 {
             compiler.error("client_ip.ipv6_prefix", config.client_ip.ipv6_prefix, "1 to 128 bits");
@@ -98,6 +141,8 @@ impl Policy {
             conditions: Vec::new(),
             default: None,
             limits: Vec::new(),
+            guards: Vec::new(),
+            jwt,
             client_ip: config.client_ip,
             path_case: config.path_case,
             headers: config.headers,
@@ -106,14 +151,15 @@ impl Policy {
         let mut names = BTreeMap::new();
         for (index, route) in config.routes.into_iter().enumerate() {
             let path = format!("routes[{index}]");
-            if names.insert(route.name.clone(), index).is_some() {
-                compiler.error(&format!("{path}.name"), &route.name, "a name that no earlier route has");
+            let (name, conditions, guards) = route.into_parts();
+            if names.insert(name.clone(), index).is_some() {
+                compiler.error(&format!("{path}.name"), &name, "a name that no earlier route has");
             }
-            compiler.conditions(&path, &route.matches);
-            let pattern = route.matches.path.as_ref().map(|pattern| pattern.with_case(config.path_case));
-            policy.router.insert(index, pattern.as_ref(), &route.matches.hosts);
-            policy.conditions.push(route.matches);
-            policy.routes.push(compiler.route(&path, route.name, route.rate_limits));
+            compiler.conditions(&path, &conditions);
+            let pattern = conditions.path.as_ref().map(|pattern| pattern.with_case(config.path_case));
+            policy.router.insert(index, pattern.as_ref(), &conditions.hosts);
+            policy.conditions.push(conditions);
+            policy.routes.push(compiler.route(&path, name, guards));
         }
         if let (Some(default), Some(name)) = (config.default, Name::parse("default")) {
             if names.contains_key(&name) {
@@ -124,11 +170,12 @@ impl Policy {
                 );
             }
             policy.default = Some(policy.routes.len());
-            policy.routes.push(compiler.route("default", name, default.rate_limits));
+            policy.routes.push(compiler.route("default", name, default.into()));
         }
         compiler.bound("rate_limits of all routes", compiler.limits.len(), config::MAX_LIMITS);
+        compiler.bound("guards of all routes", compiler.guards.len(), config::MAX_GUARDS);
         if compiler.errors.is_empty() {
-            policy.limits = compiler.limits;
+            (policy.limits, policy.guards) = (compiler.limits, compiler.guards);
             Ok(policy)
         } else {
             Err(compiler.errors)
@@ -139,7 +186,10 @@ impl Policy {
     #[must_use]
     pub fn with_key_prefix(mut self, prefix: &Name) -> Self {
         for limit in &mut self.limits {
-            limit.keys = KeyForm::new(prefix.as_str(), limit.tag(), &limit.quota, limit.name());
+            limit.keys = KeyForm::new(prefix.as_str(), limit.tag(), &limit_label(&limit.quota, limit.name()));
+        }
+        for guard in &mut self.guards {
+            guard.set_key_prefix(prefix.as_str());
         }
         self
     }
@@ -147,6 +197,16 @@ impl Policy {
     /// All limits; a limit that several routes share is one.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
+    }
+
+    /// All guards beside the limits; one that several routes share is one.
+    pub fn guards(&self) -> &[Guard] {
+        &self.guards
+    }
+
+    /// What is asked of tokens, if anything.
+    pub fn jwt(&self) -> Option<&JwtPolicy> {
+        self.jwt.as_ref()
     }
 
     /// All routes in order, the default route last.
@@ -201,6 +261,11 @@ impl Route {
         &self.limits
     }
 
+    /// The guards, in the order in which they are asked.
+    pub fn guards(&self) -> &[RouteGuard] {
+        &self.guards
+    }
+
     pub(crate) fn subjects(&self) -> &[Vec<KeyPart>] {
         &self.subjects
     }
@@ -233,6 +298,11 @@ impl Limit {
     /// What one request consumes.
     pub fn cost(&self) -> &CostConfig {
         &self.config.cost
+    }
+
+    /// After which answers it stays consumed.
+    pub fn count(&self) -> &CountConfig {
+        &self.config.count
     }
 
     /// The tag shared with other limits, if one is named.
@@ -283,158 +353,6 @@ impl Limit {
     }
 }
 
-/// What limits of one group share: a tag, or else a subject.
-type Group = (Option<Name>, Option<usize>);
-
-#[derive(Default)]
-struct Compiler<'a> {
-    at: &'a str,
-    policy_shadow: bool,
-    limits: Vec<Limit>,
-    by_name: BTreeMap<Name, usize>,
-    errors: Vec<ConfigError>,
-}
-
-impl Compiler<'_> {
-    fn error(&mut self, path: &str, found: impl core::fmt::Display, expected: impl Into<String>) {
-        self.error_in_words(path, format!("`{found}`"), expected);
-    }
-
-    fn error_in_words(&mut self, path: &str, found: impl Into<String>, expected: impl Into<String>) {
-        self.errors.push(ConfigError::new(format!("{}{path}", self.at), found, expected));
-    }
-
-    fn bound(&mut self, path: &str, found: usize, at_most: usize) {
-        if found > at_most {
-            self.error_in_words(path, format!("{found} entries"), format!("at most {at_most}"));
-        }
-    }
-
-    fn conditions(&mut self, path: &str, conditions: &MatchConfig) {
-        let lengths = [
-            ("methods", conditions.methods.len()),
-            ("hosts", conditions.hosts.len()),
-            ("headers", conditions.headers.len()),
-        ];
-        for (field, length) in lengths {
-            self.bound(&format!("{path}.match.{field}"), length, config::MAX_PER_ROUTE);
-        }
-    }
-
-    fn route(&mut self, path: &str, name: Name, configs: Vec<RateLimitConfig>) -> Route {
-        self.bound(&format!("{path}.rate_limits"), configs.len(), config::MAX_PER_ROUTE);
-        let mut route = Route {
-            name,
-            limits: Vec::new(),
-            subjects: Vec::new(),
-            groups: Vec::new(),
-            policy_field: String::new(),
-        };
-        let mut groups: Vec<(Group, Vec<usize>)> = Vec::new();
-        for (index, config) in configs.into_iter().enumerate() {
-            let path = format!("{path}.rate_limits[{index}]");
-            let subject = match route.subjects.iter().position(|key| *key == config.key) {
-                Some(subject) => subject,
-                None => {
-                    route.subjects.push(config.key.clone());
-                    route.subjects.len() - 1
-                }
-            };
-            let group = match &config.tag {
-                Some(tag) => (Some(tag.clone()), None),
-                None => (None, Some(subject)),
-            };
-            let Some(limit) = self.limit(&path, config) else { continue };
-            if route.limits.iter().any(|other| other.limit == limit) {
-                let name = self.limits.get(limit).map(Limit::name).unwrap_or_default();
-                self.error(
-                    &format!("{path}.name"),
-                    String::from(name),
-                    "a name that no other limit of this route has",
-                );
-            }
-            match groups.iter_mut().find(|(of, _)| *of == group) {
-                Some((_, limits)) => limits.push(route.limits.len()),
-                None => groups.push((group, Vec::from([route.limits.len()]))),
-            }
-            route.limits.push(RouteLimit { limit, subject });
-        }
-        route.groups = groups.into_iter().map(|(_, limits)| limits).collect();
-        if route.groups.len() > 1 {
-            for place in &route.limits {
-                if let Some(limit) = self.limits.get_mut(place.limit) {
-                    limit.refundable = true;
-                }
-            }
-        }
-        let limits = route.limits.iter().filter_map(|place| self.limits.get(place.limit));
-        route.policy_field = policy_field(limits.filter(|limit| limit.enforced));
-        route
-    }
-
-    /// The number of the limit that `config` describes; `None` if it is wrong.
-    fn limit(&mut self, path: &str, config: RateLimitConfig) -> Option<usize> {
-        let before = self.errors.len();
-        if let Some(known) = self.by_name.get(&config.name).copied() {
-            if self.limits.get(known).is_some_and(|limit| limit.config == config) {
-                return Some(known);
-            }
-            let expected =
-                "a name of its own, or the very fields of the other limit of this name: they are one counter";
-            self.error(&format!("{path}.name"), &config.name, expected);
-            return None;
-        }
-        if config.key.is_empty() || config.key.len() > config::MAX_KEY_PARTS {
-            let found = format!("{} key parts", config.key.len());
-            self.error_in_words(
-                &format!("{path}.key"),
-                found,
-                "1 to 8; [\"const:all\"] counts everybody together",
-            );
-        }
-        if let (Some(burst), false) = (config.burst, config.algorithm == Algorithm::Gcra) {
-            self.error(&format!("{path}.burst"), burst, "no burst: only `gcra` has one");
-        }
-        let burst = config.burst.unwrap_or(config.quota).get();
-        let quota = match Quota::new(config.algorithm, config.quota.get(), config.window, burst) {
-            Ok(quota) => Some(quota),
-            Err(error) => {
-                let found = if error.field == "burst" { burst } else { config.quota.get() };
-                let (algorithm, window) = (config.algorithm.as_str(), config.window);
-                let expected =
-                    format!("at most {} for `{algorithm}` with a window of {window}", error.at_most);
-                self.error(&format!("{path}.{}", error.field), found, expected);
-                None
-            }
-        };
-        let capacity = quota.map_or(u64::MAX, |quota| quota.capacity());
-        let never = format!("at most {capacity}, or no request could ever pass");
-        match &config.cost {
-            CostConfig::Fixed(cost) if cost.get() > capacity => {
-                self.error(&format!("{path}.cost"), cost, never);
-            }
-            CostConfig::Header(cost) if cost.max.get() > capacity => {
-                self.error(&format!("{path}.cost.max"), cost.max, never);
-            }
-            CostConfig::Header(cost) if cost.default > cost.max => {
-                self.error(
-                    &format!("{path}.cost.default"),
-                    cost.default,
-                    format!("at most `max`, {}", cost.max),
-                );
-            }
-            _ => {}
-        }
-        let quota = quota.filter(|_| self.errors.len() == before)?;
-        let enforced = !(self.policy_shadow || config.shadow);
-        self.by_name.insert(config.name.clone(), self.limits.len());
-        let tag = config.tag.as_ref().map(Name::as_str);
-        let keys = KeyForm::new(DEFAULT_PREFIX, tag, &quota, config.name.as_str());
-        self.limits.push(Limit { config, quota, keys, enforced, refundable: false });
-        Some(self.limits.len() - 1)
-    }
-}
-
 fn holds(conditions: &MatchConfig, request: &dyn Request) -> bool {
     let mut method_holds = conditions.methods.is_empty();
     if !method_holds {
@@ -456,24 +374,15 @@ fn holds(conditions: &MatchConfig, request: &dyn Request) -> bool {
         })
 }
 
-/// `"burst";q=100;w=60`, …: draft-ietf-httpapi-ratelimit-headers-10, where a window has whole seconds or is left out.
-fn policy_field<'a>(limits: impl Iterator<Item = &'a Limit>) -> String {
-    let mut field = String::new();
-    for limit in limits {
-        let separator = if field.is_empty() { "" } else { ", " };
-        // Writing to a String does not fail.
-        let _ = write!(field, "{separator}\"{}\";q={}", limit.name(), limit.quota.limit());
-        if limit.quota.window().is_multiple_of(1000) {
-            let _ = write!(field, ";w={}", limit.quota.window() / 1000);
-        }
-    }
-    field
-}
-
 fn read_number(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     // Digits that do not fit are a very large number, which `max` cuts.
     digits.then(|| core::str::from_utf8(text).ok()?.parse().ok().or(Some(u64::MAX)))?
+}
+
+/// What keys of a limit end in: another way of counting starts afresh.
+fn limit_label(quota: &Quota, name: &str) -> String {
+    format!("{}{}:{name}", quota.algorithm().letter(), quota.window())
 }
 
 /// What store keys begin with unless the host says otherwise.

@@ -1,0 +1,215 @@
+//! A decision that waits for the store.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::completion::Due;
+use super::guards::Asked;
+use super::limits::{self, Performed};
+use super::{Admission, Decision, Denial, Reason, Report, Step, Verdict};
+use crate::key::Digest;
+use crate::local::Local;
+use crate::policy::{Policy, RouteLimit};
+use crate::store::memory::Shards;
+use crate::store::{Op, Outcome, StoreError};
+use crate::time::{Span, Timestamp};
+
+/// A decision that waits for the store.
+#[derive(Debug)]
+pub struct Call {
+    pub(super) policy: Arc<Policy>,
+    /// First those of limits, one for each group with a check for each limit; then one for each of `asked`.
+    pub(super) ops: Vec<Op>,
+    pub(super) asked: Vec<Asked>,
+    /// What is asked once nothing has refused.
+    pub(super) claims: Vec<(Asked, Op)>,
+    /// The only limit, if it was asked by its name.
+    only: Option<usize>,
+    pub(super) report: Report,
+    /// Why the request is refused, as far as that is known.
+    pub(super) reason: Option<Reason>,
+    /// What is given back if it is refused.
+    pub(super) refunds: Vec<Owed>,
+    /// Header fields for the upstream.
+    pub(super) onward: Vec<(&'static str, Option<String>)>,
+    /// What is left to do if it is not.
+    pub(super) due: Due,
+    /// The token that may be believed not to be revoked, for some time, if the guard of this number has asked the store.
+    pub(super) trust: Option<(usize, Digest, Span)>,
+    pub(super) began: Timestamp,
+}
+
+/// What is to be told to the store, or to the memory of this instance where that stood in for it.
+#[derive(Clone, Debug)]
+pub(super) struct Owed {
+    pub(super) op: Op,
+    pub(super) to_memory: bool,
+}
+
+impl Owed {
+    /// Performs what is for the memory, and gives back what is for the store.
+    pub(super) fn pay<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Option<Op> {
+        if !self.to_memory {
+            return Some(self.op);
+        }
+        // Nothing can be done about a memory that is too busy; what is held there ends by itself.
+        let _ = local.memory.perform(&self.op, now);
+        None
+    }
+}
+
+impl AsRef<[Op]> for Call {
+    fn as_ref(&self) -> &[Op] {
+        self.batch()
+    }
+}
+
+impl Call {
+    /// A call that asks limits.
+    pub(super) fn new(policy: &Arc<Policy>, ops: Vec<Op>, report: Report, began: Timestamp) -> Self {
+        Self {
+            policy: Arc::clone(policy),
+            ops,
+            asked: Vec::new(),
+            claims: Vec::new(),
+            only: None,
+            report,
+            reason: None,
+            refunds: Vec::new(),
+            onward: Vec::new(),
+            due: Due::default(),
+            trust: None,
+            began,
+        }
+    }
+
+    /// The same call about one limit, whatever the route.
+    pub(super) fn about(mut self, limit: usize) -> Self {
+        self.only = Some(limit);
+        self
+    }
+
+    pub(super) fn into_report(self) -> Report {
+        self.report
+    }
+
+    /// The operations to perform, each atomic for itself.
+    pub fn batch(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// When the decision began.
+    pub fn began(&self) -> Timestamp {
+        self.began
+    }
+
+    /// Asks the store, or decides at once where it is not to be asked.
+    pub(super) fn leave<S: Shards>(mut self, local: &mut Local<S>, now: Timestamp) -> Step {
+        if self.ops.is_empty() {
+            (self.asked, self.ops) = core::mem::take(&mut self.claims).into_iter().unzip();
+        }
+        if self.ops.is_empty() {
+            return self.decide(local, now);
+        }
+        let outcomes: Vec<_> = match local.store.as_mut().map(|health| health.admits(now)) {
+            Some(true) => return Step::Call(self),
+            Some(false) => self.ops.iter().map(|_| Err(StoreError::Open)).collect(),
+            None => self.ops.iter().map(|op| local.memory.perform(op, now)).collect(),
+        };
+        self.resume(local, outcomes, now)
+    }
+
+    /// Goes on with what the store answered, operation by operation; a missing outcome counts as a failed one.
+    pub fn resume<S: Shards>(
+        mut self,
+        local: &mut Local<S>,
+        outcomes: impl IntoIterator<Item = Result<Outcome, StoreError>>,
+        now: Timestamp,
+    ) -> Step {
+        let outcomes = outcomes.into_iter().chain(core::iter::repeat(Err(StoreError::Garbage)));
+        let (ops, asked) = (core::mem::take(&mut self.ops), core::mem::take(&mut self.asked));
+        let of_limits = ops.len().saturating_sub(asked.len());
+        // An operation alone either admits or charges nothing.
+        let is_alone = ops.len() == 1;
+        let mut answered = ops.into_iter().zip(outcomes);
+        if of_limits > 0 {
+            self.judge_limits(local, answered.by_ref().take(of_limits), is_alone, now);
+        }
+        for (asked, (op, outcome)) in asked.into_iter().zip(answered) {
+            self.judge_guard(local, asked, &op, outcome, now);
+        }
+        if self.reason.is_none() && !self.claims.is_empty() {
+            // Whoever comes as far as to claim something has made an attempt, which stays counted.
+            self.refunds.clear();
+            return self.leave(local, now);
+        }
+        self.decide(local, now)
+    }
+
+    fn judge_limits<S: Shards>(
+        &mut self,
+        local: &mut Local<S>,
+        answered: impl Iterator<Item = (Op, Result<Outcome, StoreError>)>,
+        is_alone: bool,
+        now: Timestamp,
+    ) {
+        let Self { policy, report, refunds, due, began, .. } = self;
+        let route = report.route.and_then(|route| policy.routes().get(route));
+        let only = self.only.map(|limit| ([RouteLimit { limit, subject: 0 }], [Vec::from([0])]));
+        let (limits, groups) = match (route, &only) {
+            (Some(route), _) => (route.limits(), route.groups()),
+            (None, Some((limits, groups))) => (&limits[..], &groups[..]),
+            (None, None) => return,
+        };
+        let verdicts = &mut report.verdicts;
+        verdicts.reserve_exact(limits.len());
+        for ((op, outcome), group) in answered.zip(groups) {
+            let numbers = group.iter().filter_map(|index| limits.get(*index)).map(|place| place.limit);
+            match outcome {
+                Ok(outcome) => {
+                    limits::decided(policy, &op, &outcome, numbers.clone(), local, *began, verdicts);
+                    due.count(policy, &op, &outcome, numbers, false);
+                    if !is_alone {
+                        refunds.extend(limits::refund(op, &outcome).map(|op| Owed { op, to_memory: false }));
+                    }
+                }
+                Err(error) => {
+                    let numbers: Vec<usize> = numbers.collect();
+                    let (degraded, own) = limits::degraded(policy, op.checks(), &error, &numbers, local, now);
+                    verdicts.extend(degraded);
+                    if let Some(Performed { op, outcome, limits }) = own {
+                        due.count(policy, &op, &outcome, limits.into_iter(), true);
+                        refunds.extend(limits::refund(op, &outcome).map(|op| Owed { op, to_memory: true }));
+                    }
+                }
+            }
+        }
+        if groups.len() > 1 {
+            let of = |place: &RouteLimit| verdicts.iter().find(|verdict| verdict.limit == place.limit);
+            *verdicts = limits.iter().filter_map(of).copied().collect();
+        }
+        if verdicts.iter().any(Verdict::refuses) {
+            self.reason = Some(Reason::Limits);
+        }
+    }
+
+    fn decide<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Step {
+        let Self { policy, report, reason, refunds, onward, due, trust, began, .. } = self;
+        Step::Decide(match reason {
+            Some(reason) => {
+                let refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
+                Decision::Deny(Denial { report, reason, refunds })
+            }
+            None => {
+                if let Some((guard, digest, time)) = trust
+                    && report.passed_store(guard)
+                {
+                    local.unrevoked.insert(digest, began.plus(time.as_millis()), now);
+                }
+                let completion = due.into_completion(policy);
+                Decision::Allow(Admission { report, onward, completion })
+            }
+        })
+    }
+}

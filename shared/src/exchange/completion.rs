@@ -1,0 +1,211 @@
+//! What is left to do with the answer to a request that was let through.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::call::Owed;
+use super::guards;
+use crate::config::{CountConfig, FailureMode};
+use crate::local::Local;
+use crate::policy::{Limit, Policy, Rule};
+use crate::store::memory::Shards;
+use crate::store::{Op, Outcome, Probe, StoreError};
+use crate::time::Timestamp;
+
+/// What is left to do with the answer to a request that was let through.
+///
+/// ```text
+/// before_answer ─▶ Pass | Ask(revoking) ─ resume ─▶ whether the answer may go      once the status is known
+/// responded ─▶ operations for the store                                            then
+/// ended ─▶ operations for the store                  once the last byte has left, or the client, or the upstream
+/// ```
+///
+/// A host that drops it instead loses nothing for good: what is held ends by itself, later.
+#[derive(Debug)]
+pub struct Completion {
+    policy: Arc<Policy>,
+    due: Due,
+}
+
+/// What is due, collected while the decision is made.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    watch: Option<Watch>,
+    /// Released at the end.
+    held: Vec<Owed>,
+    /// Given back unless the status counts for the limit of this number.
+    counted: Vec<(usize, Owed)>,
+    revokes: Option<Op>,
+}
+
+/// A breaker that is told how it went.
+#[derive(Debug)]
+struct Watch {
+    guard: usize,
+    /// And whether the memory let it through.
+    probe: Option<(Probe, bool)>,
+}
+
+impl Due {
+    /// The breaker of this number is told how it goes.
+    pub(super) fn watch(&mut self, guard: usize) {
+        self.watch = Some(Watch { guard, probe: None });
+    }
+
+    /// The request is a probe of the breaker of this number.
+    pub(super) fn probe(&mut self, guard: usize, probe: Probe, to_memory: bool) {
+        self.watch = Some(Watch { guard, probe: Some((probe, to_memory)) });
+    }
+
+    /// This is released at the end.
+    pub(super) fn hold(&mut self, owed: Owed) {
+        self.held.push(owed);
+    }
+
+    /// This is revoked once the upstream has said yes.
+    pub(super) fn revoke(&mut self, op: Op) {
+        self.revokes = Some(op);
+    }
+
+    /// What limits charged that do not count every answer.
+    pub(super) fn count(
+        &mut self,
+        policy: &Policy,
+        op: &Op,
+        outcome: &Outcome,
+        limits: impl Iterator<Item = usize>,
+        to_memory: bool,
+    ) {
+        let Outcome::RateLimit { at, standings } = outcome else { return };
+        for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
+            let counts_all =
+                policy.limits().get(limit).is_none_or(|limit| *limit.count() == CountConfig::All);
+            if !counts_all && check.is_charged(standing) {
+                let op = Op::Refund { checks: Vec::from([check.clone()]), at: *at };
+                self.counted.push((limit, Owed { op, to_memory }));
+            }
+        }
+    }
+
+    /// `None` if nothing is due.
+    pub(super) fn into_completion(self, policy: Arc<Policy>) -> Option<Completion> {
+        let Self { watch, held, counted, revokes } = &self;
+        let is_due = watch.is_some() || !held.is_empty() || !counted.is_empty() || revokes.is_some();
+        is_due.then_some(Completion { policy, due: self })
+    }
+}
+
+/// Whether an answer may go to the client.
+#[derive(Debug)]
+pub enum Before {
+    /// It may.
+    Pass,
+    /// Not before the store knows something: perform the operations in one call, then [`Revoking::resume`].
+    Ask(Revoking),
+    /// The store could not be told, so [`answer::not_revoked`](crate::answer::not_revoked) goes in its place.
+    Fail,
+}
+
+/// A revocation that the client hears of when the store knows it.
+#[derive(Debug)]
+pub struct Revoking(Vec<Op>);
+
+impl AsRef<[Op]> for Revoking {
+    fn as_ref(&self) -> &[Op] {
+        &self.0
+    }
+}
+
+impl Revoking {
+    /// Whether the answer may go, after what the store said; [`answer::not_revoked`](crate::answer::not_revoked) goes otherwise.
+    pub fn resume<S: Shards>(
+        self,
+        local: &mut Local<S>,
+        outcomes: impl IntoIterator<Item = Result<Outcome, StoreError>>,
+        now: Timestamp,
+    ) -> bool {
+        let kept = matches!(outcomes.into_iter().next(), Some(Ok(Outcome::Kept)));
+        if kept {
+            local.unrevoked.clear();
+        }
+        // What is known here is refused here, even where the store cannot be asked and the policy goes by that.
+        self.0.iter().for_each(|op| drop(local.memory.perform(op, now)));
+        kept
+    }
+}
+
+impl Completion {
+    /// The status of the answer is known: whether it may go to the client.
+    pub fn before_answer<S: Shards>(&mut self, local: &mut Local<S>, status: u16, now: Timestamp) -> Before {
+        let Some(op) = self.due.revokes.take().filter(|_| (200..300).contains(&status)) else {
+            return Before::Pass;
+        };
+        let revoking = Revoking(Vec::from([op]));
+        match local.store.as_mut().map(|health| health.admits(now)) {
+            Some(true) => Before::Ask(revoking),
+            Some(false) => Before::Fail,
+            None => {
+                let outcomes: Vec<_> = revoking.0.iter().map(|op| local.memory.perform(op, now)).collect();
+                if revoking.resume(local, outcomes, now) { Before::Pass } else { Before::Fail }
+            }
+        }
+    }
+
+    /// The upstream, or the host in its place, has answered with `status`: what the store is to be told, without anybody waiting.
+    pub fn responded<S: Shards>(&mut self, local: &mut Local<S>, status: u16, now: Timestamp) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for (limit, owed) in core::mem::take(&mut self.due.counted) {
+            let count = self.policy.limits().get(limit).map(Limit::count);
+            if matches!(count, Some(CountConfig::Only(statuses)) if !statuses.include(status)) {
+                ops.extend(owed.pay(local, now));
+            }
+        }
+        if let Some(watch) = self.due.watch.take() {
+            ops.extend(self.report(&watch, local, Some(status), now));
+        }
+        ops
+    }
+
+    /// It is over: the answer has left, or nobody waits for one. What the store is to be told, without anybody waiting.
+    pub fn ended<S: Shards>(mut self, local: &mut Local<S>, now: Timestamp) -> Vec<Op> {
+        let mut ops = Vec::new();
+        // A probe that got no answer is no longer under way; of other calls there is nothing to tell.
+        if let Some(watch) = self.due.watch.take() {
+            ops.extend(self.report(&watch, local, None, now));
+        }
+        for owed in core::mem::take(&mut self.due.held) {
+            ops.extend(owed.pay(local, now));
+        }
+        ops
+    }
+
+    /// Tells a breaker how it went; without a status, that a probe was called off.
+    fn report<S: Shards>(
+        &self,
+        watch: &Watch,
+        local: &mut Local<S>,
+        status: Option<u16>,
+        now: Timestamp,
+    ) -> Option<Op> {
+        let guard = self.policy.guards().get(watch.guard)?;
+        let Rule::CircuitBreaker { breaker, failures } = guard.rule() else { return None };
+        let failed = status.map(|status| failures.include(status));
+        if let Some((probe, to_memory)) = watch.probe {
+            local.breakers.forget(watch.guard);
+            let counts = failed.map_or([0, 0], |failed| if failed { [0, 1] } else { [1, 0] });
+            return Owed { op: guards::report(guard, local, counts, Some(probe))?, to_memory }
+                .pay(local, now);
+        }
+        if !failed? {
+            if breaker.counts_successes() {
+                local.breakers.succeeded(watch.guard);
+            }
+            return None;
+        }
+        let successes = local.breakers.forget(watch.guard);
+        let op = guards::report(guard, local, [successes, 1], None)?;
+        // While the store is left alone, what this instance sees is all that there is to go by.
+        let to_memory = local.store_is_open() && guard.on_store_error() == FailureMode::Local;
+        Owed { op: if to_memory { guards::alone(op) } else { op }, to_memory }.pay(local, now)
+    }
+}

@@ -1,0 +1,375 @@
+//! What guards ask, and what outcomes mean for them.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::sync::Arc;
+
+use super::call::Owed;
+use super::{Call, Reason, Ruling, Source, Subjects};
+use crate::circuit_breaker::{BreakerState, CircuitBreaker};
+use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
+use crate::jwt::{JwtPolicy, Token, digest_of_subject};
+use crate::local::{Local, View};
+use crate::policy::{Guard, Route, Rule};
+use crate::store::memory::Shards;
+use crate::store::{Op, Outcome, Probe, StoreError};
+use crate::time::{Span, Timestamp};
+
+/// What an operation is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// Of [`Policy::guards`](crate::policy::Policy::guards).
+    guard: usize,
+    about: About,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum About {
+    /// Whether the token is revoked.
+    Token,
+    /// Whether what its subject was issued at this time is.
+    Subject { issued: Option<Timestamp> },
+    /// What the breaker does.
+    View,
+    /// Whether this request may be a probe.
+    Probe,
+    /// Whether it is the first of its kind.
+    Mark,
+    /// Whether the lock is free.
+    Lock,
+    /// That the token is revoked.
+    Revoke,
+}
+
+impl About {
+    /// Whether `outcome` is one of those that such an operation can have.
+    fn fits(self, outcome: &Outcome) -> bool {
+        match self {
+            Self::Token | Self::Subject { .. } => matches!(outcome, Outcome::Revoked(_)),
+            Self::View => matches!(outcome, Outcome::Breaker { .. }),
+            Self::Probe => matches!(outcome, Outcome::Breaker { .. } | Outcome::Probing { .. }),
+            Self::Mark | Self::Lock => matches!(outcome, Outcome::Acquired { .. } | Outcome::Held { .. }),
+            Self::Revoke => matches!(outcome, Outcome::Kept),
+        }
+    }
+}
+
+impl Call {
+    /// Adds what the guards of a route ask.
+    ///
+    /// # Errors
+    /// What is known without asking: the request is refused.
+    pub(super) fn add_guards<S: Shards>(
+        &mut self,
+        route: &Route,
+        local: &mut Local<S>,
+        subjects: &Subjects<'_>,
+        token: Option<&Token>,
+        now: Timestamp,
+    ) -> Result<(), Reason> {
+        if route.guards().is_empty() {
+            return Ok(());
+        }
+        let policy = Arc::clone(&self.policy);
+        for place in route.guards() {
+            let number = place.guard;
+            let Some(guard) = policy.guards().get(number) else { continue };
+            match guard.rule() {
+                // It was found before anything else.
+                Rule::Token { .. } => {}
+                Rule::Revocation { cache, .. } => {
+                    let (Some(token), Some(jwt)) = (token, policy.jwt()) else { continue };
+                    if cache.is_some() && local.unrevoked.has(&token.digest(), now) {
+                        self.report.add(number, Ruling::Admitted, Source::Store);
+                    } else {
+                        self.trust = cache.map(|time| (number, token.digest(), time));
+                        self.ask_for_revocations(number, guard, jwt, token);
+                    }
+                }
+                Rule::CircuitBreaker { breaker, .. } => match local.breakers.view(number, now) {
+                    View::Closed => {
+                        self.report.add(number, Ruling::Admitted, Source::Store);
+                        self.due.watch(number);
+                    }
+                    View::Open { for_ms } => {
+                        let ruling = refused(guard);
+                        self.report.add(number, ruling, Source::Store);
+                        if ruling.refuses() {
+                            return Err(Reason::Open { for_ms });
+                        }
+                    }
+                    View::Unknown { successes } => {
+                        self.ask(number, About::View, view(guard, breaker, successes, local));
+                    }
+                },
+                Rule::Dedup { ttl, on_duplicate, .. } => {
+                    if *on_duplicate == OnDuplicate::Mark {
+                        self.onward.push((DUPLICATE, None));
+                    }
+                    let subject = subjects.get(place.subject);
+                    if subject.is_complete {
+                        let (key, holder) = (guard.keys().key(subject.digest), local.next_holder());
+                        self.claim(
+                            number,
+                            About::Mark,
+                            Op::Acquire { key, holder, lease: *ttl, fenced: false },
+                        );
+                    } else {
+                        // What cannot be told from others is not taken for one of them.
+                        self.report.add(number, Ruling::Admitted, Source::Store);
+                    }
+                }
+                Rule::Lock { lease, .. } => {
+                    self.onward.push((FENCE, None));
+                    let key = guard.keys().key(subjects.get(place.subject).digest);
+                    let holder = local.next_holder();
+                    self.claim(number, About::Lock, Op::Acquire { key, holder, lease: *lease, fenced: true });
+                }
+                Rule::Revokes { what, when } => {
+                    let (Some(token), Some(jwt), true) = (token, policy.jwt(), guard.is_enforced()) else {
+                        continue;
+                    };
+                    let Some(op) = revoke(*what, guard, jwt, token, now) else { continue };
+                    match when {
+                        RevokesWhen::AtOnce => self.claim(number, About::Revoke, op),
+                        RevokesWhen::Success => self.due.revoke(op),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, guard: usize, about: About, op: Op) {
+        self.asked.push(Asked { guard, about });
+        self.ops.push(op);
+    }
+
+    fn claim(&mut self, guard: usize, about: About, op: Op) {
+        self.claims.push((Asked { guard, about }, op));
+    }
+
+    fn ask_for_revocations(&mut self, number: usize, guard: &Guard, jwt: &JwtPolicy, token: &Token) {
+        self.ask(number, About::Token, Op::IsRevoked { key: guard.keys().key(token.digest()) });
+        let claims = token.claims();
+        if let (Some(_), Some(subject)) = (jwt.max_age_millis(), claims.subject()) {
+            let key = guard.keys().key(digest_of_subject(claims.issuer(), subject));
+            self.ask(number, About::Subject { issued: claims.issued() }, Op::IsRevoked { key });
+        }
+    }
+
+    /// Goes on with what became of an operation that a guard asked for.
+    pub(super) fn judge_guard<S: Shards>(
+        &mut self,
+        local: &mut Local<S>,
+        Asked { guard: number, about }: Asked,
+        op: &Op,
+        outcome: Result<Outcome, StoreError>,
+        now: Timestamp,
+    ) {
+        let policy = Arc::clone(&self.policy);
+        let Some(guard) = policy.guards().get(number) else { return };
+        let outcome = outcome
+            .and_then(|outcome| if about.fits(&outcome) { Ok(outcome) } else { Err(StoreError::Garbage) });
+        let (performed, source) = match outcome {
+            Ok(outcome) => (Some(outcome), Source::Store),
+            Err(error) => {
+                self.note_lost(about, op, &error);
+                let mode = match guard.on_store_error() {
+                    // The memory itself was the store: there is nothing left to fall back on.
+                    FailureMode::Local if error == StoreError::Contention => FailureMode::Deny,
+                    mode => mode,
+                };
+                let own = if mode == FailureMode::Local { local.memory.perform(op, now).ok() } else { None };
+                (own, Source::Degraded(mode))
+            }
+        };
+        let to_memory = source != Source::Store;
+        let reason = match performed {
+            Some(outcome) => self.judge_outcome(local, number, guard, about, op, &outcome, to_memory, now),
+            None if source == Source::Degraded(FailureMode::Allow) => {
+                if about == About::View {
+                    self.due.watch(number);
+                }
+                None
+            }
+            None => Some(Reason::Unavailable(number)),
+        };
+        let ruling = match reason {
+            None => Ruling::Admitted,
+            Some(_) if !guard.is_enforced() => Ruling::ShadowRefused,
+            Some(Reason::Unavailable(_)) => Ruling::Unavailable,
+            Some(_) => Ruling::Refused,
+        };
+        self.report.add(number, ruling, source);
+        if ruling.refuses() {
+            // Whose token is not valid is told that, whatever his limits say.
+            let is_first =
+                matches!(about, About::Token | About::Subject { .. }) && self.reason == Some(Reason::Limits);
+            self.reason = if is_first { reason } else { self.reason.or(reason) };
+        }
+    }
+
+    /// What an outcome means: `None` if the guard has no objection.
+    #[allow(clippy::too_many_arguments, reason = "everything that there is to know")]
+    fn judge_outcome<S: Shards>(
+        &mut self,
+        local: &mut Local<S>,
+        number: usize,
+        guard: &Guard,
+        about: About,
+        op: &Op,
+        outcome: &Outcome,
+        to_memory: bool,
+        now: Timestamp,
+    ) -> Option<Reason> {
+        match (about, outcome) {
+            (About::Token, Outcome::Revoked(Some(_))) => Some(Reason::Revoked),
+            (About::Subject { issued }, Outcome::Revoked(Some(before)))
+                if issued.is_none_or(|issued| issued <= *before) =>
+            {
+                Some(Reason::Revoked)
+            }
+            (About::View, Outcome::Breaker { state, .. }) => {
+                local.breakers.seen(number, *state, self.began, now);
+                match state {
+                    BreakerState::Closed => {
+                        self.due.watch(number);
+                        None
+                    }
+                    BreakerState::HalfOpen { free, .. } if *free > 0 => {
+                        let Rule::CircuitBreaker { breaker, .. } = guard.rule() else { return None };
+                        let (key, breaker, holder) = (guard.keys().whole(), *breaker, local.next_holder());
+                        self.claim(number, About::Probe, Op::Probe { key, breaker, holder });
+                        None
+                    }
+                    state => Some(open(*state)),
+                }
+            }
+            (About::Probe, Outcome::Probing { generation }) => {
+                if let Op::Probe { holder, .. } = op {
+                    let probe = Probe { generation: *generation, holder: *holder };
+                    self.due.probe(number, probe, to_memory);
+                    let called_off = report(guard, local, [0, 0], Some(probe));
+                    self.refunds.extend(called_off.map(|op| Owed { op, to_memory }));
+                }
+                None
+            }
+            (About::Probe, Outcome::Breaker { state, .. }) => {
+                local.breakers.seen(number, *state, self.began, now);
+                match state {
+                    BreakerState::Closed => {
+                        self.due.watch(number);
+                        None
+                    }
+                    state => Some(open(*state)),
+                }
+            }
+            (About::Mark, Outcome::Acquired { .. }) => {
+                self.refunds.extend(release(op).map(|op| Owed { op, to_memory }));
+                None
+            }
+            (About::Mark, Outcome::Held { .. }) => match guard.rule() {
+                Rule::Dedup { on_duplicate: OnDuplicate::Mark, .. } if guard.is_enforced() => {
+                    self.tell_upstream(DUPLICATE, "true".to_string());
+                    None
+                }
+                _ => Some(Reason::Duplicate(number)),
+            },
+            (About::Lock, Outcome::Acquired { fence }) => {
+                self.tell_upstream(FENCE, format!("{fence}"));
+                if let Some(op) = release(op) {
+                    self.refunds.push(Owed { op: op.clone(), to_memory });
+                    self.due.hold(Owed { op, to_memory });
+                }
+                None
+            }
+            (About::Lock, Outcome::Held { for_ms }) => {
+                Some(Reason::Locked { guard: number, for_ms: *for_ms })
+            }
+            (About::Revoke, _) => {
+                local.unrevoked.clear();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Of a call whose answer is lost, nobody knows whether it took what it asked for. So that is given back.
+    fn note_lost(&mut self, about: About, op: &Op, error: &StoreError) {
+        let was_asked = !matches!(error, StoreError::Open | StoreError::Busy | StoreError::Contention);
+        if let (true, About::Mark | About::Lock, Some(op)) = (was_asked, about, release(op)) {
+            let owed = Owed { op, to_memory: false };
+            if about == About::Lock {
+                self.due.hold(owed.clone());
+            }
+            self.refunds.push(owed);
+        }
+    }
+
+    fn tell_upstream(&mut self, name: &'static str, value: String) {
+        for (_, field) in self.onward.iter_mut().filter(|(own, _)| *own == name) {
+            *field = Some(value.clone());
+        }
+    }
+}
+
+/// What a guard says to what it objects to.
+fn refused(guard: &Guard) -> Ruling {
+    if guard.is_enforced() { Ruling::Refused } else { Ruling::ShadowRefused }
+}
+
+/// Asks what a breaker does; on this occasion it is told of what succeeded since it was asked last.
+fn view<S: Shards>(guard: &Guard, breaker: &CircuitBreaker, successes: u32, local: &Local<S>) -> Op {
+    let told = if successes > 0 { report(guard, local, [successes, 0], None) } else { None };
+    told.unwrap_or_else(|| Op::View { key: guard.keys().whole(), breaker: *breaker })
+}
+
+/// Tells a breaker of successes and failures.
+pub(super) fn report<S: Shards>(
+    guard: &Guard,
+    local: &Local<S>,
+    [successes, failures]: [u32; 2],
+    probe: Option<Probe>,
+) -> Option<Op> {
+    let Rule::CircuitBreaker { breaker, .. } = guard.rule() else { return None };
+    let (key, breaker, reporter) = (guard.keys().whole(), *breaker, local.id);
+    Some(Op::Report { key, breaker, reporter, successes, failures, probe })
+}
+
+/// The same report to a breaker that listens to this instance alone.
+pub(super) fn alone(mut op: Op) -> Op {
+    if let Op::Report { breaker, .. } = &mut op {
+        *breaker = breaker.alone();
+    }
+    op
+}
+
+/// Gives back what `op` took.
+fn release(op: &Op) -> Option<Op> {
+    let Op::Acquire { key, holder, .. } = op else { return None };
+    Some(Op::Release { key: key.clone(), holder: *holder })
+}
+
+/// Revokes a token, or all that its subject was issued until now; `None` if the token names no subject.
+fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, token: &Token, now: Timestamp) -> Option<Op> {
+    let claims = token.claims();
+    let (digest, millis) = match what {
+        RevokesWhat::Token => (token.digest(), jwt.last_use(claims)?.since(now)),
+        RevokesWhat::Subject => {
+            (digest_of_subject(claims.issuer(), claims.subject()?), jwt.max_age_millis()?)
+        }
+    };
+    let ttl = Span::from_millis(millis.max(1)).unwrap_or(Span::MAX);
+    Some(Op::Revoke { key: guard.keys().key(digest), ttl, before: None })
+}
+
+/// Why a request is refused in such a state. When the next probe may begin nobody knows: somebody is about to report.
+fn open(state: BreakerState) -> Reason {
+    Reason::Open { for_ms: if let BreakerState::Open { for_ms } = state { for_ms } else { 0 } }
+}
+
+/// Tells the upstream the fence of the lock.
+const FENCE: &str = "x-tollgate-fence";
+/// Tells the upstream that it was asked the same before.
+const DUPLICATE: &str = "x-tollgate-duplicate";

@@ -1,0 +1,132 @@
+//! What outcomes mean for rate limits.
+
+use alloc::vec::Vec;
+
+use super::{Ruling, Source, Verdict};
+use crate::config::FailureMode;
+use crate::key::Key;
+use crate::local::Local;
+use crate::policy::{Limit, Policy};
+use crate::rate_limit::{Check, Retry, Standing};
+use crate::store::memory::Shards;
+use crate::store::{Op, Outcome, StoreError};
+use crate::time::Timestamp;
+
+/// A denial that is still known.
+pub(super) fn remembered<S: Shards>(
+    local: &mut Local<S>,
+    number: usize,
+    limit: &Limit,
+    key: &Key,
+    cost: u64,
+    now: Timestamp,
+) -> Option<Verdict> {
+    let standing = if limit.is_enforced() { local.denials.find(key, cost, now) } else { None }?;
+    Some(Verdict {
+        limit: number,
+        ruling: Ruling::Refused,
+        standing: Some(standing),
+        source: Source::Denials,
+    })
+}
+
+/// Gives back what `op` charged; checks in shadow mode without room were not, and have nothing to be given back.
+pub(super) fn refund(op: Op, outcome: &Outcome) -> Option<Op> {
+    let admitted = outcome.admitted(op.checks());
+    let (true, Op::RateLimit(mut checks), Outcome::RateLimit { at, standings }) = (admitted, op, outcome)
+    else {
+        return None;
+    };
+    let mut standings = standings.iter();
+    checks.retain(|check| standings.next().is_some_and(|standing| check.is_charged(standing)));
+    (!checks.is_empty()).then_some(Op::Refund { checks, at: *at })
+}
+
+/// Adds the verdicts on an operation that was performed.
+pub(super) fn decided<S: Shards>(
+    policy: &Policy,
+    op: &Op,
+    outcome: &Outcome,
+    limits: impl Iterator<Item = usize>,
+    local: &mut Local<S>,
+    began: Timestamp,
+    verdicts: &mut Vec<Verdict>,
+) {
+    let Outcome::RateLimit { standings, .. } = outcome else { return };
+    for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
+        if check.enforced {
+            let refundable = policy.limits().get(limit).is_some_and(Limit::is_refundable);
+            local.denials.remember(&check.key, check.cost, standing, refundable, began);
+        }
+        verdicts.push(verdict(limit, check, standing, Source::Store));
+    }
+}
+
+/// What this instance's memory did in the place of the store.
+pub(super) struct Performed {
+    pub(super) op: Op,
+    pub(super) outcome: Outcome,
+    /// The numbers of the limits that it is about.
+    pub(super) limits: Vec<usize>,
+}
+
+/// Verdicts on an operation that the store did not perform, as `on_store_error` of each limit says; and what this instance's
+/// memory did in its place.
+pub(super) fn degraded<S: Shards>(
+    policy: &Policy,
+    checks: &[Check],
+    error: &StoreError,
+    limits: &[usize],
+    local: &mut Local<S>,
+    now: Timestamp,
+) -> (Vec<Verdict>, Option<Performed>) {
+    let mode = |limit: &usize| match policy.limits().get(*limit).map(|limit| limit.on_store_error()) {
+        // The memory itself was the store: there is nothing left to fall back on.
+        Some(FailureMode::Local) if *error == StoreError::Contention => FailureMode::Deny,
+        mode => mode.unwrap_or_default(),
+    };
+    let locals = checks.iter().zip(limits).filter(|(_, limit)| mode(limit) == FailureMode::Local);
+    let (shares, numbers): (Vec<Check>, Vec<usize>) =
+        locals.map(|(check, limit)| (share(check, local.instances), *limit)).unzip();
+    let op = Op::RateLimit(shares);
+    let performed = if op.checks().is_empty() { None } else { local.memory.perform(&op, now).ok() };
+    let mut standings = match &performed {
+        Some(Outcome::RateLimit { standings, .. }) => standings.iter(),
+        _ => [].iter(),
+    };
+    let verdicts = checks
+        .iter()
+        .zip(limits)
+        .map(|(check, limit)| {
+            let mode = mode(limit);
+            let source = Source::Degraded(mode);
+            let standing = if mode == FailureMode::Local { standings.next() } else { None };
+            match (mode, standing) {
+                (FailureMode::Local, Some(standing)) => verdict(*limit, check, standing, source),
+                (FailureMode::Allow, _) => {
+                    Verdict { limit: *limit, ruling: Ruling::Admitted, standing: None, source }
+                }
+                (FailureMode::Deny | FailureMode::Local, _) => {
+                    let ruling = if check.enforced { Ruling::Unavailable } else { Ruling::ShadowRefused };
+                    Verdict { limit: *limit, ruling, standing: None, source }
+                }
+            }
+        })
+        .collect();
+    (verdicts, performed.map(|outcome| Performed { op, outcome, limits: numbers }))
+}
+
+/// The same check against this instance's share of the quota, at a cost that fits into it.
+pub(super) fn share(check: &Check, instances: u32) -> Check {
+    let quota = check.quota.share(instances);
+    Check { key: check.key.clone(), quota, cost: check.cost.min(quota.capacity()), enforced: check.enforced }
+}
+
+pub(super) fn verdict(limit: usize, check: &Check, standing: &Standing, source: Source) -> Verdict {
+    let ruling = match (standing.retry, check.enforced) {
+        (Retry::Now, _) => Ruling::Admitted,
+        (_, true) => Ruling::Refused,
+        (_, false) => Ruling::ShadowRefused,
+    };
+    Verdict { limit, ruling, standing: Some(*standing), source }
+}

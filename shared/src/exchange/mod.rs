@@ -1,0 +1,291 @@
+//! A decision from beginning to end: [`begin`], [`Call::resume`], [`Decision::settle`]; and what is left to do with the answer to
+//! a request that was let through, [`Completion`].
+//!
+//! ```text
+//! begin ─┬─ nothing to ask, a denial remembered, memory only, store open ──────────────▶ Step::Decide
+//!        ├─▶ Step::Verify ─ resume ─┐
+//!        └──────────────────────────┴▶ Step::Call (screen) ─ resume ─┬─ refused, or all ─▶ Step::Decide
+//!                                                                    └▶ Step::Call (claim) ─ resume ─▶ Step::Decide
+//! ```
+//!
+//! What is *screened* only reads or counts: revocations, limits, the view of a breaker. What is *claimed* is held: a probe, a mark,
+//! a lock. It is claimed after everything that can refuse, and what is claimed beside something that refuses is given back.
+//!
+//! Each state owns the only value that goes on; a call that is dropped leaves nothing held for longer than its time.
+
+mod call;
+mod completion;
+mod guards;
+mod limits;
+mod report;
+mod token;
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::num::NonZeroU64;
+
+use crate::config::MAX_QUOTA;
+use crate::jwt::{Token, TokenError};
+use crate::key::{Digest, Facts, Subject};
+use crate::local::Local;
+use crate::policy::{Policy, Route};
+use crate::rate_limit::Check;
+use crate::request::Request;
+use crate::store::Op;
+use crate::store::memory::Shards;
+use crate::time::Timestamp;
+
+pub use call::Call;
+pub use completion::{Before, Completion, Revoking};
+pub use report::{GuardVerdict, Report, Ruling, Source, Verdict};
+pub use token::Verify;
+
+use token::Identity;
+
+/// What the host does next.
+#[derive(Debug)]
+pub enum Step {
+    /// Perform [`Call::batch`] in one call to the store, then [`Call::resume`].
+    Call(Call),
+    /// Have the platform verify a signature, then [`Verify::resume`]. Never where the core verifies all, with the feature `asymmetric`.
+    Verify(Verify),
+    /// The decision is made.
+    Decide(Decision),
+}
+
+/// Begins a decision.
+pub fn begin<S: Shards>(
+    policy: &Arc<Policy>,
+    local: &mut Local<S>,
+    request: &dyn Request,
+    now: Timestamp,
+) -> Step {
+    begin_with(policy, local, request, None, now)
+}
+
+/// Begins a decision about a request of whose token's signature it may be known already whether it holds.
+fn begin_with<S: Shards>(
+    policy: &Arc<Policy>,
+    local: &mut Local<S>,
+    request: &dyn Request,
+    holds: Option<bool>,
+    now: Timestamp,
+) -> Step {
+    let path = policy.path(request);
+    let mut report = Report::of_route(policy.find_route(&path, request));
+    let Some(route) = report.route.and_then(|route| policy.routes().get(route)) else {
+        return Step::Decide(Decision::allow(report));
+    };
+    let token = match token::identify(policy, route, local, request, holds, &mut report, now) {
+        Identity::Known(token) => token,
+        Identity::Ask(verify) => return Step::Verify(verify),
+        Identity::Refused(error) => return Step::Decide(Decision::deny(report, Reason::Token(error))),
+    };
+    let facts = Facts {
+        client_ip: policy.client_ip(),
+        route: route.name(),
+        path: &path,
+        request,
+        claims: token.as_ref().map(Token::claims),
+    };
+    let subjects = Subjects::new(route, &facts);
+    let mut ops = Vec::with_capacity(route.groups().len());
+    for group in route.groups() {
+        let mut checks = Vec::with_capacity(group.len());
+        for place in group.iter().filter_map(|index| route.limits().get(*index)) {
+            let Some(limit) = policy.limits().get(place.limit) else { continue };
+            let key = limit.keys().key(subjects.get(place.subject).digest);
+            let cost = limit.cost_of(request);
+            if let Some(verdict) = limits::remembered(local, place.limit, limit, &key, cost, now) {
+                report.verdicts = Vec::from([verdict]);
+                return Step::Decide(Decision::deny(report, Reason::Limits));
+            }
+            checks.push(Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() });
+        }
+        ops.push(Op::RateLimit(checks));
+    }
+    let mut call = Call::new(policy, ops, report, now);
+    match call.add_guards(route, local, &subjects, token.as_ref(), now) {
+        Ok(()) => call.leave(local, now),
+        Err(reason) => Step::Decide(Decision::deny(call.into_report(), reason)),
+    }
+}
+
+/// The subjects of a route's keys, each digested when it is first asked for.
+struct Subjects<'a> {
+    route: &'a Route,
+    facts: &'a Facts<'a>,
+    /// Keys of one route mostly ask about one subject.
+    latest: core::cell::Cell<Option<(usize, Subject)>>,
+}
+
+impl<'a> Subjects<'a> {
+    fn new(route: &'a Route, facts: &'a Facts<'a>) -> Self {
+        Self { route, facts, latest: core::cell::Cell::new(None) }
+    }
+
+    fn get(&self, number: usize) -> Subject {
+        match self.latest.get() {
+            Some((latest, subject)) if latest == number => subject,
+            _ => {
+                let parts = self.route.subjects().get(number).map_or(&[][..], Vec::as_slice);
+                let subject = Subject::of(parts, self.facts);
+                self.latest.set(Some((number, subject)));
+                subject
+            }
+        }
+    }
+}
+
+/// Begins a decision about one limit, for a caller that knows whom it is about: `values` are what a request would say, one for
+/// each part of the limit's key that is no constant, in their order; a path in normal form. It counts where requests of the
+/// same values do.
+///
+/// Without `cost` it consumes what the limit says, or says where a request names none.
+///
+/// # Errors
+/// The policy has no such limit, its key asks for other values, or the cost is beyond every quota.
+pub fn begin_limit<S: Shards>(
+    policy: &Arc<Policy>,
+    local: &mut Local<S>,
+    name: &str,
+    values: &[&str],
+    cost: Option<NonZeroU64>,
+    now: Timestamp,
+) -> Result<Step, LimitError> {
+    let found = policy.limits().iter().enumerate().find(|(_, limit)| limit.name() == name);
+    let (number, limit) = found.ok_or(LimitError::Unknown)?;
+    if cost.is_some_and(|cost| cost.get() > MAX_QUOTA) {
+        return Err(LimitError::Cost);
+    }
+    let digest = Digest::of_values(limit.key(), policy.client_ip(), values).ok_or(LimitError::Values)?;
+    let (key, cost) = (limit.keys().key(digest), cost.map_or(limit.usual_cost(), NonZeroU64::get));
+    let mut report = Report::of_route(None);
+    if let Some(verdict) = limits::remembered(local, number, limit, &key, cost, now) {
+        report.verdicts.push(verdict);
+        return Ok(Step::Decide(Decision::deny(report, Reason::Limits)));
+    }
+    let check = Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() };
+    let ops = Vec::from([Op::RateLimit(Vec::from([check]))]);
+    Ok(Call::new(policy, ops, report, now).about(number).leave(local, now))
+}
+
+/// Why a limit cannot be asked by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitError {
+    /// The policy has no limit of this name.
+    Unknown,
+    /// Its key has more or fewer parts than there are values, or one that has to be an address is none.
+    Values,
+    /// The cost is above 1,000,000,000.
+    Cost,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// Forward it.
+    Allow(Admission),
+    /// Refuse it, with [`answer::denial`](crate::answer::denial).
+    Deny(Denial),
+}
+
+impl Decision {
+    fn allow(report: Report) -> Self {
+        Self::Allow(Admission { report, onward: Vec::new(), completion: None })
+    }
+
+    fn deny(report: Report, reason: Reason) -> Self {
+        Self::Deny(Denial { report, reason, refunds: Vec::new() })
+    }
+
+    /// How the decision came about.
+    pub fn report(&self) -> &Report {
+        match self {
+            Self::Allow(Admission { report, .. }) | Self::Deny(Denial { report, .. }) => report,
+        }
+    }
+
+    /// What is left to tell the store, without anybody waiting for it: what charged or held something for a request which was
+    /// refused after all gives it back.
+    pub fn settle(&mut self) -> Vec<Op> {
+        match self {
+            Self::Allow(_) => Vec::new(),
+            Self::Deny(denial) => core::mem::take(&mut denial.refunds),
+        }
+    }
+}
+
+/// A request that is let through.
+#[derive(Debug)]
+pub struct Admission {
+    report: Report,
+    onward: Vec<(&'static str, Option<String>)>,
+    completion: Option<Completion>,
+}
+
+impl Admission {
+    /// How the decision came about.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Header fields that the upstream is to see with these values, or not at all: whatever the client sent.
+    pub fn onward(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        self.onward.iter().map(|(name, value)| (*name, value.as_deref()))
+    }
+
+    /// What is left to do with the answer, the first time; `None` if there is nothing.
+    pub fn completion(&mut self) -> Option<Completion> {
+        self.completion.take()
+    }
+}
+
+/// A refusal.
+#[derive(Debug)]
+pub struct Denial {
+    report: Report,
+    reason: Reason,
+    /// What the store charged or holds although the request was refused.
+    refunds: Vec<Op>,
+}
+
+impl Denial {
+    /// How the decision came about.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Why.
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+}
+
+/// Why a request is refused: the first reason, in the order in which guards are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// What the limits said.
+    Limits,
+    /// Its token does not hold, or it has none.
+    Token(TokenError),
+    /// Its token was revoked.
+    Revoked,
+    /// The upstream is left alone, for so many more milliseconds.
+    Open {
+        /// Milliseconds.
+        for_ms: u64,
+    },
+    /// It is a duplicate, by the guard of this number.
+    Duplicate(usize),
+    /// Another request holds the lock.
+    Locked {
+        /// Which guard's.
+        guard: usize,
+        /// Milliseconds until it is free in any case.
+        for_ms: u64,
+    },
+    /// The store could not be asked, and the guard of this number refuses then.
+    Unavailable(usize),
+}
