@@ -231,7 +231,10 @@ impl Call {
                 Some(Reason::Revoked)
             }
             (About::View, Outcome::Breaker { state, .. }) => {
-                local.breakers.seen(number, *state, self.began, now);
+                // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
+                if !to_memory {
+                    local.breakers.seen(number, *state, self.began, now);
+                }
                 match state {
                     BreakerState::Closed => {
                         self.due.watch(number);
@@ -256,7 +259,10 @@ impl Call {
                 None
             }
             (About::Probe, Outcome::Breaker { state, .. }) => {
-                local.breakers.seen(number, *state, self.began, now);
+                // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
+                if !to_memory {
+                    local.breakers.seen(number, *state, self.began, now);
+                }
                 match state {
                     BreakerState::Closed => {
                         self.due.watch(number);
