@@ -1,6 +1,11 @@
 //! What a wrong guard is told: where, what was found, what was expected.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a panic is a failed test"
+)]
 
 use serde_json::{Value, json};
 use tollgate_shared::policy::{Policy, Surroundings};
