@@ -1,6 +1,7 @@
 //! What stands behind a server that runs vectors: an upstream that does with each request what its step says.
 
 use std::net::SocketAddr;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -35,7 +36,7 @@ impl Origin {
 
     /// Sends the request of `step` to `server`, which takes its peer's address from the header `peer`.
     pub(super) async fn ask(&mut self, server: SocketAddr, step: &Step, peer: &str) -> Result<Answer> {
-        self.upstream.set_reply(reply(step.ask.upstream));
+        self.upstream.set_reply(reply(&step.ask.upstream)?);
         let mut received = self.upstream.received();
         let answer = if step.ask.upstream == UpstreamReply::Hangs {
             let mut connection = over_http::begin(server, step, peer).await?;
@@ -64,17 +65,25 @@ impl Origin {
     }
 }
 
-fn reply(upstream: UpstreamReply) -> Reply {
-    let (status, delay) = match upstream {
-        UpstreamReply::Status(status) => (status, Duration::ZERO),
-        UpstreamReply::Hangs => (200, Duration::MAX),
-    };
-    Reply {
-        status: StatusCode::from_u16(status).unwrap_or_default(),
+fn reply(upstream: &UpstreamReply) -> Result<Reply> {
+    let mut reply = Reply {
         headers: vec![(MARKER, HeaderValue::from_static("1"))],
-        delay,
         body: ReplyBody::Bytes("ok".into()),
+        ..Reply::default()
+    };
+    match upstream {
+        UpstreamReply::Hangs => reply.delay = Duration::MAX,
+        UpstreamReply::Answers { status, headers, body } => {
+            reply.status = StatusCode::from_u16(*status)?;
+            for (name, value) in headers {
+                reply.headers.push((HeaderName::from_str(name)?, HeaderValue::from_str(value)?));
+            }
+            if let Some(body) = body {
+                reply.body = ReplyBody::Bytes(body.clone().into());
+            }
+        }
     }
+    Ok(reply)
 }
 
 /// On every answer of the upstream.
