@@ -55,8 +55,12 @@ impl Committer {
         let Some(mut completion) = slot.completion.take() else { return Action::Continue };
         let now = host::resumption_time(slot.began.get());
         let before = completion.before_answer(&mut self.local, status, now);
-        let ops = completion.responded(&mut self.local, status, now);
-        slot.completion.replace(Some(completion));
+        let mut ops = completion.responded(&mut self.local, status, now);
+        if completion.lasts() {
+            slot.completion.replace(Some(completion));
+        } else {
+            ops.extend(completion.ended(&mut self.local, now));
+        }
         let action = match before {
             Before::Pass => Action::Continue,
             Before::Ask(revoking) if self.has_room() => {

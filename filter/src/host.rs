@@ -102,7 +102,7 @@ pub(crate) fn refuse(answer: &Answer, grpc: bool) {
     if answer.status == 429 && grpc {
         headers.push(("grpc-status", "8"));
     }
-    let _ = hostcalls::send_http_response(u32::from(answer.status), headers, Some(answer.body.as_bytes()));
+    let _ = hostcalls::send_http_response(u32::from(answer.status), headers, Some(&answer.body));
 }
 
 /// Sets header fields of the current response.
@@ -179,11 +179,22 @@ pub(crate) fn configuration(size: usize) -> Bytes {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten().unwrap_or_default()
 }
 
-/// A name that nobody else draws; `None` if the host has no randomness.
+/// A name that nobody else draws, whose first half all worker threads have; `None` if the host has no randomness.
 pub(crate) fn draw_id() -> Option<Id> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;
+    let (instance, _) = bytes.split_first_chunk_mut()?;
+    *instance = first_of(*instance);
     Some(Id::from_bytes(bytes))
+}
+
+/// What the first worker thread has proposed; like the shards, it is there before there are others.
+fn first_of(proposal: [u8; 8]) -> [u8; 8] {
+    let known = || hostcalls::get_shared_data(INSTANCE).ok()?.0?.try_into().ok();
+    known().unwrap_or_else(|| {
+        let _ = hostcalls::set_shared_data(INSTANCE, Some(&proposal), None);
+        known().unwrap_or(proposal)
+    })
 }
 
 /// A queue that only the context of this name reads: pushing to it calls `on_queue_ready` at the next turn of the event loop.
@@ -206,5 +217,7 @@ pub(crate) fn tick(period: Duration) {
     let _ = hostcalls::set_tick_period(period);
 }
 
+/// Under which name worker threads agree on one for their host.
+const INSTANCE: &str = "tollgate.instance";
 /// Most bytes of the store's answer that are read: over a hundred times the largest answer to a full pipeline.
 const MAX_RESPONSE: usize = 16 << 20;

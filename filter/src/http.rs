@@ -63,7 +63,7 @@ fn unconfigured() -> answer::Answer {
     answer::Answer {
         status: 500,
         headers: answer::Fields::default(),
-        body: "tollgate is not configured\n".to_owned(),
+        body: b"tollgate is not configured\n".to_vec(),
     }
 }
 

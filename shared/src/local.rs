@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::circuit_breaker::BreakerState;
-use crate::id::{Holder, Id};
+use crate::id::{Holder, Id, Reporter};
 use crate::key::{Digest, Key};
 use crate::rate_limit::{Retry, Standing};
 use crate::store::Memory;
@@ -32,7 +32,7 @@ pub struct Local<S> {
 impl<S: Shards> Local<S> {
     /// Without a store: the memory decides, for this instance alone.
     ///
-    /// `id` is drawn at random, and `remembered` is how many denials are remembered at most, and how many tokens; zero for none.
+    /// `id` is drawn at random, its first half once for all threads of an instance; and `remembered` is how many denials are remembered at most, and how many tokens; zero for none.
     pub fn without_store(memory: Memory<S>, remembered: usize, id: Id) -> Self {
         Self {
             denials: Denials::new(remembered),
@@ -52,6 +52,12 @@ impl<S: Shards> Local<S> {
     /// No two that share the store may have one `id`: it is drawn at random. For `remembered` see [`Local::without_store`].
     pub fn with_store(memory: Memory<S>, remembered: usize, instances: u32, id: Id) -> Self {
         Self { store: Some(StoreHealth::default()), instances, ..Self::without_store(memory, remembered, id) }
+    }
+
+    /// The name of this instance for breakers, which count instances and not their threads.
+    pub(crate) fn reporter(&self) -> Reporter {
+        let [instance, _] = self.id.words();
+        Reporter::from_words([instance, 0])
     }
 
     /// A name that no other request has, of this instance or of another.

@@ -387,7 +387,7 @@ pub(super) fn report<S: Shards>(
     probe: Option<Probe>,
 ) -> Option<Op> {
     let Rule::CircuitBreaker { breaker, .. } = guard.rule() else { return None };
-    let (key, breaker, reporter) = (guard.keys().whole(), *breaker, local.id);
+    let (key, breaker, reporter) = (guard.keys().whole(), *breaker, local.reporter());
     Some(Op::Report { key, breaker, reporter, successes, failures, probe })
 }
 
