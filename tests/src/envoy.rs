@@ -9,7 +9,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::client;
-use crate::gateway::TOKEN_VARIABLE;
 use crate::metrics::Metrics;
 use crate::ports;
 use crate::process::{Process, Ready, Spec};
@@ -28,8 +27,8 @@ pub struct Options {
     pub listeners: Vec<Listener>,
     /// The cluster that the filter calls.
     pub store: Option<Store>,
-    /// The store's token, for the filter's variable [`TOKEN_VARIABLE`].
-    pub token: Option<String>,
+    /// Environment variables that filters may read, such as [`TOKEN_VARIABLE`](crate::gateway::TOKEN_VARIABLE).
+    pub variables: Vec<(String, String)>,
 }
 
 /// One port.
@@ -160,7 +159,7 @@ impl Envoy {
             name: options.name,
             program: tools::envoy()?,
             args: args.iter().map(Into::into).collect(),
-            env: options.token.into_iter().map(|token| (TOKEN_VARIABLE.to_owned(), token)).collect(),
+            env: options.variables,
             dir: dir.to_path_buf(),
             ready: Ready::http(admin, "/ready"),
             ready_within: Duration::from_secs(30),
@@ -217,7 +216,9 @@ impl DerefMut for Envoy {
 impl Options {
     /// The configuration that Envoy is started with.
     pub fn config(&self) -> Result<Value> {
-        let listeners = self.listeners.iter().map(Listener::config).collect::<Result<Vec<_>>>()?;
+        let variables: Vec<&str> = self.variables.iter().map(|(name, _)| name.as_str()).collect();
+        let listeners = self.listeners.iter().map(|listener| listener.config(&variables));
+        let listeners = listeners.collect::<Result<Vec<_>>>()?;
         let mut clusters: Vec<Value> = self.listeners.iter().filter_map(Listener::cluster).collect();
         if let Some(store) = &self.store {
             clusters.push(cluster(&store.cluster, store.address, store.http2));
@@ -233,8 +234,9 @@ impl Options {
 }
 
 impl Listener {
-    fn config(&self) -> Result<Value> {
-        let mut filters = self.filters.iter().map(Filter::config).collect::<Result<Vec<_>>>()?;
+    fn config(&self, variables: &[&str]) -> Result<Value> {
+        let filters = self.filters.iter().map(|filter| filter.config(variables));
+        let mut filters = filters.collect::<Result<Vec<_>>>()?;
         filters.push(json!({
             "name": "envoy.filters.http.router",
             "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
@@ -285,12 +287,12 @@ impl Listener {
 }
 
 impl Filter {
-    fn config(&self) -> Result<Value> {
+    fn config(&self, variables: &[&str]) -> Result<Value> {
         Ok(match self {
-            Filter::Tollgate(config) => wasm("tollgate", &tools::filter_wasm()?, Some(config))?,
+            Filter::Tollgate(config) => wasm("tollgate", &tools::filter_wasm()?, Some(config), variables)?,
             Filter::Wasm { path, config } => {
                 let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("wasm");
-                wasm(name, path, config.as_ref())?
+                wasm(name, path, config.as_ref(), variables)?
             }
             Filter::LocalRateLimit { per_second } => json!({
                 "name": "envoy.filters.http.local_ratelimit",
@@ -309,7 +311,7 @@ impl Filter {
     }
 }
 
-fn wasm(name: &str, path: &Path, config: Option<&Value>) -> Result<Value> {
+fn wasm(name: &str, path: &Path, config: Option<&Value>, variables: &[&str]) -> Result<Value> {
     ensure!(path.is_file(), "there is no wasm file `{}`", path.display());
     let mut plugin = json!({
         "name": name,
@@ -326,8 +328,8 @@ fn wasm(name: &str, path: &Path, config: Option<&Value>) -> Result<Value> {
             "@type": "type.googleapis.com/google.protobuf.StringValue",
             "value": config.to_string(),
         });
-        // Only the variable's name is in the configuration; its value comes from Envoy's own environment.
-        plugin["vm_config"]["environment_variables"] = json!({ "host_env_keys": [TOKEN_VARIABLE] });
+        // Only the variables' names are in the configuration; their values come from Envoy's own environment.
+        plugin["vm_config"]["environment_variables"] = json!({ "host_env_keys": variables });
     }
     Ok(json!({
         "name": "envoy.filters.http.wasm",

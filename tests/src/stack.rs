@@ -32,6 +32,8 @@ pub struct StackOptions {
     pub policy: Value,
     /// Fields added to the plugin configuration beside `policy` and `store`, or into them.
     pub plugin: Value,
+    /// Environment variables of the Envoys that the policy names.
+    pub variables: Vec<(String, String)>,
     /// Where decisions are shared.
     pub store: StoreChoice,
     /// Replica i listens on this port plus i, Workers behind the Envoys; without it, on free ports.
@@ -57,6 +59,7 @@ impl StackOptions {
             concurrency: 2,
             policy,
             plugin: json!({}),
+            variables: Vec::new(),
             store: StoreChoice::Redis,
             base_port: None,
             upstream: envoy::Upstream::Direct,
@@ -162,6 +165,8 @@ impl Stack {
             listener.paths = options.paths;
             listener.use_remote_address = options.use_remote_address;
             listener.manager = options.manager.clone();
+            let token = (TOKEN_VARIABLE.to_owned(), stack.token.clone());
+            let variables = options.variables.iter().cloned().chain([token]).collect();
             let envoy = envoy::Options {
                 name: format!("envoy-{index}"),
                 admin_port: ports::free()?,
@@ -172,7 +177,7 @@ impl Stack {
                     address,
                     http2: options.store_http2,
                 }),
-                token: Some(stack.token.clone()),
+                variables,
             };
             stack.envoys.push(Envoy::start(&stack.dir, envoy).await?);
         }

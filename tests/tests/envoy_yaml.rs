@@ -141,7 +141,7 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
             concurrency: 1,
             listeners: vec![listener],
             store: Some(envoy::Store { cluster: "store".into(), address: ports::local(1), http2: false }),
-            token: None,
+            variables: Vec::new(),
         };
         let refused = format!("{:#}", Envoy::start(&dir, options).await.unwrap_err());
         assert!(refused.contains(&format!("configuration: {error}")), "expected `{error}` in:\n{refused}");

@@ -255,6 +255,6 @@ fn options(listeners: Vec<Listener>) -> Options {
         concurrency: 1,
         listeners,
         store: None,
-        token: None,
+        variables: Vec::new(),
     }
 }

@@ -58,7 +58,7 @@ impl FilterAdapter {
             concurrency: 1,
             listeners,
             store: Some(envoy::Store { cluster: CLUSTER.into(), address: store.address(), http2: false }),
-            token: Some(TOKEN.into()),
+            variables: vec![(TOKEN_VARIABLE.into(), TOKEN.into())],
         };
         let mut config = options.config()?;
         for (number, vector) in vectors.iter().enumerate() {
@@ -151,7 +151,7 @@ async fn start_envoy(options: &Options, config: &Value) -> Result<Process> {
         name: options.name.clone(),
         program: tools::envoy()?,
         args: args.map(Into::into).into(),
-        env: options.token.iter().map(|token| (TOKEN_VARIABLE.to_owned(), token.clone())).collect(),
+        env: options.variables.clone(),
         dir,
         ready: Ready::http(ports::local(options.admin_port), "/ready"),
         ready_within: Duration::from_secs(60),

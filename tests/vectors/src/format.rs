@@ -398,8 +398,8 @@ fn lines(written: Vec<WrittenHeader>) -> Result<Vec<(String, String)>> {
     lines.collect()
 }
 
-/// A token with these claims, signed with HS256.
-fn token(mut claims: serde_json::Map<String, Value>, secret: &str) -> Result<String> {
+/// A token with these claims, signed with HS256. Times in it may be durations since time zero.
+pub fn token(mut claims: serde_json::Map<String, Value>, secret: &str) -> Result<String> {
     for name in ["exp", "nbf", "iat"] {
         let Some(Value::String(text)) = claims.get(name) else { continue };
         let span = match text.as_str() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use tollgate_tests::envoy::{Envoy, Filter, Listener, Options as EnvoyOptions, Store, Upstream};
-use tollgate_tests::gateway::Gateway;
+use tollgate_tests::gateway::{Gateway, TOKEN_VARIABLE};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::{ports, run_dir, tools};
 
@@ -128,7 +128,7 @@ async fn measure(options: &Options, answering: Answering) -> Result<String> {
                 address: gateway.address(),
                 http2: false,
             }),
-            token: Some("bench".into()),
+            variables: vec![(TOKEN_VARIABLE.into(), "bench".into())],
         };
         rows.push((contender, Envoy::start(&dir, envoy).await?, Vec::new()));
     }
