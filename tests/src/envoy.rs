@@ -370,8 +370,15 @@ fn cluster(name: &str, address: SocketAddr, http2: bool) -> Value {
 /// The parts of a wasm metric's name that become Prometheus labels: `….limit.per-client` is `{limit="per-client"}`.
 /// The first group of a pattern is cut out of the name, the second is the label's value, which may hold dots.
 fn stats_tags() -> Value {
-    let tag = |name: &str, family: &str| json!({ "tag_name": name, "regex": format!(r"^wasmcustom\.{family}_\w+(\.{name}\.(.+))$") });
-    json!([tag("limit", "rate_limit"), tag("mode", "rate_limit"), tag("kind", "redis"), tag("le", "redis")])
+    let tag =
+        |name: &str, regex: &str| json!({ "tag_name": name, "regex": format!(r"^wasmcustom\.{regex}") });
+    json!([
+        tag("limit", r"rate_limit_\w+(\.limit\.(.+))$"),
+        tag("mode", r"rate_limit_\w+(\.mode\.(.+))$"),
+        tag("kind", r"(?:redis|guard)_\w+(\.kind\.(\w+))"),
+        tag("name", r"guard_\w+\.kind\.\w+(\.name\.(.+))$"),
+        tag("le", r"redis_\w+(\.le\.(.+))$"),
+    ])
 }
 
 fn all_requests() -> Value {

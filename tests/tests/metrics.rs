@@ -13,11 +13,15 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::StatusCode;
 use serde_json::{Value, json};
 use tollgate_tests::load::Load;
 use tollgate_tests::metrics::Metrics;
 use tollgate_tests::stack::{Stack, StackOptions, StoreChoice};
+use tollgate_tests::upstream::{Reply, Upstream};
+use tollgate_tests::{client, envoy, ports};
 
 use support::{assert_unharmed, eventually, limit, load_of, metric, request, routes, with};
 
@@ -118,6 +122,71 @@ async fn failures_of_the_store_are_counted_by_kind_and_mode() {
     assert_unharmed(&stack);
 }
 
+/// A lock that is held, a breaker in shadow mode that is open, duplicates that nobody can tell apart without the store.
+#[tokio::test]
+async fn guards_are_counted_by_kind_and_name() {
+    let upstream = Upstream::start(ports::free().unwrap()).await.unwrap();
+    let policy = json!({
+        "routes": [
+            { "name": "jobs", "match": { "path": "/jobs" },
+              "lock": { "name": "one.at.a.time", "key": ["const:all"], "lease": "30s" } },
+            { "name": "flaky", "match": { "path": "/flaky" },
+              "circuit_breaker": { "failures": 1, "within": "60s", "open_for": "60s", "shadow": true } },
+            { "name": "track", "match": { "path": "/track" },
+              "dedup": { "key": ["header:x-client"], "ttl": "5m" } },
+            { "name": "strict", "match": { "path": "/strict" },
+              "dedup": { "key": ["header:x-client"], "ttl": "5m", "on_store_error": "deny" } },
+        ],
+    });
+    let options = StackOptions {
+        concurrency: 1,
+        plugin: json!({ "store": { "timeout": "10s" } }),
+        upstream: envoy::Upstream::Address(upstream.address()),
+        ..StackOptions::new(policy)
+    };
+    let stack = Stack::start(options).await.unwrap();
+    let ask = async |path: &str| {
+        client::send(stack.envoys[0].address(), request(path, "one")).await.unwrap().status
+    };
+    upstream.set_reply(Reply { delay: Duration::from_secs(1), ..Reply::default() });
+    let holder = ask("/jobs");
+    let others = async {
+        eventually("the lock is taken", async || upstream.requests(), |requests| *requests == 1).await;
+        [ask("/jobs").await, ask("/jobs").await]
+    };
+    let (holder, others) = tokio::join!(holder, others);
+    assert_eq!((holder.as_u16(), others.map(|status| status.as_u16())), (200, [409, 409]));
+
+    upstream.set_reply(Reply { status: StatusCode::INTERNAL_SERVER_ERROR, ..Reply::default() });
+    let would_refuse = async || {
+        assert_eq!(ask("/flaky").await, 500);
+        metric(&stack, "guard_shadow_refused_total", &[("kind", "circuit_breaker")]).await
+    };
+    eventually("the breaker is open", would_refuse, |refused| *refused > 0.0).await;
+
+    stack.gateway.as_ref().unwrap().kill().await;
+    upstream.set_reply(Reply::default());
+    assert_eq!(ask("/track").await, 200);
+    assert_eq!(ask("/strict").await, 503);
+    let lock = [("kind", "lock"), ("name", "one.at.a.time")];
+    assert_metrics(
+        &stack,
+        &[
+            ("guard_allowed_total", &lock, 1.0),
+            ("guard_refused_total", &lock, 2.0),
+            ("guard_shadow_refused_total", &lock, 0.0),
+            ("guard_refused_total", &[("kind", "circuit_breaker"), ("name", "flaky")], 0.0),
+            ("guard_allowed_total", &[("kind", "dedup"), ("name", "track")], 1.0),
+            ("guard_unavailable_total", &[("kind", "dedup"), ("name", "strict")], 1.0),
+            ("guard_unavailable_total", &[], 1.0),
+            ("rate_limit_degraded_total", &[("mode", "allow")], 1.0),
+            ("rate_limit_degraded_total", &[("mode", "deny")], 1.0),
+        ],
+    )
+    .await;
+    assert_unharmed(&stack);
+}
+
 /// Series are made of names in the policy and of fixed words: neither clients nor paths add one.
 #[tokio::test]
 async fn the_number_of_series_does_not_depend_on_traffic() {
@@ -147,11 +216,13 @@ async fn the_number_of_series_does_not_depend_on_traffic() {
 fn policy() -> Value {
     let wide = with(limit("wide.with.dots", "gcra", 1000), json!({ "on_store_error": "allow" }));
     let shadow = with(limit("shadow", "sliding_window_counter", 2), json!({ "shadow": true }));
-    routes(&[
+    let mut policy = routes(&[
         ("/limited", vec![limit("per-client", "sliding_window_log", 5), wide]),
         ("/shadow", vec![shadow]),
         ("/free", vec![]),
-    ])
+    ]);
+    policy["default"] = json!({ "dedup": { "key": ["path", "header:x-client"], "ttl": "5m" } });
+    policy
 }
 
 async fn start() -> Stack {
@@ -182,8 +253,9 @@ async fn assert_metrics(stack: &Stack, expected: &[Expected<'_>]) -> Metrics {
 
 /// The names and labels of everything that the filter counts.
 fn series(metrics: &Metrics) -> BTreeSet<String> {
-    let own =
-        |name: &str| ["tollgate_", "rate_limit_", "redis_"].iter().any(|family| name.starts_with(family));
+    let own = |name: &str| {
+        ["tollgate_", "rate_limit_", "guard_", "redis_"].iter().any(|family| name.starts_with(family))
+    };
     let samples = metrics.samples.iter().filter(|sample| own(&sample.name));
     samples.map(|sample| format!("{}{:?}", sample.name, sample.labels)).collect()
 }
