@@ -184,7 +184,7 @@ impl KeyForm {
     pub(crate) fn key(&self, digest: Digest) -> Key {
         let mut key = String::with_capacity(self.before.len() + 32 + self.after.len());
         key.push_str(&self.before);
-        Id::from(digest).hex().into_iter().for_each(|digit| key.push(char::from(digit)));
+        key.push_str(core::str::from_utf8(&Id::from(digest).hex()).unwrap_or_default());
         key.push_str(&self.after);
         Key(key)
     }
