@@ -113,6 +113,11 @@ impl Plugin {
         let config: PluginConfig = config::parse(json).map_err(|error| vec![error])?;
         let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy) };
         let mut policy = Policy::compile(config.policy, "policy.", Some(&surroundings))?;
+        if let Some(route) = policy.route_with_body() {
+            let found = format!("`{}`, a route that goes by the body of its requests", route.name());
+            let expected = "routes without `idempotency` and without keys with `body:`, for which this filter reads no bodies";
+            return Err(vec![ConfigError::new("policy.routes", found, expected)]);
+        }
         let store = match config.store {
             None => None,
             Some(store) => {

@@ -181,12 +181,12 @@ async fn sample(options: &Options, row: &Row, gateway: &Gateway, redis: &Redis) 
     let address = workerd.addresses().first().context("there is a Worker")?;
     let url = format!("http://{address}/bench");
     // The first requests fill connection pools and compile JavaScript.
-    wrk(&url, 1, options.connections).await?;
+    wrk(&url, &[], 1, options.connections).await?;
     check(*contender, &client::get(*address, "/bench", &[("cf-connecting-ip", "192.0.2.1")]).await?)?;
     let used =
         || -> Result<[Duration; 3]> { Ok([workerd.cpu_time()?, gateway.cpu_time()?, redis.cpu_time()?]) };
     let before = (used()?, calls(gateway).await?);
-    let run = wrk(&url, options.seconds, options.connections).await?;
+    let run = wrk(&url, &[], options.seconds, options.connections).await?;
     let after = (used()?, calls(gateway).await?);
     let name = contender.name();
     ensure!(run.not_ok == 0, "{name}: {} of {} answers were refusals", run.not_ok, run.requests);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use tollgate_tests::envoy::{Envoy, Filter, Listener, Options as EnvoyOptions, St
 use tollgate_tests::gateway::{Gateway, TOKEN_VARIABLE};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::{ports, run_dir, tools};
+use tollgate_vectors::format::token;
 
 use super::generator::wrk;
 use super::{Options, median, origin, programs};
@@ -65,12 +66,20 @@ struct Sample {
 }
 
 fn contenders() -> Vec<Contender> {
-    let policy = |quota: u64| {
-        let limit = json!({ "name": "bench", "algorithm": "gcra", "quota": quota, "window": "1h", "key": ["client_ip"] });
+    let limit = |name: &str, quota: u64| json!({ "name": name, "algorithm": "gcra", "quota": quota, "window": "1h", "key": ["client_ip"] });
+    let guarded = |mut guards: Value| {
+        (guards["name"], guards["match"]) = (json!("all"), json!({ "path": "/*" }));
         // As behind a trusted proxy; Envoy itself writes the entry with `use_remote_address`.
-        let client_ip = json!({ "from": "x-forwarded-for", "trusted_hops": 1 });
-        json!({ "client_ip": client_ip, "routes": [{ "name": "all", "match": { "path": "/*" }, "rate_limits": [limit] }] })
+        json!({ "client_ip": { "from": "x-forwarded-for", "trusted_hops": 1 }, "routes": [guards] })
     };
+    let policy = |quota: u64| guarded(json!({ "rate_limits": [limit("bench", quota)] }));
+    let mut several = guarded(json!({
+        "revocation": {},
+        "rate_limits": [limit("bench", PLENTY), limit("second", PLENTY)],
+        "circuit_breaker": { "failures": 5, "within": "60s", "open_for": "30s" },
+    }));
+    several["jwt"] =
+        json!({ "algorithms": ["HS256"], "keys": [{ "alg": "HS256", "secret": { "env": SECRET.0 } }] });
     let store = |extra: Value| {
         let mut store = json!({ "cluster": STORE, "authority": "tollgate", "token_env": "TOLLGATE_TOKEN", "timeout": "1s" });
         store.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -93,6 +102,14 @@ fn contenders() -> Vec<Contender> {
             false,
         ),
         row("Tollgate, group commit", vec![tollgate(PLENTY, json!({ "key_prefix": "group" }))], true, false),
+        row(
+            "Tollgate, revocation, two limits, breaker",
+            vec![Filter::Tollgate(
+                json!({ "policy": several, "store": store(json!({ "key_prefix": "several" })) }),
+            )],
+            true,
+            false,
+        ),
         row(
             "Tollgate, refused from the denial cache",
             vec![tollgate(1, json!({ "key_prefix": "denied" }))],
@@ -128,7 +145,9 @@ async fn measure(options: &Options, answering: Answering) -> Result<String> {
                 address: gateway.address(),
                 http2: false,
             }),
-            variables: vec![(TOKEN_VARIABLE.into(), "bench".into())],
+            variables: [(TOKEN_VARIABLE, "bench"), SECRET]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
         };
         rows.push((contender, Envoy::start(&dir, envoy).await?, Vec::new()));
     }
@@ -151,12 +170,16 @@ async fn sample(
     redis: &Redis,
 ) -> Result<Sample> {
     let url = format!("http://{}/bench", envoy.address());
+    let in_an_hour = SystemTime::UNIX_EPOCH.elapsed()?.as_secs() + 3600;
+    let claims = [("sub", json!("bench")), ("jti", json!("bench")), ("exp", json!(in_an_hour))];
+    let claims = claims.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+    let bearer = format!("authorization: Bearer {}", token(claims, SECRET.1)?);
     // The first requests fill connection pools, and the quota of who is to be refused.
-    wrk(&url, 1, options.connections).await?;
+    wrk(&url, &[&bearer], 1, options.connections).await?;
     let used =
         || -> Result<[Duration; 3]> { Ok([envoy.cpu_time()?, gateway.cpu_time()?, redis.cpu_time()?]) };
     let before = (used()?, envoy.metrics().await?);
-    let run = wrk(&url, options.seconds, options.connections).await?;
+    let run = wrk(&url, &[&bearer], options.seconds, options.connections).await?;
     let after = (used()?, envoy.metrics().await?);
     let refused = run.not_ok;
     if (contender.refuses && refused != run.requests) || (!contender.refuses && refused != 0) {
@@ -227,5 +250,7 @@ fn medians(samples: &[Sample]) -> Sample {
 }
 
 const STORE: &str = "tollgate_store";
+/// What signs the token that every request has.
+const SECRET: (&str, &str) = ("JWT_SECRET", "a secret of at least thirty-two bytes");
 /// A quota that no load here empties.
 const PLENTY: u64 = 300_000_000;

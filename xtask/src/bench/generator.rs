@@ -29,10 +29,14 @@ impl Run {
     }
 }
 
-/// `GET url` over that many connections for that long, by wrk.
-pub(super) async fn wrk(url: &str, seconds: u64, connections: u32) -> Result<Run> {
+/// `GET url` with these header lines over that many connections for that long, by wrk.
+pub(super) async fn wrk(url: &str, headers: &[&str], seconds: u64, connections: u32) -> Result<Run> {
     let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency", url]);
+    wrk.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency"]);
+    for header in headers {
+        wrk.args(["-H", header]);
+    }
+    wrk.arg(url);
     let (text, cpu) = run(wrk).await?;
     // Of the lines of the latency distribution: `     50%    1.26ms`.
     let line = |mark: &str| text.lines().find_map(|line| line.trim().strip_prefix(mark));
