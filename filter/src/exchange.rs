@@ -45,7 +45,7 @@ impl Committer {
                 self.queue.push(Member::Request { waiting: waiting(slot, now), call });
                 return Action::Pause;
             }
-            Err(call) => self.fall_back(call, slot, &StoreError::Busy),
+            Err(call) => self.fall_back(*call, slot, &StoreError::Busy),
         };
         if self.carry_out(decision, slot, now) { Action::Continue } else { Action::Pause }
     }
@@ -97,7 +97,7 @@ impl Committer {
                     Ok(decision) => decision,
                     // It goes on waiting since it queued first.
                     Err(call) if !self.queue.is_full() => return Some(Member::Request { waiting, call }),
-                    Err(call) => self.fall_back(call, &slot, &StoreError::Busy),
+                    Err(call) => self.fall_back(*call, &slot, &StoreError::Busy),
                 };
                 self.decided.push_back(Told { slot, news: News::Decision(decision), at: now });
             }
@@ -117,7 +117,7 @@ impl Committer {
         if let Some(Member::Request { waiting: Waiting { slot, .. }, call }) =
             self.go_on(member, outcomes, now)
         {
-            let decision = self.fall_back(call, &slot, error);
+            let decision = self.fall_back(*call, &slot, error);
             self.decided.push_back(Told { slot, news: News::Decision(decision), at: now });
         }
     }
@@ -196,14 +196,14 @@ impl Committer {
         }
     }
 
-    fn fall_back(&mut self, mut call: Box<Call>, slot: &Slot, error: &StoreError) -> Decision {
+    fn fall_back(&mut self, mut call: Call, slot: &Slot, error: &StoreError) -> Decision {
         let now = host::resumption_time(call.began());
         loop {
             let outcomes = all_failed(call.batch(), error);
             let step = call.resume(&mut self.local, outcomes, now);
             call = match self.advance(step, slot, now) {
                 Ok(decision) => return decision,
-                Err(call) => call,
+                Err(call) => *call,
             };
         }
     }
