@@ -5,10 +5,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tollgate_shared::config::VerifiedBy;
 use tollgate_shared::exchange::{Call, Decision, Source, Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
-use tollgate_shared::policy::Policy;
+use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::request::Request;
 use tollgate_shared::store::Memory;
@@ -66,6 +67,33 @@ fn an_outcome_that_is_missing_is_a_failed_one() {
     assert_eq!(decision.report().degraded().count(), 1);
 }
 
+/// The common route costs one round trip, whatever screens it, and a breaker that is closed is not asked each time.
+#[test]
+fn a_route_with_revocation_two_limits_and_a_breaker_asks_once() {
+    let limit = |name: &str, key: &str| {
+        format!(
+            r#"{{ "name": "{name}", "algorithm": "gcra", "quota": 100, "window": "1m", "key": ["{key}"] }}"#
+        )
+    };
+    let mut host = Host::new(&format!(
+        r#"{{ "jwt": {{ "algorithms": ["RS256"], "verified_by": "envoy", "max_lifetime": "365d" }},
+              "default": {{ "revocation": {{}}, "rate_limits": [{}, {}],
+                "circuit_breaker": {{ "failures": 5, "within": "60s", "open_for": "30s" }} }} }}"#,
+        limit("user", "claim:sub"),
+        limit("ip", "client_ip"),
+    ));
+    let mut now = Timestamp::from_millis(1_800_057_600_000);
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
+        sizes.push(call.batch().len());
+        assert!(matches!(host.finish(call, now), Decision::Allow(_)));
+        now = now.plus(60);
+    }
+    // Token, subject, two limits of two subjects; and the breaker, once in a tenth of a second.
+    assert_eq!(sizes, [5, 4, 5, 4]);
+}
+
 /// A host with a memory in the place of its store.
 struct Host {
     policy: Arc<Policy>,
@@ -78,7 +106,8 @@ type Outcomes = tollgate_shared::redis::rest::Outcomes;
 impl Host {
     fn new(policy: &str) -> Self {
         let memory = || Memory::new(HeapShards::default(), HeapShards::COUNT);
-        let policy = Arc::new(Policy::from_json(policy.as_bytes()).unwrap());
+        let surroundings = Surroundings { variables: &|_| None, in_front: Some(VerifiedBy::Envoy) };
+        let policy = Arc::new(Policy::from_json_in(&surroundings, "", policy.as_bytes()).unwrap());
         Self { policy, local: Local::with_store(memory(), 100, 1, Id::from_bytes([1; 16])), store: memory() }
     }
 
@@ -132,8 +161,13 @@ impl Request for Head {
     }
 
     fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
-        if name == "x-user" {
-            read(self.user.as_bytes());
+        match name {
+            "x-user" => read(self.user.as_bytes()),
+            // Of `{"alg":"RS256"}` and `{"sub":"x","iat":1800000000,"exp":1801000000}`, with a signature that somebody else has verified.
+            "authorization" => read(
+                b"Bearer eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4IiwiaWF0IjoxODAwMDAwMDAwLCJleHAiOjE4MDEwMDAwMDB9.AA",
+            ),
+            _ => {}
         }
     }
 

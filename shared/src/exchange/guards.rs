@@ -257,7 +257,7 @@ impl Call {
             {
                 Some(Reason::Revoked)
             }
-            (About::View, Outcome::Breaker { state, .. }) => {
+            (About::View | About::Probe, Outcome::Breaker { state, .. }) => {
                 // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
                 if !to_memory {
                     local.breakers.seen(number, *state, self.began, now);
@@ -267,13 +267,15 @@ impl Call {
                         self.guarded().due.watch(number);
                         None
                     }
-                    BreakerState::HalfOpen { free, .. } if *free > 0 => {
+                    BreakerState::HalfOpen { free: 1.., .. } if about == About::View => {
                         let Rule::CircuitBreaker { breaker, .. } = guard.rule() else { return None };
                         let (key, breaker, holder) = (guard.keys().whole(), *breaker, local.next_holder());
                         self.claim(number, About::Probe, Op::Probe { key, breaker, holder });
                         None
                     }
-                    state => Some(open(*state)),
+                    // When the next probe may begin nobody knows: somebody is about to report.
+                    BreakerState::HalfOpen { .. } => Some(Reason::Open { for_ms: 0 }),
+                    BreakerState::Open { for_ms } => Some(Reason::Open { for_ms: *for_ms }),
                 }
             }
             (About::Probe, Outcome::Probing { generation }) => {
@@ -284,19 +286,6 @@ impl Call {
                     self.refunds.extend(called_off.map(|op| Owed { op, to_memory }));
                 }
                 None
-            }
-            (About::Probe, Outcome::Breaker { state, .. }) => {
-                // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
-                if !to_memory {
-                    local.breakers.seen(number, *state, self.began, now);
-                }
-                match state {
-                    BreakerState::Closed => {
-                        self.guarded().due.watch(number);
-                        None
-                    }
-                    state => Some(open(*state)),
-                }
             }
             (About::Reserve, Outcome::Reserved { .. }) => {
                 self.reserved(number, op, to_memory);
@@ -416,11 +405,6 @@ fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, token: &Token, now:
     };
     let ttl = Span::from_millis(millis.max(1)).unwrap_or(Span::MAX);
     Some(Op::Revoke { key: guard.keys().key(digest), ttl, before: None })
-}
-
-/// Why a request is refused in such a state. When the next probe may begin nobody knows: somebody is about to report.
-fn open(state: BreakerState) -> Reason {
-    Reason::Open { for_ms: if let BreakerState::Open { for_ms } = state { for_ms } else { 0 } }
 }
 
 /// Tells the upstream the fence of the lock.
