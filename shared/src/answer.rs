@@ -195,6 +195,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
             }
             rule => {
                 let what = match rule {
+                    Some(Rule::Token { .. }) => "Whether the token holds",
                     Some(Rule::Revocation { .. }) => "Whether the token has been revoked",
                     Some(Rule::Revokes { .. }) => "Whether the token could be revoked",
                     Some(Rule::CircuitBreaker { .. }) => "Whether what is behind this address is well",

@@ -3,8 +3,11 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::circuit_breaker::BreakerState;
+use crate::config::ConfigError;
 use crate::id::{Holder, Id};
+use crate::jwt::KeySet;
 use crate::key::{Digest, Key};
+use crate::policy::Policy;
 use crate::rate_limit::{Retry, Standing};
 use crate::store::Memory;
 use crate::store::memory::Shards;
@@ -25,6 +28,8 @@ pub struct Local<S> {
     pub(crate) breakers: Views,
     /// Tokens whose signature holds, until they expire.
     pub(crate) verified: Recent,
+    /// Keys that were fetched.
+    pub(crate) keys: FetchedKeys,
     /// Tokens that were not revoked when that was asked last, for as long as the policy says.
     pub(crate) unrevoked: Recent,
 }
@@ -43,6 +48,7 @@ impl<S: Shards> Local<S> {
             holders: 0,
             breakers: Views::default(),
             verified: Recent::new(remembered),
+            keys: FetchedKeys::default(),
             unrevoked: Recent::new(remembered),
         }
     }
@@ -59,6 +65,30 @@ impl<S: Shards> Local<S> {
         self.holders = self.holders.wrapping_add(1);
         let [first, second] = self.id.words();
         Holder::from_words([first, second.wrapping_add(self.holders)])
+    }
+
+    /// Takes up keys that were fetched for [`Step::FetchKeys`](crate::exchange::Step::FetchKeys): the body of the answer, or
+    /// `None` if there was none with status 200. Whoever waits for them begins his decision anew.
+    ///
+    /// # Errors
+    /// What is wrong with the document; the keys stay as they were.
+    pub fn keys_fetched(
+        &mut self,
+        policy: &Policy,
+        document: Option<&[u8]>,
+        now: Timestamp,
+    ) -> Result<(), ConfigError> {
+        self.keys.is_asked = false;
+        let (Some(document), Some(jwt)) = (document, policy.jwt()) else { return Ok(()) };
+        let set = KeySet::from_jwks(document, jwt.algorithms())?;
+        self.keys.set = Some(set);
+        self.keys.fetched = now;
+        // Who signed with a key that is gone is not believed any longer.
+        let digest = Digest::of_parts(&[document]);
+        if self.keys.document.replace(digest) != Some(digest) {
+            self.verified.clear();
+        }
+        Ok(())
     }
 
     /// The embedded memory, for what a decision leaves to settle where there is no store.
@@ -180,6 +210,35 @@ impl Recent {
 
     pub(crate) fn clear(&mut self) {
         self.until.clear();
+    }
+}
+
+/// Keys that were fetched, and when.
+#[derive(Debug, Default)]
+pub(crate) struct FetchedKeys {
+    pub(crate) set: Option<KeySet>,
+    fetched: Timestamp,
+    /// What they were read from.
+    document: Option<Digest>,
+    /// When they were asked for last.
+    asked: Timestamp,
+    /// They are on their way.
+    is_asked: bool,
+}
+
+impl FetchedKeys {
+    /// Whether a request is to wait for keys; `is_known` if one is there for its token. Then only one request in a while has them
+    /// refreshed, and the others go by what there is.
+    pub(crate) fn are_wanted(&mut self, is_known: bool, refresh_millis: u64, now: Timestamp) -> bool {
+        let is_recent = now < self.asked.plus(ASK_AGAIN);
+        if is_known && now < self.fetched.plus(refresh_millis) || is_known && is_recent {
+            return false;
+        }
+        if is_recent {
+            return self.is_asked;
+        }
+        (self.asked, self.is_asked) = (now, true);
+        true
     }
 }
 
@@ -337,6 +396,8 @@ impl Denials {
     }
 }
 
+/// Milliseconds before keys are fetched once more because one is missing: anybody can make a token that names a key which is not there.
+const ASK_AGAIN: u64 = 10_000;
 /// Milliseconds for which a breaker that is closed is taken for closed.
 const FRESH: u64 = 100;
 /// Most milliseconds for which a breaker that is open is taken for open: somebody may close it by hand.
