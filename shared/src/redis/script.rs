@@ -12,7 +12,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// The script that performs `op`; `None` where a plain `GET` of its key does.
+    /// The script that performs `op`; `None` where a plain `GET` or `DEL` of its key does.
     pub const fn of(op: &Op) -> Option<&'static Self> {
         match op {
             Op::RateLimit(_) => Some(&RATE_LIMIT),
@@ -23,9 +23,14 @@ impl Script {
                 Some(&CIRCUIT_BREAKER)
             }
             Op::Revoke { .. } => Some(&REVOKE),
-            Op::IsRevoked { .. } => None,
+            Op::IsRevoked { .. } | Op::Reset { .. } => None,
         }
     }
+}
+
+/// The command that performs an operation without a script.
+pub(super) const fn plain(op: &Op) -> &'static str {
+    if matches!(op, Op::Reset { .. }) { "DEL" } else { "GET" }
 }
 
 /// Makes a script of a file when the core is compiled, and nothing else of it is shipped.

@@ -152,6 +152,11 @@ pub enum Op {
         /// What was issued at or before this moment is revoked; now, by the store's clock, if it is not said.
         before: Option<Timestamp>,
     },
+    /// Forgets what is kept under a key, whatever it is: [`Outcome::Reset`].
+    Reset {
+        /// A counter, or a mark.
+        key: Key,
+    },
 }
 
 /// A probe that was let through.
@@ -188,7 +193,8 @@ impl Op {
             | Self::Report { key, .. }
             | Self::Force { key, .. }
             | Self::IsRevoked { key }
-            | Self::Revoke { key, .. } => Some(key),
+            | Self::Revoke { key, .. }
+            | Self::Reset { key } => Some(key),
         }
     }
 }
@@ -250,6 +256,8 @@ pub enum Outcome {
     /// Whether there is a revocation; if so, what was issued at or before this moment is revoked. For a token,
     /// that there is one is all that counts.
     Revoked(Option<Timestamp>),
+    /// Nothing is kept there any more.
+    Reset,
 }
 
 impl Outcome {
