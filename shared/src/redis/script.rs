@@ -51,7 +51,7 @@ macro_rules! script {
 
 /// The first `N` bytes of a script without comments that have a line of their own, blank lines and indents; and how many there are.
 #[allow(clippy::indexing_slicing, reason = "the compiler runs it, and says so if it goes too far")]
-const fn shortened<const N: usize>(file: &str) -> ([u8; N], usize) {
+pub(crate) const fn shortened<const N: usize>(file: &str) -> ([u8; N], usize) {
     let (bytes, mut at) = (file.as_bytes(), 0);
     let (mut text, mut length) = ([0; N], 0);
     while at < bytes.len() {

@@ -178,6 +178,12 @@ impl Op {
         }
     }
 
+    /// Gives back what an [`Op::Acquire`] took.
+    pub(crate) fn release(&self) -> Option<Self> {
+        let Self::Acquire { key, holder, .. } = self else { return None };
+        Some(Self::Release { key: key.clone(), holder: *holder })
+    }
+
     /// The key concerned, the first of several.
     pub fn key(&self) -> Option<&Key> {
         match self {
@@ -295,6 +301,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store was asked, so that it may have performed the operation.
+    pub(crate) const fn was_asked(&self) -> bool {
+        !matches!(self, Self::Open | Self::Busy | Self::Contention)
+    }
+
     /// A word for metrics and logs.
     pub const fn kind(&self) -> &'static str {
         match self {
