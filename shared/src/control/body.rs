@@ -3,8 +3,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::Verb;
 use crate::by_name::{Action, Revoked};
@@ -42,7 +42,9 @@ struct Acquire {
     name: String,
     #[serde(default)]
     key: Vec<String>,
+    #[serde(default, deserialize_with = "given")]
     holder: Option<Holder>,
+    #[serde(default, deserialize_with = "given")]
     lease: Option<Span>,
 }
 
@@ -53,6 +55,7 @@ struct Extend {
     #[serde(default)]
     key: Vec<String>,
     holder: Holder,
+    #[serde(default, deserialize_with = "given")]
     lease: Option<Span>,
 }
 
@@ -71,6 +74,7 @@ struct Mark {
     name: String,
     #[serde(default)]
     key: Vec<String>,
+    #[serde(default, deserialize_with = "given")]
     holder: Option<Holder>,
 }
 
@@ -78,10 +82,19 @@ struct Mark {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct Revoke {
+    #[serde(default, deserialize_with = "given")]
     token: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     jti: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     subject: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     issuer: Option<String>,
+}
+
+/// What may be left out is no `null` either: whoever sends one may have lost what he wanted to send.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 crate::from_object!(Subject, Breaker, Open, Acquire, Extend, Release, Mark, Revoke);

@@ -144,6 +144,7 @@ fn a_body_has_its_bound_and_its_fields() {
         (r#"{"name":"report","key":"ada"}"#, "The body is wrong: key: found \"ada\", expected a list."),
         (r#"{"name":"report","key":["ada",7]}"#, "The body is wrong: key[1]: found"),
         (r#"{"name":"report","holder":"x"}"#, "The body is wrong: holder: found \"x\", expected 32 hex"),
+        (r#"{"name":"report","holder":null}"#, "The body is wrong: holder: found null, expected 32 hex"),
         (r#"{"name":"report","lease":"0s"}"#, "The body is wrong: lease: found \"0s\", expected a duration"),
         (r#"{"name":"report","lock":1}"#, "The body is wrong: lock: found unknown field"),
         (r#"{"name":"report","name":"report"}"#, "The body is wrong: name: found duplicate field"),
