@@ -9,8 +9,8 @@ use crate::jwt::KeySet;
 use crate::key::{Digest, Key};
 use crate::policy::Policy;
 use crate::rate_limit::{Retry, Standing};
-use crate::store::Memory;
 use crate::store::memory::Shards;
+use crate::store::{Memory, Op};
 use crate::time::Timestamp;
 
 /// What a host remembers between requests: denials, the store's health, the memory to fall back on.
@@ -107,6 +107,19 @@ impl<S: Shards> Local<S> {
     pub fn store_failed(&mut self, now: Timestamp) {
         if let Some(health) = &mut self.store {
             health.failed(now);
+        }
+    }
+
+    /// Notes what somebody has changed in the store by hand, so that nothing that is known here contradicts it.
+    pub(crate) fn changed(&mut self, op: &Op, now: Timestamp) {
+        match op {
+            Op::Reset { key } => self.denials.forget(key),
+            Op::Revoke { .. } => self.unrevoked.clear(),
+            _ => {}
+        }
+        if self.store.is_some() {
+            // Nothing can be done about a memory that is too busy.
+            let _ = self.memory.perform(op, now);
         }
     }
 
@@ -353,8 +366,7 @@ impl Denials {
     pub(crate) fn find(&mut self, key: &Key, cost: u64, now: Timestamp) -> Option<Standing> {
         let entry = self.by_key.get(key)?;
         if entry.until <= now {
-            self.by_end.remove(&(entry.until, key.clone()));
-            self.by_key.remove(key);
+            self.forget(key);
             return None;
         }
         (cost == entry.cost).then(|| Standing {
@@ -362,6 +374,13 @@ impl Denials {
             reset: entry.reset.since(now),
             retry: Retry::After(entry.admitted.since(now)),
         })
+    }
+
+    /// Forgets that anything was refused.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        if let Some(entry) = self.by_key.remove(key) {
+            self.by_end.remove(&(entry.until, key.clone()));
+        }
     }
 
     /// Remembers that `cost` was refused as of `asked`, when the call had not left yet; not for long if what filled

@@ -10,9 +10,10 @@ use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
 use crate::jwt::{JwtPolicy, Token, digest_of_subject};
 use crate::local::{Local, View};
 use crate::policy::{Guard, Route, Rule};
+use crate::revocation::time_to_live;
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, Probe, StoreError};
-use crate::time::{Span, Timestamp};
+use crate::time::Timestamp;
 
 /// What an operation is about.
 #[derive(Clone, Copy, Debug)]
@@ -298,7 +299,7 @@ impl Call {
                 Some(Reason::Replay)
             }
             (About::Mark, Outcome::Acquired { .. }) => {
-                self.refunds.extend(release(op).map(|op| Owed { op, to_memory }));
+                self.refunds.extend(op.release().map(|op| Owed { op, to_memory }));
                 None
             }
             (About::Mark, Outcome::Held { .. }) => match guard.rule() {
@@ -310,7 +311,7 @@ impl Call {
             },
             (About::Lock, Outcome::Acquired { fence }) => {
                 self.tell_upstream(FENCE, itoa::Buffer::new().format(*fence));
-                if let Some(op) = release(op) {
+                if let Some(op) = op.release() {
                     self.refunds.push(Owed { op: op.clone(), to_memory });
                     self.guarded().due.hold(Owed { op, to_memory });
                 }
@@ -329,11 +330,10 @@ impl Call {
 
     /// Of a call whose answer is lost, nobody knows whether it took what it asked for. So that is given back.
     fn note_lost(&mut self, guard: usize, about: About, op: &Op, error: &StoreError) {
-        let was_asked = !matches!(error, StoreError::Open | StoreError::Busy | StoreError::Contention);
-        if was_asked && about == About::Reserve {
+        if error.was_asked() && about == About::Reserve {
             self.reserved(guard, op, false);
         }
-        if let (true, About::Mark | About::Lock, Some(op)) = (was_asked, about, release(op)) {
+        if let (true, About::Mark | About::Lock, Some(op)) = (error.was_asked(), about, op.release()) {
             let owed = Owed { op, to_memory: false };
             if about == About::Lock {
                 self.guarded().due.hold(owed.clone());
@@ -388,12 +388,6 @@ pub(super) fn alone(mut op: Op) -> Op {
     op
 }
 
-/// Gives back what `op` took.
-fn release(op: &Op) -> Option<Op> {
-    let Op::Acquire { key, holder, .. } = op else { return None };
-    Some(Op::Release { key: key.clone(), holder: *holder })
-}
-
 /// Revokes a token, or all that its subject was issued until now; `None` if the token names no subject.
 fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, token: &Token, now: Timestamp) -> Option<Op> {
     let claims = token.claims();
@@ -403,8 +397,7 @@ fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, token: &Token, now:
             (digest_of_subject(claims.issuer(), claims.subject()?), jwt.max_age_millis()?)
         }
     };
-    let ttl = Span::from_millis(millis.max(1)).unwrap_or(Span::MAX);
-    Some(Op::Revoke { key: guard.keys().key(digest), ttl, before: None })
+    Some(Op::Revoke { key: guard.keys().key(digest), ttl: time_to_live(millis), before: None })
 }
 
 /// Tells the upstream the fence of the lock.
