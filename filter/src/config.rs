@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tollgate_shared::config::store::{self, StoreClock, in_range};
 use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig, VerifiedBy};
+use tollgate_shared::jwt::JwtPolicy;
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
 
@@ -117,6 +118,11 @@ impl Plugin {
             let found = format!("`{}`, a route that goes by the body of its requests", route.name());
             let expected = "routes without `idempotency` and without keys with `body:`, for which this filter reads no bodies";
             return Err(vec![ConfigError::new("policy.routes", found, expected)]);
+        }
+        if let Some(jwks) = policy.jwt().and_then(JwtPolicy::jwks) {
+            let found = format!("`{}`", jwks.url());
+            let expected = "`keys` in the policy, or `verified_by`: this filter fetches no keys";
+            return Err(vec![ConfigError::new("policy.jwt.jwks", found, expected)]);
         }
         let store = match config.store {
             None => None,

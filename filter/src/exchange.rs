@@ -187,6 +187,12 @@ impl Committer {
             step = match step {
                 Step::Decide(decision) => return Ok(decision),
                 Step::Call(call) => return Err(Box::new(call)),
+                // A policy that wants keys fetched is refused when it is configured; without them nobody is believed.
+                Step::FetchKeys => {
+                    let _ = self.local.keys_fetched(&self.policy, None, now);
+                    host::enter(slot.context);
+                    exchange::begin(&self.policy, &mut self.local, &RequestHead::fetch(), now)
+                }
                 // Envoy has nothing that would verify a signature for us; a core that cannot either believes none.
                 Step::Verify(verify) => {
                     host::enter(slot.context);

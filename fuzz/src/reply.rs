@@ -92,7 +92,7 @@ impl AsRef<[Op]> for Member {
 
 /// A member for each letter: `l`, `i`, `b` and `v` are requests that take the routes `login`, `items`, `beta` and `v1`, and
 /// capitals give back what these would charge. `k`, `d`, `c` and `r` are all operations on a lock, an idempotency key, a
-/// circuit breaker and a revocation.
+/// circuit breaker and a revocation; `f` forgets what is kept.
 fn members(letters: &[u8], local: &mut Local<HeapShards>) -> Vec<Member> {
     let requests = letters.iter().take(MEMBERS).filter_map(|letter| {
         if let Some(ops) = guards(*letter) {
@@ -143,6 +143,7 @@ fn guards(letter: u8) -> Option<Vec<Op>> {
             Op::Force { key: key(), breaker, to: Force::Closed },
         ],
         b'r' => vec![Op::IsRevoked { key: key() }, Op::Revoke { key: key(), ttl: lease, before: None }],
+        b'f' => vec![Op::Reset { key: key() }],
         _ => return None,
     })
 }
@@ -161,7 +162,8 @@ fn body(pipeline: &Pipeline<Member>, ops: &[Op], open: &[usize], by_text: bool) 
         for (command, op) in commands.iter().zip(open) {
             let op = &ops[*op];
             let Some(script) = Script::of(op) else {
-                assert_eq!(command, &["GET", KEY]);
+                let verb = if matches!(op, Op::Reset { .. }) { "DEL" } else { "GET" };
+                assert_eq!(command, &[verb, KEY]);
                 continue;
             };
             let (verb, named) = if by_text { ("EVAL", script.text) } else { ("EVALSHA", script.sha1) };
@@ -205,6 +207,9 @@ fn is_what_was_answered(
         (Op::IsRevoked { .. }, Ok(Outcome::Revoked(Some(before)))) => {
             let said = result.and_then(Value::as_str).and_then(|text| text.split(' ').next()?.parse().ok());
             assert_eq!(said, Some(before.as_millis()));
+        }
+        (Op::Reset { .. }, Ok(Outcome::Reset)) => {
+            assert!(result.is_some_and(|result| *result == 0 || *result == 1), "{result:?}");
         }
         (_, Ok(outcome)) => assert_eq!(guard_said(op, outcome), *result.expect("a result"), "{outcome:?}"),
         (_, Err(StoreError::Status(status))) => assert_eq!(Some(*status), whole),

@@ -5,8 +5,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use tollgate_shared::config::{CostConfig, HeaderCondition, HostPattern, MatchConfig};
-use tollgate_shared::policy::{Limit, Policy};
+use tollgate_shared::circuit_breaker::Trip;
+use tollgate_shared::config::{
+    CostConfig, CountConfig, HeaderCondition, HostPattern, MatchConfig, OnDuplicate, RevokesWhat, RevokesWhen,
+};
+use tollgate_shared::policy::{Guard, Limit, Policy, Rule};
 
 /// Reads the policy at `path` and prints what each route does.
 ///
@@ -45,8 +48,11 @@ pub fn describe(policy: &Policy) -> String {
         let takes = policy.conditions(number).map_or_else(|| "everything else".to_owned(), conditions);
         // Writing to a String does not fail.
         let _ = writeln!(text, "{}. {}: {takes}", number + 1, route.name());
-        if route.limits().is_empty() {
+        if route.limits().is_empty() && route.guards().is_empty() {
             let _ = writeln!(text, "     not limited");
+        }
+        for guard in route.guards().iter().filter_map(|place| policy.guards().get(place.guard)) {
+            let _ = writeln!(text, "     {}", describe_guard(guard));
         }
         for limit in route.limits().iter().filter_map(|place| policy.limits().get(place.limit)) {
             let _ = writeln!(text, "     {}", describe_limit(limit));
@@ -92,11 +98,61 @@ fn describe_limit(limit: &Limit) -> String {
             write!(text, ", a request costs what `{header}` says, {default} without it, at most {max}")
         }
     };
+    if *limit.count() != CountConfig::All {
+        text.push_str(", given back after answers that do not count");
+    }
     if let Some(tag) = limit.tag() {
         let _ = write!(text, ", all-or-nothing with tag `{tag}`");
     }
     let _ = write!(text, ", without store: {}", limit.on_store_error().as_str());
     if !limit.is_enforced() {
+        text.push_str(", in shadow mode: not enforced");
+    }
+    text
+}
+
+fn describe_guard(guard: &Guard) -> String {
+    let key = guard.key().iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
+    let name = guard.name();
+    let mut text = match guard.rule() {
+        Rule::Token { optional: false } => "token: required".to_owned(),
+        Rule::Token { optional: true } => "token: has to hold if there is one".to_owned(),
+        Rule::Revocation { cache, .. } => {
+            let asked =
+                cache.map_or("asked each time".to_owned(), |cache| format!("asked again after {cache}"));
+            format!("revocation: refuses tokens that were revoked, {asked}")
+        }
+        Rule::CircuitBreaker { breaker, .. } => {
+            let (within, reporters, open_for) = (breaker.within(), breaker.reporters(), breaker.open_for());
+            let trip = match breaker.trip() {
+                Trip::Failures(failures) => format!("{failures} failures"),
+                Trip::Ratio { percent, min_volume } => {
+                    format!("{percent} % failures of at least {min_volume} calls")
+                }
+            };
+            format!(
+                "circuit breaker {name}: opens for {open_for} after {trip} in {within}, seen by at least {reporters}"
+            )
+        }
+        Rule::Idempotency { required, ttl, .. } => {
+            let required = if *required { "required" } else { "heeded" };
+            format!("idempotency {name}: key {required}, by {key}, answers kept for {ttl}")
+        }
+        Rule::Dedup { ttl, on_duplicate, .. } => {
+            let others = if *on_duplicate == OnDuplicate::Mark { "marked" } else { "answered here" };
+            format!("dedup {name}: first in {ttl} by {key}, others {others}")
+        }
+        Rule::Lock { lease, .. } => format!("lock {name}: one at a time by {key}, for {lease} at most"),
+        Rule::Revokes { what, when } => {
+            let what = if *what == RevokesWhat::Token { "its token" } else { "all tokens of its subject" };
+            let when = if *when == RevokesWhen::Success { "when it succeeds" } else { "at once" };
+            format!("revokes: {what}, {when}")
+        }
+    };
+    if !matches!(guard.rule(), Rule::Token { .. } | Rule::Revokes { .. }) {
+        let _ = write!(text, ", without store: {}", guard.on_store_error().as_str());
+    }
+    if !guard.is_enforced() {
         text.push_str(", in shadow mode: not enforced");
     }
     text

@@ -91,7 +91,7 @@ pub(crate) fn decide_from_store(
         .iter()
         .filter_map(|request| match begin(policy, local, request, now) {
             Step::Call(call) => Some(call),
-            Step::Verify(_) | Step::Decide(_) => None,
+            _ => None,
         })
         .collect();
     let mut pipeline = Pipeline::new(calls);

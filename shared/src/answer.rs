@@ -48,7 +48,7 @@ impl Fields {
         self.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
     }
 
-    fn add(&mut self, name: impl Into<Cow<'static, str>>, write: impl FnOnce(&mut String)) {
+    pub(crate) fn add(&mut self, name: impl Into<Cow<'static, str>>, write: impl FnOnce(&mut String)) {
         let before = self.values.len();
         write(&mut self.values);
         // A field without value says nothing.
@@ -195,6 +195,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
             }
             rule => {
                 let what = match rule {
+                    Some(Rule::Token { .. }) => "Whether the token holds",
                     Some(Rule::Revocation { .. }) => "Whether the token has been revoked",
                     Some(Rule::Revokes { .. }) => "Whether the token could be revoked",
                     Some(Rule::CircuitBreaker { .. }) => "Whether what is behind this address is well",
@@ -230,7 +231,14 @@ fn token(mut headers: Fields, description: &str, challenge: &str) -> Answer {
 }
 
 /// Who may ask again in `millis`.
-fn later(mut headers: Fields, status: u16, title: &str, detail: &str, code: &str, millis: u64) -> Answer {
+pub(crate) fn later(
+    mut headers: Fields,
+    status: u16,
+    title: &str,
+    detail: &str,
+    code: &str,
+    millis: u64,
+) -> Answer {
     let seconds = millis.div_ceil(1000).max(1);
     headers.add("retry-after", |value| push_number(value, seconds));
     let detail = format!("{detail} Try again in {seconds} s.");

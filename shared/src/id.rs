@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use crate::config::Text;
 use crate::key::Digest;
 
 /// Sixteen bytes, written as 32 hexadecimal digits.
@@ -25,6 +26,20 @@ impl Id {
     /// The name that `bytes` are.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
+    }
+
+    /// Reads 32 hexadecimal digits.
+    pub fn parse(hex: &str) -> Option<Self> {
+        let (pairs, []) = hex.as_bytes().as_chunks::<2>() else { return None };
+        let mut bytes = [0; 16];
+        if pairs.len() != bytes.len() {
+            return None;
+        }
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            *byte = digit(high)? << 4 | digit(low)?;
+        }
+        Some(Self(bytes))
     }
 
     /// 32 hexadecimal digits.
@@ -52,6 +67,12 @@ impl Id {
 impl From<Digest> for Id {
     fn from(digest: Digest) -> Self {
         Self(digest.bytes())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text { expected: "32 hexadecimal digits", parse: Self::parse })
     }
 }
 
@@ -83,5 +104,16 @@ mod tests {
         assert_eq!(id.to_string(), "00010203040506070809abcdef1020ff");
         assert_eq!(id.words(), [0x0001_0203_0405_0607, 0x0809_abcd_ef10_20ff]);
         assert_eq!(Id::from_words(id.words()), id);
+        assert_eq!(Id::parse("00010203040506070809ABcdef1020ff"), Some(id));
+    }
+
+    #[test]
+    fn names_of_another_form_are_none() {
+        let short = "0".repeat(31);
+        for text in
+            ["", "0", &short, &(short.clone() + "00"), &(short.clone() + "g"), &(short.clone() + "\u{e9}")]
+        {
+            assert_eq!(Id::parse(text), None, "{text}");
+        }
     }
 }

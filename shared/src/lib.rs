@@ -27,6 +27,7 @@
 //! | [`store`] | operations, outcomes, the embedded memory |
 //! | [`redis`] | commands, scripts, and the Upstash REST dialect, both directions |
 //! | [`exchange`] | `begin`, `resume`, `settle` |
+//! | [`by_name`], [`control`] | what people and programs do with limits and guards by name; the same over HTTP |
 //! | [`local`] | what a host remembers between requests: denials, the store's health, the memory to fall back on |
 //! | [`answer`] | statuses, header fields and bodies that clients see |
 //!
@@ -42,9 +43,11 @@ extern crate alloc;
 extern crate std;
 
 pub mod answer;
+pub mod by_name;
 pub mod circuit_breaker;
 pub mod client_ip;
 pub mod config;
+pub mod control;
 pub mod exchange;
 pub mod id;
 pub mod idempotency;

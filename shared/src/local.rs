@@ -3,11 +3,14 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::circuit_breaker::BreakerState;
+use crate::config::ConfigError;
 use crate::id::{Holder, Id, Reporter};
+use crate::jwt::KeySet;
 use crate::key::{Digest, Key};
+use crate::policy::Policy;
 use crate::rate_limit::{Retry, Standing};
-use crate::store::Memory;
 use crate::store::memory::Shards;
+use crate::store::{Memory, Op};
 use crate::time::Timestamp;
 
 /// What a host remembers between requests: denials, the store's health, the memory to fall back on.
@@ -25,6 +28,8 @@ pub struct Local<S> {
     pub(crate) breakers: Views,
     /// Tokens whose signature holds, until they expire.
     pub(crate) verified: Recent,
+    /// Keys that were fetched.
+    pub(crate) keys: FetchedKeys,
     /// Tokens that were not revoked when that was asked last, for as long as the policy says.
     pub(crate) unrevoked: Recent,
 }
@@ -43,6 +48,7 @@ impl<S: Shards> Local<S> {
             holders: 0,
             breakers: Views::default(),
             verified: Recent::new(remembered),
+            keys: FetchedKeys::default(),
             unrevoked: Recent::new(remembered),
         }
     }
@@ -67,6 +73,30 @@ impl<S: Shards> Local<S> {
         Holder::from_words([first, second.wrapping_add(self.holders)])
     }
 
+    /// Takes up keys that were fetched for [`Step::FetchKeys`](crate::exchange::Step::FetchKeys): the body of the answer, or
+    /// `None` if there was none with status 200. Whoever waits for them begins his decision anew.
+    ///
+    /// # Errors
+    /// What is wrong with the document; the keys stay as they were.
+    pub fn keys_fetched(
+        &mut self,
+        policy: &Policy,
+        document: Option<&[u8]>,
+        now: Timestamp,
+    ) -> Result<(), ConfigError> {
+        self.keys.is_asked = false;
+        let (Some(document), Some(jwt)) = (document, policy.jwt()) else { return Ok(()) };
+        let set = KeySet::from_jwks(document, jwt.algorithms())?;
+        self.keys.set = Some(set);
+        self.keys.fetched = now;
+        // Who signed with a key that is gone is not believed any longer.
+        let digest = Digest::of_parts(&[document]);
+        if self.keys.document.replace(digest) != Some(digest) {
+            self.verified.clear();
+        }
+        Ok(())
+    }
+
     /// The embedded memory, for what a decision leaves to settle where there is no store.
     pub fn memory(&mut self) -> &mut Memory<S> {
         &mut self.memory
@@ -83,6 +113,19 @@ impl<S: Shards> Local<S> {
     pub fn store_failed(&mut self, now: Timestamp) {
         if let Some(health) = &mut self.store {
             health.failed(now);
+        }
+    }
+
+    /// Notes what somebody has changed in the store by hand, so that nothing that is known here contradicts it.
+    pub(crate) fn changed(&mut self, op: &Op, now: Timestamp) {
+        match op {
+            Op::Reset { key } => self.denials.forget(key),
+            Op::Revoke { .. } => self.unrevoked.clear(),
+            _ => {}
+        }
+        if self.store.is_some() {
+            // Nothing can be done about a memory that is too busy.
+            let _ = self.memory.perform(op, now);
         }
     }
 
@@ -186,6 +229,35 @@ impl Recent {
 
     pub(crate) fn clear(&mut self) {
         self.until.clear();
+    }
+}
+
+/// Keys that were fetched, and when.
+#[derive(Debug, Default)]
+pub(crate) struct FetchedKeys {
+    pub(crate) set: Option<KeySet>,
+    fetched: Timestamp,
+    /// What they were read from.
+    document: Option<Digest>,
+    /// When they were asked for last.
+    asked: Timestamp,
+    /// They are on their way.
+    is_asked: bool,
+}
+
+impl FetchedKeys {
+    /// Whether a request is to wait for keys; `is_known` if one is there for its token. Then only one request in a while has them
+    /// refreshed, and the others go by what there is.
+    pub(crate) fn are_wanted(&mut self, is_known: bool, refresh_millis: u64, now: Timestamp) -> bool {
+        let is_recent = now < self.asked.plus(ASK_AGAIN);
+        if is_known && now < self.fetched.plus(refresh_millis) || is_known && is_recent {
+            return false;
+        }
+        if is_recent {
+            return self.is_asked;
+        }
+        (self.asked, self.is_asked) = (now, true);
+        true
     }
 }
 
@@ -300,8 +372,7 @@ impl Denials {
     pub(crate) fn find(&mut self, key: &Key, cost: u64, now: Timestamp) -> Option<Standing> {
         let entry = self.by_key.get(key)?;
         if entry.until <= now {
-            self.by_end.remove(&(entry.until, key.clone()));
-            self.by_key.remove(key);
+            self.forget(key);
             return None;
         }
         (cost == entry.cost).then(|| Standing {
@@ -309,6 +380,13 @@ impl Denials {
             reset: entry.reset.since(now),
             retry: Retry::After(entry.admitted.since(now)),
         })
+    }
+
+    /// Forgets that anything was refused.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        if let Some(entry) = self.by_key.remove(key) {
+            self.by_end.remove(&(entry.until, key.clone()));
+        }
     }
 
     /// Remembers that `cost` was refused as of `asked`, when the call had not left yet; not for long if what filled
@@ -343,6 +421,8 @@ impl Denials {
     }
 }
 
+/// Milliseconds before keys are fetched once more because one is missing: anybody can make a token that names a key which is not there.
+const ASK_AGAIN: u64 = 10_000;
 /// Milliseconds for which a breaker that is closed is taken for closed.
 const FRESH: u64 = 100;
 /// Most milliseconds for which a breaker that is open is taken for open: somebody may close it by hand.

@@ -47,6 +47,11 @@ impl Revocation {
     }
 }
 
+/// For how long a revocation is kept of what can be valid for so many more milliseconds; nothing that lives longer is let in.
+pub(crate) fn time_to_live(millis: u64) -> Span {
+    Span::from_millis(millis.max(1)).unwrap_or(Span::MAX)
+}
+
 /// The latest moment that may be named: Lua counts in doubles, exact to 2⁵³.
 pub(crate) const LATEST: u64 = (1 << 53) - 1;
 

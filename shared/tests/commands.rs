@@ -83,6 +83,13 @@ fn a_revocation_is_asked_for_with_a_plain_get() {
 }
 
 #[test]
+fn what_is_reset_is_deleted() {
+    let pipeline = Pipeline::new(vec![[reset()]]);
+    assert_eq!(Script::of(&reset()), None);
+    assert_eq!(pipeline.body(Clock::Store), format!(r#"[["DEL","{KEY}"]]"#));
+}
+
+#[test]
 fn replies_are_read() {
     let breaker = breaker();
     let [extend, release] = [
@@ -116,6 +123,8 @@ fn replies_are_read() {
         (probe, json!([2, 0, 9, 7]), state(half_open, 7)),
         (is_revoked(), json!("5 6"), Outcome::Revoked(Some(Timestamp::from_millis(5)))),
         (revoke(None), json!([0]), Outcome::Kept),
+        (reset(), json!(0), Outcome::Reset),
+        (reset(), json!(1), Outcome::Reset),
     ] {
         assert_eq!(outcome(&op, &result.to_string()), Ok(expected), "{op:?}: {result}");
     }
@@ -136,6 +145,7 @@ fn replies_of_another_form_are_garbage() {
         force(breaker, Force::Closed),
         is_revoked(),
         revoke(None),
+        reset(),
     ];
     // Each is read by at most the operations named.
     for (result, by) in [
@@ -161,8 +171,12 @@ fn replies_of_another_form_are_garbage() {
         (r#""5.5 6""#, &[]),
         (r#""99999999999999999999 6""#, &[]),
         ("null", &[7]),
+        ("0", &[9]),
+        ("1", &[9]),
         // These are no answer to anything.
         ("7", &[]),
+        ("-1", &[]),
+        ("18446744073709551615", &[]),
         ("true", &[]),
         ("1.5", &[]),
         ("{}", &[]),
@@ -224,6 +238,10 @@ fn revoke(before: Option<u64>) -> Op {
 
 fn is_revoked() -> Op {
     Op::IsRevoked { key: key() }
+}
+
+fn reset() -> Op {
+    Op::Reset { key: key() }
 }
 
 fn key() -> Key {

@@ -5,10 +5,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tollgate_shared::exchange::{Call, Decision, Source, Step, begin};
+use tollgate_shared::config::{ConfigError, VerifiedBy};
+use tollgate_shared::exchange::{Call, Decision, Reason, Source, Step, begin};
 use tollgate_shared::id::Id;
+use tollgate_shared::jwt::TokenError;
 use tollgate_shared::local::Local;
-use tollgate_shared::policy::Policy;
+use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::request::Request;
 use tollgate_shared::store::Memory;
@@ -66,6 +68,79 @@ fn an_outcome_that_is_missing_is_a_failed_one() {
     assert_eq!(decision.report().degraded().count(), 1);
 }
 
+/// The common route costs one round trip, whatever screens it, and a breaker that is closed is not asked each time.
+#[test]
+fn a_route_with_revocation_two_limits_and_a_breaker_asks_once() {
+    let limit = |name: &str, key: &str| {
+        format!(
+            r#"{{ "name": "{name}", "algorithm": "gcra", "quota": 100, "window": "1m", "key": ["{key}"] }}"#
+        )
+    };
+    let mut host = Host::new(&format!(
+        r#"{{ "jwt": {{ "algorithms": ["RS256"], "verified_by": "envoy", "max_lifetime": "365d" }},
+              "default": {{ "revocation": {{}}, "rate_limits": [{}, {}],
+                "circuit_breaker": {{ "failures": 5, "within": "60s", "open_for": "30s" }} }} }}"#,
+        limit("user", "claim:sub"),
+        limit("ip", "client_ip"),
+    ));
+    let mut now = Timestamp::from_millis(1_800_057_600_000);
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
+        sizes.push(call.batch().len());
+        assert!(matches!(host.finish(call, now), Decision::Allow(_)));
+        now = now.plus(60);
+    }
+    // Token, subject, two limits of two subjects; and the breaker, once in a tenth of a second.
+    assert_eq!(sizes, [5, 4, 5, 4]);
+}
+
+/// Keys are fetched when a token names one that is not there, refreshed from time to time by one request, and kept when a fetch fails.
+#[test]
+fn keys_are_fetched_when_they_are_wanted() {
+    let mut host = Host::new(
+        r#"{ "jwt": { "algorithms": ["ES256"], "jwks": { "url": "https://id.example/jwks.json" }, "from": "header:x-token" },
+             "default": { "token": "required" } }"#,
+    );
+    let known = format!(r#"{{ "keys": [{ES256_KEY}] }}"#);
+    let mut now = Timestamp::from_millis(1_800_057_600_000);
+    let token = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let passes = |host: &mut Host, now| matches!(host.begin(&token, now), Step::Decide(Decision::Allow(_)));
+    let refused = |host: &mut Host, now| match host.begin(&token, now) {
+        Step::Decide(Decision::Deny(denial)) => *denial.reason(),
+        step => panic!("{step:?}"),
+    };
+    let waits = |host: &mut Host, now| matches!(host.begin(&token, now), Step::FetchKeys);
+
+    // Everybody waits for the first keys; if they do not come, nobody can tell, and nobody asks again at once.
+    assert!(waits(&mut host, now) && waits(&mut host, now.plus(1)));
+    host.fetched(None, now).unwrap();
+    assert_eq!(refused(&mut host, now), Reason::Unavailable(0));
+    assert_eq!(refused(&mut host, now.plus(9999)), Reason::Unavailable(0));
+    now = now.plus(10_000);
+    assert!(waits(&mut host, now));
+    assert_eq!(host.fetched(Some("{"), now).unwrap_err().expected, "valid JSON");
+    now = now.plus(10_000);
+    assert!(waits(&mut host, now));
+    host.fetched(Some(r#"{ "keys": [] }"#), now).unwrap();
+    // Now the key is unknown, and whoever names it gets no more than one fetch in ten seconds.
+    assert_eq!(refused(&mut host, now.plus(9999)), Reason::Token(TokenError::UnknownKey));
+    now = now.plus(10_000);
+    assert!(waits(&mut host, now) && waits(&mut host, now));
+    host.fetched(Some(&known), now).unwrap();
+    assert!(passes(&mut host, now));
+    // Refreshing costs one request a wait, the others none; and a set that cannot be fetched leaves the old one.
+    now = now.plus(300_000);
+    assert!(waits(&mut host, now) && passes(&mut host, now));
+    host.fetched(None, now).unwrap();
+    assert!(passes(&mut host, now.plus(9999)));
+    now = now.plus(10_000);
+    assert!(waits(&mut host, now));
+    // A key that is gone is not believed any longer, although the token's signature was known to hold.
+    host.fetched(Some(r#"{ "keys": [] }"#), now).unwrap();
+    assert_eq!(refused(&mut host, now), Reason::Token(TokenError::UnknownKey));
+}
+
 /// A host with a memory in the place of its store.
 struct Host {
     policy: Arc<Policy>,
@@ -78,8 +153,13 @@ type Outcomes = tollgate_shared::redis::rest::Outcomes;
 impl Host {
     fn new(policy: &str) -> Self {
         let memory = || Memory::new(HeapShards::default(), HeapShards::COUNT);
-        let policy = Arc::new(Policy::from_json(policy.as_bytes()).unwrap());
+        let surroundings = Surroundings { variables: &|_| None, in_front: Some(VerifiedBy::Envoy) };
+        let policy = Arc::new(Policy::from_json_in(&surroundings, "", policy.as_bytes()).unwrap());
         Self { policy, local: Local::with_store(memory(), 100, 1, Id::from_bytes([1; 16])), store: memory() }
+    }
+
+    fn fetched(&mut self, document: Option<&str>, now: Timestamp) -> Result<(), ConfigError> {
+        self.local.keys_fetched(&self.policy, document.map(str::as_bytes), now)
     }
 
     fn begin(&mut self, request: &Head, now: Timestamp) -> Step {
@@ -132,8 +212,14 @@ impl Request for Head {
     }
 
     fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
-        if name == "x-user" {
-            read(self.user.as_bytes());
+        match name {
+            "x-user" => read(self.user.as_bytes()),
+            "x-token" => read(ES256_TOKEN.as_bytes()),
+            // Of `{"alg":"RS256"}` and `{"sub":"x","iat":1800000000,"exp":1801000000}`, with a signature that somebody else has verified.
+            "authorization" => read(
+                b"Bearer eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4IiwiaWF0IjoxODAwMDAwMDAwLCJleHAiOjE4MDEwMDAwMDB9.AA",
+            ),
+            _ => {}
         }
     }
 
@@ -141,3 +227,7 @@ impl Request for Head {
         Some(self.ip)
     }
 }
+
+/// A key, and a token that it has signed, valid until 3600 s after 1800057600.
+const ES256_KEY: &str = r#"{"kty": "EC", "x": "DudNeBg5BxVzOL4-kkuGedVSoM_rwII5JfJIaaZFR1w", "y": "UdOxEd-0XrnFJ2CNurnyVYMKVmc-7iZfewhbnWNKhYs", "crv": "P-256", "alg": "ES256", "kid": "ES256"}"#;
+const ES256_TOKEN: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6IkVTMjU2In0.eyJzdWIiOiJhbm4iLCJpYXQiOjE4MDAwNTc2MDAsImV4cCI6MTgwMDA2MTIwMH0.iivGoj1M8Q9Q3KDAp-S4dkgRPvyIYiA9V4Mube6bMZRCsjYfk2Su8DCHDDD03ZZ9GH9r5OshdCfDIRUvz33OJw";

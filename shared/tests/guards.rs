@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use support::{World, breaker, id, response, span};
+use proptest::sample::Index;
+use support::{World, breaker, guards, id, response, span};
 use tollgate_shared::circuit_breaker::{BreakerState, CircuitBreaker, Force, Trip};
 use tollgate_shared::idempotency::StoredResponse;
 use tollgate_shared::key::Key;
@@ -303,6 +304,24 @@ proptest! {
                 prop_assert_eq!(world.fork().perform(&Op::IsRevoked { key: key() }, at), revoked.clone());
             }
         }
+    }
+
+    /// Whatever was kept under a key: nobody can tell it from one that was never used.
+    #[test]
+    fn what_is_reset_is_as_if_it_had_never_been(
+        breaker in breaker(), acts in vec((any::<Index>(), 1..5000_u64), 0..20), last in any::<Index>(),
+    ) {
+        let (mut world, mut fresh) = (World::new(), World::new());
+        let now = START + acts.len() as u64;
+        world.perform(&Op::Acquire { key: named("other"), holder: id(1), lease: span(1), fenced: true }, START);
+        let untouched = world.bytes();
+        for (at, (act, number)) in acts.iter().enumerate() {
+            world.perform(act.get(&guards(&key(), breaker, [id(1), id(2)], *number)), START + at as u64);
+        }
+        prop_assert_eq!(world.perform(&Op::Reset { key: key() }, now), Outcome::Reset);
+        prop_assert_eq!(world.bytes(), untouched, "another key's");
+        let ops = guards(&key(), breaker, [id(1), id(2)], 7);
+        prop_assert_eq!(world.perform(last.get(&ops), now), fresh.perform(last.get(&ops), now));
     }
 
     /// What a holder asks for twice because it got no answer it has once.

@@ -75,7 +75,9 @@ fn signatures_are_judged_as_openssl_judges_them() {
         let text = case["token"].as_str().unwrap();
         for policy in &policies {
             let verdict = match Token::parse(text.as_bytes()) {
-                Ok(token) => policy.verify(&token).map(|signature| matches!(signature, Signature::Holds)),
+                Ok(token) => {
+                    policy.verify(&token, None).map(|signature| matches!(signature, Signature::Holds))
+                }
                 Err(error) => Err(error),
             };
             match case["valid"].as_bool().unwrap() {
@@ -95,7 +97,7 @@ fn a_key_of_another_size_and_exponent_verifies() {
         &json!({ "algorithms": ["RS256"], "keys": [{ "alg": "RS256", "pem": tokens["large"]["pem"] }] }),
     );
     let token = Token::parse(tokens["large"]["token"].as_str().unwrap().as_bytes()).unwrap();
-    assert!(matches!(policy.verify(&token), Ok(Signature::Holds)));
+    assert!(matches!(policy.verify(&token, None), Ok(Signature::Holds)));
 }
 
 /// Verifiers differ on such signatures, and what one has let through another refuses.
@@ -686,7 +688,7 @@ fn neither_tokens_nor_secrets_print() {
     let policy = hs256();
     let texts = [
         format!("{token:?} {:?} {policy:?}", token.claims()),
-        format!("{:?}", policy.verify(&token)),
+        format!("{:?}", policy.verify(&token, None)),
         format!("{:?}", policy.keys().unwrap().keys()),
     ];
     for text in texts {
@@ -809,7 +811,7 @@ fn check(policy: &JwtPolicy, token: &str, now: u64) -> Result<(), TokenError> {
 
 fn check_bytes(policy: &JwtPolicy, token: &[u8], now: u64) -> Result<(), TokenError> {
     let token = Token::parse(token)?;
-    match policy.verify(&token)? {
+    match policy.verify(&token, None)? {
         Signature::Holds => policy.check(token.claims(), Timestamp::from_millis(now)),
         Signature::Ask(open) => panic!("tests verify themselves: {open:?}"),
     }

@@ -122,6 +122,37 @@ fn keys_of_tokens() {
 }
 
 #[test]
+fn keys_that_are_fetched() {
+    let of = |algorithm: &str, jwks: Value| {
+        errors(&json!({ "algorithms": [algorithm], "jwks": jwks }).to_string())
+    };
+    for right in [
+        json!({ "url": "https://id.example.com/.well-known/jwks.json?a=b" }),
+        json!({ "url": "http://localhost:8080/jwks", "refresh": "1d" }),
+    ] {
+        assert_eq!(of("RS256", right), [""; 0]);
+    }
+    let url = r#"expected a URL such as "https://id.example.com/.well-known/jwks.json", without credentials"#;
+    for (wrong, found) in [
+        ("id.example.com", "`id.example.com`"),
+        ("https://", "`https://`"),
+        ("https:///jwks", "`https:///jwks`"),
+        ("https://a b", "`https://a b`"),
+        ("https://user:secret@id.example.com", "a URL with credentials (not shown)"),
+    ] {
+        assert_eq!(of("ES256", json!({ "url": wrong })), [format!("jwt.jwks.url: found {found}, {url}")]);
+    }
+    let often = json!({ "url": "https://id.example.com/jwks", "refresh": "59s" });
+    assert_eq!(of("EdDSA", often), ["jwt.jwks.refresh: found `59s`, expected 1m to 1d"]);
+    assert_eq!(
+        of("HS256", json!({ "url": "https://id.example.com/jwks" })),
+        [
+            "jwt.jwks: found only algorithms with secrets, expected one with public keys among `algorithms`, such as \"RS256\""
+        ]
+    );
+}
+
+#[test]
 fn what_is_asked_of_tokens() {
     let secret = json!([{ "alg": "HS256", "secret": { "env": "SECRET" } }]);
     let with = |name: &str, value: Value| {
@@ -160,7 +191,7 @@ fn what_is_asked_of_tokens() {
     told(&with("leeway", json!("301s")), "jwt.leeway: found `301s`, expected at most 5m");
     told(
         &with("verified_by", json!("envoy")),
-        "jwt.verified_by: found `keys` beside it, expected one of the two: who verifies needs the keys",
+        "jwt.verified_by: found keys beside it, expected one of the two: who verifies needs the keys",
     );
     told(&with("verified_by", json!("nginx")), "jwt.verified_by: found `nginx`, expected `envoy`");
     told(
@@ -174,7 +205,7 @@ fn what_is_asked_of_tokens() {
     );
     told(
         &written(&json!({ "algorithms": ["RS256"] })),
-        "jwt.keys: found none, expected at least one, or `verified_by`",
+        "jwt.keys: found none, expected at least one, or `jwks`, or `verified_by`",
     );
     assert_eq!(errors(&written(&json!({ "algorithms": ["RS256"], "verified_by": "envoy" }))), [""; 0]);
 }

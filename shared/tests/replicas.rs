@@ -176,7 +176,7 @@ impl Fleet {
     fn goes_on(&mut self, instance: usize, kind: Kind, subject: u8, step: Step) {
         match step {
             Step::Call(call) => self.waiting.push(Waiting { instance, kind, subject, call }),
-            Step::Verify(verify) => panic!("the core verifies all: {verify:?}"),
+            Step::Verify(_) | Step::FetchKeys => panic!("the core verifies, and has its keys"),
             Step::Decide(mut decision) => {
                 let ops = decision.settle();
                 self.settle(&ops);

@@ -121,7 +121,13 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
     unset["store"] = json!({ "cluster": "store", "token_env": "NOBODY_SETS_THIS" });
     let mut algorithm = good();
     algorithm["policy"]["routes"][0]["rate_limits"][0]["algorithm"] = json!("leaky");
+    let mut body = good();
+    body["policy"]["routes"][0]["rate_limits"][0]["key"] = json!(["body:/user"]);
+    let mut jwks = good();
+    jwks["policy"]["jwt"] = json!({ "algorithms": ["RS256"], "jwks": { "url": "https://id.example/keys" } });
     let cases = [
+        (body, "policy.routes: found `all`, a route that goes by the body of its requests"),
+        (jwks, "policy.jwt.jwks: found `https://id.example/keys`, expected `keys` in the policy"),
         (store("tokn", json!("x")), "store.tokn: found unknown field `tokn`, expected one of `cluster`"),
         (no_token, "store: found no token, expected either `token` or `token_env`"),
         (store("timeout", json!("50")), "store.timeout: found \"50\", expected a duration"),

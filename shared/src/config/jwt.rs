@@ -28,7 +28,10 @@ pub struct JwtConfig {
     /// those that have none; at most 4 keys are tried for one token.
     #[serde(default)]
     pub keys: Vec<JwtKeyConfig>,
-    /// In the place of `keys`: who in front of this host has verified the signature. Claims are checked all the same.
+    /// Where more keys are, which the host fetches and fetches again: a JWK Set (RFC 7517 §5) of at most 64 KiB and 64 keys.
+    #[serde(default)]
+    pub jwks: Option<JwksConfig>,
+    /// In the place of `keys` and `jwks`: who in front of this host has verified the signature. Claims are checked all the same.
     #[serde(default)]
     pub verified_by: Option<VerifiedBy>,
     /// What `iss` must be, to the letter.
@@ -43,6 +46,19 @@ pub struct JwtConfig {
     /// How long after `iat` a token may expire. With it, a token must say when it was issued.
     #[serde(default)]
     pub max_lifetime: Option<Span>,
+}
+
+/// Where a set of keys is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct JwksConfig {
+    /// Its URL, `https://…`; the filter needs an Envoy cluster for it, too.
+    pub url: String,
+    /// After how long it is fetched again: 1m to 1d, and 5m if left out. A token that names a key which is not in it has it
+    /// fetched earlier, at most once in 10 s.
+    #[serde(default)]
+    pub refresh: Option<Span>,
 }
 
 /// A key: exactly one of `secret`, `pem` and `jwk`.
@@ -80,7 +96,7 @@ pub struct SecretConfig {
     pub env: String,
 }
 
-crate::from_object!(JwtConfig, JwtKeyConfig);
+crate::from_object!(JwtConfig, JwksConfig, JwtKeyConfig);
 
 /// Not by way of `from_object!`, whose error would quote a secret that stands here by mistake.
 impl<'de> Deserialize<'de> for SecretConfig {

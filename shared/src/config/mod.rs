@@ -38,7 +38,7 @@ pub use guards::{
     KeptStatuses, LockConfig, OnDuplicate, RevocationConfig, RevokesConfig, RevokesObject, RevokesWhat,
     RevokesWhen, StatusPattern, Statuses, TokenUse,
 };
-pub use jwt::{JwtAlgorithm, JwtConfig, JwtKeyConfig, SecretConfig, TokenSource, VerifiedBy};
+pub use jwt::{JwksConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, SecretConfig, TokenSource, VerifiedBy};
 pub use matching::{HeaderCondition, HostPattern, Method, PathPattern, PatternSegment};
 pub(crate) use names::Text;
 pub use names::{HeaderName, KeyPart, Name};

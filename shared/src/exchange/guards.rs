@@ -10,9 +10,10 @@ use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
 use crate::jwt::{JwtPolicy, Token, digest_of_subject};
 use crate::local::{Local, View};
 use crate::policy::{Guard, Route, Rule};
+use crate::revocation::time_to_live;
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, Probe, StoreError};
-use crate::time::{Span, Timestamp};
+use crate::time::Timestamp;
 
 /// What an operation is about.
 #[derive(Clone, Copy, Debug)]
@@ -257,7 +258,7 @@ impl Call {
             {
                 Some(Reason::Revoked)
             }
-            (About::View, Outcome::Breaker { state, .. }) => {
+            (About::View | About::Probe, Outcome::Breaker { state, .. }) => {
                 // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
                 if !to_memory {
                     local.breakers.seen(number, *state, self.began, now);
@@ -267,13 +268,15 @@ impl Call {
                         self.guarded().due.watch(number);
                         None
                     }
-                    BreakerState::HalfOpen { free, .. } if *free > 0 => {
+                    BreakerState::HalfOpen { free: 1.., .. } if about == About::View => {
                         let Rule::CircuitBreaker { breaker, .. } = guard.rule() else { return None };
                         let (key, breaker, holder) = (guard.keys().whole(), *breaker, local.next_holder());
                         self.claim(number, About::Probe, Op::Probe { key, breaker, holder });
                         None
                     }
-                    state => Some(open(*state)),
+                    // When the next probe may begin nobody knows: somebody is about to report.
+                    BreakerState::HalfOpen { .. } => Some(Reason::Open { for_ms: 0 }),
+                    BreakerState::Open { for_ms } => Some(Reason::Open { for_ms: *for_ms }),
                 }
             }
             (About::Probe, Outcome::Probing { generation }) => {
@@ -284,19 +287,6 @@ impl Call {
                     self.refunds.extend(called_off.map(|op| Owed { op, to_memory }));
                 }
                 None
-            }
-            (About::Probe, Outcome::Breaker { state, .. }) => {
-                // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
-                if !to_memory {
-                    local.breakers.seen(number, *state, self.began, now);
-                }
-                match state {
-                    BreakerState::Closed => {
-                        self.guarded().due.watch(number);
-                        None
-                    }
-                    state => Some(open(*state)),
-                }
             }
             (About::Reserve, Outcome::Reserved { .. }) => {
                 self.reserved(number, op, to_memory);
@@ -309,7 +299,7 @@ impl Call {
                 Some(Reason::Replay)
             }
             (About::Mark, Outcome::Acquired { .. }) => {
-                self.refunds.extend(release(op).map(|op| Owed { op, to_memory }));
+                self.refunds.extend(op.release().map(|op| Owed { op, to_memory }));
                 None
             }
             (About::Mark, Outcome::Held { .. }) => match guard.rule() {
@@ -321,7 +311,7 @@ impl Call {
             },
             (About::Lock, Outcome::Acquired { fence }) => {
                 self.tell_upstream(FENCE, itoa::Buffer::new().format(*fence));
-                if let Some(op) = release(op) {
+                if let Some(op) = op.release() {
                     self.refunds.push(Owed { op: op.clone(), to_memory });
                     self.guarded().due.hold(Owed { op, to_memory });
                 }
@@ -340,11 +330,10 @@ impl Call {
 
     /// Of a call whose answer is lost, nobody knows whether it took what it asked for. So that is given back.
     fn note_lost(&mut self, guard: usize, about: About, op: &Op, error: &StoreError) {
-        let was_asked = !matches!(error, StoreError::Open | StoreError::Busy | StoreError::Contention);
-        if was_asked && about == About::Reserve {
+        if error.was_asked() && about == About::Reserve {
             self.reserved(guard, op, false);
         }
-        if let (true, About::Mark | About::Lock, Some(op)) = (was_asked, about, release(op)) {
+        if let (true, About::Mark | About::Lock, Some(op)) = (error.was_asked(), about, op.release()) {
             let owed = Owed { op, to_memory: false };
             if about == About::Lock {
                 self.guarded().due.hold(owed.clone());
@@ -399,12 +388,6 @@ pub(super) fn alone(mut op: Op) -> Op {
     op
 }
 
-/// Gives back what `op` took.
-fn release(op: &Op) -> Option<Op> {
-    let Op::Acquire { key, holder, .. } = op else { return None };
-    Some(Op::Release { key: key.clone(), holder: *holder })
-}
-
 /// Revokes a token, or all that its subject was issued until now; `None` if the token names no subject.
 fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, token: &Token, now: Timestamp) -> Option<Op> {
     let claims = token.claims();
@@ -414,13 +397,7 @@ fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, token: &Token, now:
             (digest_of_subject(claims.issuer(), claims.subject()?), jwt.max_age_millis()?)
         }
     };
-    let ttl = Span::from_millis(millis.max(1)).unwrap_or(Span::MAX);
-    Some(Op::Revoke { key: guard.keys().key(digest), ttl, before: None })
-}
-
-/// Why a request is refused in such a state. When the next probe may begin nobody knows: somebody is about to report.
-fn open(state: BreakerState) -> Reason {
-    Reason::Open { for_ms: if let BreakerState::Open { for_ms } = state { for_ms } else { 0 } }
+    Some(Op::Revoke { key: guard.keys().key(digest), ttl: time_to_live(millis), before: None })
 }
 
 /// Tells the upstream the fence of the lock.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! begin ─┬─ nothing to ask, a denial remembered, memory only, store open ──────────────▶ Step::Decide
+//!        ├─▶ Step::FetchKeys ─▶ begin
 //!        ├─▶ Step::Verify ─ resume ─┐
 //!        └──────────────────────────┴▶ Step::Call (screen) ─ resume ─┬─ refused, or all ─▶ Step::Decide
 //!                                                                    └▶ Step::Call (claim) ─ resume ─▶ Step::Decide
@@ -53,6 +54,9 @@ pub enum Step {
     Call(Call),
     /// Have the platform verify a signature, then [`Verify::resume`]. Never where the core verifies all, with the feature `asymmetric`.
     Verify(Verify),
+    /// Fetch the keys of [`JwtPolicy::jwks`](crate::jwt::JwtPolicy::jwks), once for all who wait for them; then
+    /// [`Local::keys_fetched`], whatever came, and begin the decision anew.
+    FetchKeys,
     /// The decision is made.
     Decide(Decision),
 }
@@ -83,7 +87,8 @@ fn begin_with<S: Shards>(
     let token = match token::identify(policy, route, local, request, holds, &mut report, now) {
         Identity::Known(token) => token,
         Identity::Ask(verify) => return Step::Verify(verify),
-        Identity::Refused(error) => return Step::Decide(Decision::deny(report, Reason::Token(error))),
+        Identity::NoKeys => return Step::FetchKeys,
+        Identity::Refused(reason) => return Step::Decide(Decision::deny(report, reason)),
     };
     let facts = Facts {
         client_ip: policy.client_ip(),

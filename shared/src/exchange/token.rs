@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{GuardVerdict, Report, Ruling, Source, Step, begin_with};
+use super::{Reason, Report, Ruling, Source, Step, begin_with};
 use crate::jwt::{JwtPolicy, Signature, Token, TokenError, Verification};
 use crate::local::Local;
 use crate::policy::{Guard, Policy, Route, Rule};
@@ -17,8 +17,10 @@ pub(super) enum Identity {
     Known(Option<Token>),
     /// The platform has to verify the signature.
     Ask(Verify),
+    /// Keys have to be fetched first.
+    NoKeys,
     /// Nobody who is let in.
-    Refused(TokenError),
+    Refused(Reason),
 }
 
 /// A decision that waits for the platform to verify a signature.
@@ -29,9 +31,9 @@ pub struct Verify {
 }
 
 impl Verify {
-    /// What to ask the platform: the signature holds if it holds for one of these. There is at least one.
-    pub fn questions(&self) -> Vec<Verification<'_>> {
-        match self.policy.jwt().map(|jwt| jwt.verify(&self.token)) {
+    /// What to ask the platform: the signature holds if it holds for one of these.
+    pub fn questions<'a, S: Shards>(&'a self, local: &'a Local<S>) -> Vec<Verification<'a>> {
+        match self.policy.jwt().map(|jwt| jwt.verify(&self.token, local.keys.set.as_ref())) {
             Some(Ok(Signature::Ask(questions))) => questions,
             _ => Vec::new(),
         }
@@ -47,6 +49,16 @@ impl Verify {
     ) -> Step {
         begin_with(&self.policy, local, request, Some(holds), now)
     }
+}
+
+/// What is known of a token.
+enum Verified {
+    /// It holds.
+    Holds(Token),
+    /// It does if its signature does.
+    Ask(Token),
+    /// Keys have to be fetched first.
+    NoKeys,
 }
 
 /// Finds the token of a request, if its route asks for one.
@@ -71,48 +83,57 @@ pub(super) fn identify<S: Shards>(
         if is_revocable(policy, route) && jwt.last_use(token.claims()).is_none_or(|last| last > kept) {
             return Err(TokenError::LivesTooLong);
         }
-        let holds = holds_by(jwt, &token, local, holds, now)?;
-        Ok((token, holds))
+        verify(jwt, token, local, holds, now)
     });
     let (ruling, identity) = match found {
-        Ok((token, Some(()))) => (Ruling::Admitted, Identity::Known(Some(token))),
-        Ok((token, None)) => return Identity::Ask(Verify { policy: Arc::clone(policy), token }),
+        Ok(Verified::Holds(token)) => (Ruling::Admitted, Identity::Known(Some(token))),
+        Ok(Verified::Ask(token)) => return Identity::Ask(Verify { policy: Arc::clone(policy), token }),
+        Ok(Verified::NoKeys) => return Identity::NoKeys,
         Err(TokenError::Missing) if *optional => (Ruling::Admitted, Identity::Known(None)),
-        Err(error) if guard.is_enforced() => (Ruling::Refused, Identity::Refused(error)),
-        Err(_) => (Ruling::ShadowRefused, Identity::Known(None)),
+        Err(_) if !guard.is_enforced() => (Ruling::ShadowRefused, Identity::Known(None)),
+        // Of keys that were never fetched, nobody knows which there are.
+        Err(TokenError::UnknownKey) if jwt.jwks().is_some() && local.keys.set.is_none() => {
+            (Ruling::Unavailable, Identity::Refused(Reason::Unavailable(number)))
+        }
+        Err(error) => (Ruling::Refused, Identity::Refused(Reason::Token(error))),
     };
-    report.guards.push(GuardVerdict { guard: number, ruling, source: Source::Store });
+    report.add(number, ruling, Source::Store);
     identity
 }
 
-/// Whether a token's signature holds: `None` if only the platform can tell.
-fn holds_by<S: Shards>(
+/// What is known of a token that is fine but for its signature. `holds` is what the platform has said to that.
+fn verify<S: Shards>(
     jwt: &JwtPolicy,
-    token: &Token,
+    token: Token,
     local: &mut Local<S>,
     holds: Option<bool>,
     now: Timestamp,
-) -> Result<Option<()>, TokenError> {
-    // A secret is as quick to use as a digest to make; public keys are slow.
+) -> Result<Verified, TokenError> {
+    // A secret is as quick to use as a digest is to make; public keys are slow.
     let has_secret = token.algorithm().is_some_and(|algorithm| algorithm.secret_bytes().is_some());
-    let known = (!has_secret).then(|| token.digest_with_signature());
-    if known.is_some_and(|known| local.verified.has(&known, now)) {
-        return Ok(Some(()));
-    }
-    let verified = match jwt.verify(token)? {
-        Signature::Holds => true,
-        Signature::Ask(_) => match holds {
-            None => return Ok(None),
-            Some(holds) => holds,
-        },
+    let digest = (!has_secret).then(|| token.digest_with_signature());
+    let is_cached = digest.is_some_and(|digest| local.verified.has(&digest, now));
+    let asks = if is_cached {
+        Ok(false)
+    } else {
+        let verified = jwt.verify(&token, local.keys.set.as_ref());
+        verified.map(|signature| matches!(signature, Signature::Ask(_)))
     };
-    if !verified {
-        return Err(TokenError::Signature);
+    if let Some(jwks) = jwt.jwks() {
+        let is_known = asks != Err(TokenError::UnknownKey);
+        if local.keys.are_wanted(is_known, jwks.refresh_millis(), now) {
+            return Ok(Verified::NoKeys);
+        }
     }
-    if let (Some(known), Some(until)) = (known, jwt.last_use(token.claims())) {
-        local.verified.insert(known, until, now);
+    match (asks?, holds) {
+        (true, None) => return Ok(Verified::Ask(token)),
+        (true, Some(false)) => return Err(TokenError::Signature),
+        (true, Some(true)) | (false, _) => {}
     }
-    Ok(Some(()))
+    if let (Some(digest), Some(until)) = (digest, jwt.last_use(token.claims())) {
+        local.verified.insert(digest, until, now);
+    }
+    Ok(Verified::Holds(token))
 }
 
 /// Whether the route refuses or revokes tokens that the store knows of.

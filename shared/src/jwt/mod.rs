@@ -30,7 +30,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::config::{
-    ConfigError, JwtAlgorithm, JwtConfig, JwtKeyConfig, MAX_AUDIENCES, MAX_JWT_KEYS, TokenSource,
+    ConfigError, JwksConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, MAX_AUDIENCES, MAX_JWT_KEYS, TokenSource,
 };
 use crate::policy::Surroundings;
 use crate::request::{Request, cookie};
@@ -53,10 +53,30 @@ pub struct JwtPolicy {
     algorithms: Vec<JwtAlgorithm>,
     /// `None` where the signature has been verified in front of the host.
     keys: Option<KeySet>,
+    jwks: Option<Jwks>,
     issuer: Option<String>,
     audience: Option<Vec<String>>,
     leeway_millis: u64,
     max_lifetime: Option<Span>,
+}
+
+/// Where more keys are.
+#[derive(Clone, Debug)]
+pub struct Jwks {
+    url: String,
+    refresh_millis: u64,
+}
+
+impl Jwks {
+    /// The URL of a JWK Set.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// After how many milliseconds it is fetched again.
+    pub(crate) fn refresh_millis(&self) -> u64 {
+        self.refresh_millis
+    }
 }
 
 impl JwtPolicy {
@@ -87,6 +107,10 @@ impl JwtPolicy {
             source: config.from.clone(),
             algorithms: config.algorithms.clone(),
             keys: (config.verified_by.is_none() || surroundings.is_none()).then_some(keys),
+            jwks: config.jwks.as_ref().map(|jwks| Jwks {
+                url: jwks.url.clone(),
+                refresh_millis: jwks.refresh.map_or(USUAL_REFRESH_MILLIS, Span::as_millis),
+            }),
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             leeway_millis: config.leeway.map_or(0, Span::as_millis),
@@ -113,17 +137,24 @@ impl JwtPolicy {
         found.unwrap_or(Err(TokenError::Missing))
     }
 
-    /// Verifies a token's signature.
+    /// Verifies a token's signature, with the keys of the policy, and if none of them is for it, with those that were fetched.
     ///
     /// # Errors
     /// The algorithm is not one of the policy's, no key is for it, or none of them made the signature.
-    pub fn verify<'a>(&'a self, token: &'a Token) -> Result<Signature<'a>, TokenError> {
+    pub fn verify<'a>(
+        &'a self,
+        token: &'a Token,
+        fetched: Option<&'a KeySet>,
+    ) -> Result<Signature<'a>, TokenError> {
         if !token.algorithm().is_some_and(|algorithm| self.algorithms.contains(&algorithm)) {
             return Err(TokenError::Algorithm);
         }
         match &self.keys {
             None => Ok(Signature::Holds),
-            Some(keys) => keys.verify(token),
+            Some(keys) => match (keys.verify(token), fetched) {
+                (Err(TokenError::UnknownKey), Some(fetched)) => fetched.verify(token),
+                (verified, _) => verified,
+            },
         }
     }
 
@@ -170,6 +201,11 @@ impl JwtPolicy {
         &self.algorithms
     }
 
+    /// Where more keys are, which the host has to fetch.
+    pub fn jwks(&self) -> Option<&Jwks> {
+        self.jwks.as_ref()
+    }
+
     /// The keys of the policy; `None` where the signature has been verified in front of the host.
     pub fn keys(&self) -> Option<&KeySet> {
         self.keys.as_ref()
@@ -214,12 +250,36 @@ impl Compiler<'_> {
         if config.keys.len() > MAX_JWT_KEYS {
             self.error("keys", format!("{} keys", config.keys.len()), "at most 64");
         }
-        match (config.keys.is_empty(), config.verified_by) {
-            (true, None) => self.error("keys", "none", "at least one, or `verified_by`"),
+        match (config.keys.is_empty() && config.jwks.is_none(), config.verified_by) {
+            (true, None) => self.error("keys", "none", "at least one, or `jwks`, or `verified_by`"),
             (false, Some(_)) => {
-                self.error("verified_by", "`keys` beside it", "one of the two: who verifies needs the keys");
+                self.error("verified_by", "keys beside it", "one of the two: who verifies needs the keys");
             }
             _ => {}
+        }
+        if let Some(JwksConfig { url, refresh }) = &config.jwks {
+            let is_plain = url.bytes().all(|byte| byte.is_ascii_graphic()) && !url.contains(['@', '#', '\\']);
+            let host = ["https://", "http://"].into_iter().find_map(|scheme| url.strip_prefix(scheme));
+            if !is_plain || host.is_none_or(|host| host.is_empty() || host.starts_with('/')) {
+                let expected =
+                    "a URL such as \"https://id.example.com/.well-known/jwks.json\", without credentials";
+                let found = if url.contains('@') {
+                    "a URL with credentials (not shown)".into()
+                } else {
+                    format!("`{url}`")
+                };
+                self.error("jwks.url", found, expected);
+            }
+            if let Some(refresh) = refresh.filter(|span| !REFRESH_MILLIS.contains(&span.as_millis())) {
+                self.error("jwks.refresh", format!("`{refresh}`"), "1m to 1d");
+            }
+            if config.algorithms.iter().all(|algorithm| algorithm.secret_bytes().is_some()) {
+                self.error(
+                    "jwks",
+                    "only algorithms with secrets",
+                    "one with public keys among `algorithms`, such as \"RS256\"",
+                );
+            }
         }
         if let Some(audience) = &config.audience
             && !(1..=MAX_AUDIENCES).contains(&audience.len())
@@ -385,6 +445,8 @@ fn found(jwk: &Object, name: &str) -> String {
 /// Finds the value of a variable of the host.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+const USUAL_REFRESH_MILLIS: u64 = 5 * 60 * 1000;
+const REFRESH_MILLIS: core::ops::RangeInclusive<u64> = 60 * 1000..=24 * 60 * 60 * 1000;
 /// So that what revokes all tokens of somebody fits into a span of 366 days, leeways included.
 const MAX_LIFETIME_MILLIS: u64 = 365 * 24 * 60 * 60 * 1000;
 const MAX_LEEWAY_MILLIS: u64 = 5 * 60 * 1000;

@@ -13,7 +13,7 @@ use crate::config::{
     KeyPart, MatchConfig, Name, PolicyConfig, RateLimitConfig, VerifiedBy,
 };
 use crate::jwt::{JwtPolicy, Lookup};
-use crate::key::KeyForm;
+use crate::key::{Key, KeyForm};
 use crate::path::{Path, PathCase};
 use crate::rate_limit::Quota;
 use crate::request::Request;
@@ -38,6 +38,8 @@ pub struct Policy {
     client_ip: ClientIpConfig,
     path_case: PathCase,
     headers: HeadersConfig,
+    /// What store keys begin with.
+    key_prefix: String,
 }
 
 /// What a policy relies on where it is in use.
@@ -150,6 +152,7 @@ impl Policy {
             client_ip: config.client_ip,
             path_case: config.path_case,
             headers: config.headers,
+            key_prefix: String::from(DEFAULT_PREFIX),
         };
         // A map where a set would do: the compiler has such a map already, and hosts are small.
         let mut names = BTreeMap::new();
@@ -202,6 +205,7 @@ impl Policy {
         for guard in &mut self.guards {
             guard.set_key_prefix(prefix.as_str());
         }
+        self.key_prefix = String::from(prefix.as_str());
         self
     }
 
@@ -253,6 +257,11 @@ impl Policy {
     /// The first route that goes by the body of its requests, for hosts that cannot read bodies.
     pub fn route_with_body(&self) -> Option<&Route> {
         self.routes.iter().find(|route| route.reads_body)
+    }
+
+    /// The key that is asked for to see whether the store answers; nothing is ever kept there.
+    pub(crate) fn ping_key(&self) -> Key {
+        KeyForm::new(&self.key_prefix, Some("ping"), "ping").whole()
     }
 
     pub(crate) fn client_ip(&self) -> &ClientIpConfig {

@@ -24,7 +24,7 @@ pub(super) fn write_arguments(op: &Op, clock: Clock, to: &mut impl Arguments) {
 /// Writes what stands behind the time in the arguments of an operation on one key.
 fn write_rest(op: &Op, to: &mut impl Arguments) {
     match op {
-        Op::RateLimit(_) | Op::Refund { .. } | Op::IsRevoked { .. } => {}
+        Op::RateLimit(_) | Op::Refund { .. } | Op::IsRevoked { .. } | Op::Reset { .. } => {}
         Op::Acquire { holder, lease, fenced, .. } => {
             to.plain("a");
             id(to, *holder);
@@ -118,6 +118,8 @@ pub(super) fn read_reply(op: &Op, reply: &Reply<'_>) -> Option<Outcome> {
         (Op::IsRevoked { .. }, Reply::Null) => Some(Outcome::Revoked(None)),
         (Op::IsRevoked { .. }, Reply::Text(text)) => read_revocation(text),
         (Op::Reserve { .. }, Reply::Text(text)) => read_response(text),
+        // How many keys there were is not told: what has lapsed may still be there.
+        (Op::Reset { .. }, Reply::Integer(0 | 1)) => Some(Outcome::Reset),
         (_, Reply::Integers(reply)) => read_integers(op, reply),
         _ => None,
     }

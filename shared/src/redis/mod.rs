@@ -1,7 +1,7 @@
 //! Operations as Redis commands, and their replies.
 //!
 //! Every operation is one command: a Lua script, atomic in one slot, called by its digest and, where Redis does not know it
-//! yet, once more by its text; or a plain `GET` where a script buys nothing. [`rest`] wraps commands and replies in the Upstash REST dialect.
+//! yet, once more by its text; or a plain `GET` or `DEL` where a script buys nothing. [`rest`] wraps commands and replies in the Upstash REST dialect.
 
 mod guards;
 pub mod rest;
@@ -81,6 +81,7 @@ enum Reply<'a> {
     #[default]
     Missing,
     Null,
+    Integer(i64),
     Integers(Vec<i64>),
     Text(Cow<'a, str>),
 }

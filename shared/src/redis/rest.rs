@@ -13,6 +13,7 @@ use serde::de::value::SeqAccessDeserializer;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::script::plain;
 use super::{Arguments, Clock, Reply, Script, read_reply, write_arguments};
 use crate::answer::push_number;
 use crate::key::Key;
@@ -83,7 +84,7 @@ impl<M: AsRef<[Op]>> Pipeline<M> {
                     write_arguments(op, clock, &mut command);
                 }
                 None => {
-                    command.plain("GET");
+                    command.plain(plain(op));
                     command.text(op.key().map_or("", Key::as_str));
                 }
             }
@@ -167,7 +168,7 @@ struct Element<'a> {
     error: Option<Cow<'a, str>>,
 }
 
-/// Commands answer with integers, a text or nothing; anything else is no answer to any of ours.
+/// Commands answer with an integer, several, a text or nothing; anything else is no answer to any of ours.
 impl<'de: 'a, 'a> Deserialize<'de> for Reply<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ReplyVisitor)
@@ -180,11 +181,15 @@ impl<'de> Visitor<'de> for ReplyVisitor {
     type Value = Reply<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("integers, a text or null")
+        f.write_str("an integer, several, a text or null")
     }
 
     fn visit_unit<E>(self) -> Result<Reply<'de>, E> {
         Ok(Reply::Null)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Reply<'de>, E> {
+        i64::try_from(number).map(Reply::Integer).map_err(E::custom)
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Reply<'de>, E> {

@@ -12,7 +12,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// The script that performs `op`; `None` where a plain `GET` of its key does.
+    /// The script that performs `op`; `None` where a plain `GET` or `DEL` of its key does.
     pub const fn of(op: &Op) -> Option<&'static Self> {
         match op {
             Op::RateLimit(_) => Some(&RATE_LIMIT),
@@ -23,9 +23,14 @@ impl Script {
                 Some(&CIRCUIT_BREAKER)
             }
             Op::Revoke { .. } => Some(&REVOKE),
-            Op::IsRevoked { .. } => None,
+            Op::IsRevoked { .. } | Op::Reset { .. } => None,
         }
     }
+}
+
+/// The command that performs an operation without a script.
+pub(super) const fn plain(op: &Op) -> &'static str {
+    if matches!(op, Op::Reset { .. }) { "DEL" } else { "GET" }
 }
 
 /// Makes a script of a file when the core is compiled, and nothing else of it is shipped.
@@ -46,7 +51,7 @@ macro_rules! script {
 
 /// The first `N` bytes of a script without comments that have a line of their own, blank lines and indents; and how many there are.
 #[allow(clippy::indexing_slicing, reason = "the compiler runs it, and says so if it goes too far")]
-const fn shortened<const N: usize>(file: &str) -> ([u8; N], usize) {
+pub(crate) const fn shortened<const N: usize>(file: &str) -> ([u8; N], usize) {
     let (bytes, mut at) = (file.as_bytes(), 0);
     let (mut text, mut length) = ([0; N], 0);
     while at < bytes.len() {

@@ -152,6 +152,11 @@ pub enum Op {
         /// What was issued at or before this moment is revoked; now, by the store's clock, if it is not said.
         before: Option<Timestamp>,
     },
+    /// Forgets what is kept under a key, whatever it is: [`Outcome::Reset`].
+    Reset {
+        /// A counter, or a mark.
+        key: Key,
+    },
 }
 
 /// A probe that was let through.
@@ -173,6 +178,12 @@ impl Op {
         }
     }
 
+    /// Gives back what an [`Op::Acquire`] took.
+    pub(crate) fn release(&self) -> Option<Self> {
+        let Self::Acquire { key, holder, .. } = self else { return None };
+        Some(Self::Release { key: key.clone(), holder: *holder })
+    }
+
     /// The key concerned, the first of several.
     pub fn key(&self) -> Option<&Key> {
         match self {
@@ -188,7 +199,8 @@ impl Op {
             | Self::Report { key, .. }
             | Self::Force { key, .. }
             | Self::IsRevoked { key }
-            | Self::Revoke { key, .. } => Some(key),
+            | Self::Revoke { key, .. }
+            | Self::Reset { key } => Some(key),
         }
     }
 }
@@ -250,6 +262,8 @@ pub enum Outcome {
     /// Whether there is a revocation; if so, what was issued at or before this moment is revoked. For a token,
     /// that there is one is all that counts.
     Revoked(Option<Timestamp>),
+    /// Nothing is kept there any more.
+    Reset,
 }
 
 impl Outcome {
@@ -287,6 +301,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store was asked, so that it may have performed the operation.
+    pub(crate) const fn was_asked(&self) -> bool {
+        !matches!(self, Self::Open | Self::Busy | Self::Contention)
+    }
+
     /// A word for metrics and logs.
     pub const fn kind(&self) -> &'static str {
         match self {

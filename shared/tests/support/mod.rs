@@ -173,5 +173,6 @@ pub(crate) fn guards(key: &Key, breaker: CircuitBreaker, [own, other]: [Id; 2], 
         Op::IsRevoked { key: key() },
         Op::Revoke { key: key(), ttl: lease, before: Some(Timestamp::from_millis(number)) },
         Op::Revoke { key: key(), ttl: lease, before: None },
+        Op::Reset { key: key() },
     ]
 }

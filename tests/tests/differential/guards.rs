@@ -273,6 +273,8 @@ async fn the_gateway_carries_every_operation() {
     assert_eq!(over_http(&mut rest, ops).await, expected);
     let revoked = over_http(&mut rest, vec![Op::IsRevoked { key: rv }]).await;
     assert_eq!(revoked, [Outcome::Revoked(Some(Timestamp::from_millis(5)))]);
+    let freed = over_http(&mut rest, vec![Op::Reset { key: key("lock") }, acquire(2, true)]).await;
+    assert_eq!(freed, [Outcome::Reset, Outcome::Acquired { fence: BASE }]);
 }
 
 async fn over_http(rest: &mut Rest, ops: Vec<Op>) -> Vec<Outcome> {
@@ -313,6 +315,11 @@ fn random(seed: u64) -> Sequence {
             1 => world.idempotency(),
             2 => world.circuit_breaker(),
             _ => world.revocation(),
+        }
+        // A crowd is there to be remembered.
+        if world.crowd == 0 && world.random.one_in(30) {
+            let key = world.steps.last().and_then(|(_, op)| op.key()).cloned();
+            world.perform(Op::Reset { key: key.unwrap() });
         }
     }
     Sequence { steps: world.steps }
@@ -571,10 +578,11 @@ fn kind(outcome: &Outcome) -> &'static str {
         Outcome::Probing { .. } => "probing",
         Outcome::Revoked(None) => "valid",
         Outcome::Revoked(Some(_)) => "revoked",
+        Outcome::Reset => "reset",
     }
 }
 
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "acquired",
     "held",
     "lost",
@@ -591,6 +599,7 @@ const KINDS: [&str; 16] = [
     "probing",
     "valid",
     "revoked",
+    "reset",
 ];
 const MINUTE: Span = Span::from_millis(60_000).unwrap();
 /// How long asking may take, in milliseconds.

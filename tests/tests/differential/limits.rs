@@ -112,7 +112,7 @@ async fn a_refusal_writes_nothing_to_redis() {
     }
 }
 
-/// What is done to a few counters: checks over mixed algorithms, shadow or not, costs, refunds, quotas that change under their keys.
+/// What is done to a few counters: checks over mixed algorithms, shadow or not, costs, refunds, resets, quotas that change under their keys.
 fn random(seed: u64) -> Sequence {
     let mut random = Random(seed);
     let mut counters: Vec<Quota> = (0..COUNTERS)
@@ -142,7 +142,10 @@ fn random(seed: u64) -> Sequence {
             *counter = changed(counter, &mut random);
         }
         let refunds = !charged.is_empty() && random.one_in(4);
-        let op = if refunds {
+        let op = if random.one_in(20) {
+            let number = random.below(COUNTERS as u64) as usize;
+            Op::Reset { key: key(seed, &counters[number], number) }
+        } else if refunds {
             let (at, check) = charged[random.below(charged.len() as u64) as usize].clone();
             let at = if random.one_in(8) { now } else { at - random.pick(&[0, 0, 0, 1, 1000, window]) };
             let checks = vec![Check { quota: counters[number_of(&check.key)], ..check }];

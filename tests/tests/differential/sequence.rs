@@ -113,7 +113,8 @@ fn keys(op: &mut Op) -> Vec<&mut Key> {
         | Op::Report { key, .. }
         | Op::Force { key, .. }
         | Op::IsRevoked { key }
-        | Op::Revoke { key, .. } => vec![key],
+        | Op::Revoke { key, .. }
+        | Op::Reset { key } => vec![key],
     }
 }
 

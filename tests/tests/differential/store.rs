@@ -134,6 +134,7 @@ fn rest(reply: Value) -> serde_json::Value {
             json!(items.into_iter().map(number).collect::<Vec<i64>>())
         }
         Value::BulkString(text) => json!(String::from_utf8(text).unwrap()),
+        Value::Int(number) => json!(number),
         Value::Nil => json!(null),
         Value::ServerError(error) => {
             let details = error.details().unwrap_or_default();

@@ -32,6 +32,10 @@ pub(super) fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
             shard.put_with_bytes(key, &revocation.words(), &[], revocation.expires(), now);
             Outcome::Kept
         }
+        Op::Reset { key } => {
+            shard.remove(key);
+            Outcome::Reset
+        }
     }
 }
 
