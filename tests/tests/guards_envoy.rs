@@ -132,6 +132,34 @@ async fn a_lock_is_free_when_its_client_has_left() {
     assert_unharmed(&stack);
 }
 
+/// While the request is read, while it waits for the store, while the upstream works, while the answer is on its way.
+#[tokio::test]
+async fn clients_that_leave_at_any_moment_leave_no_lock_behind() {
+    let policy =
+        json!({ "default": { "lock": { "name": "refresh", "key": ["header:x-client"], "lease": "5m" } } });
+    let (stack, upstream) = start(2, policy).await;
+    upstream.set_reply(Reply { delay: Duration::from_millis(3), ..Reply::default() });
+    let mut clients = tokio::task::JoinSet::new();
+    for (number, address) in (0..32_u64).zip(stack.addresses().into_iter().cycle()) {
+        clients.spawn(async move {
+            for round in 0..40 {
+                let mut connection = TcpStream::connect(address).await.unwrap();
+                let request = format!("GET / HTTP/1.1\r\nhost: tollgate.test\r\nx-client: {number}\r\n\r\n");
+                connection.write_all(request.as_bytes()).await.unwrap();
+                tokio::time::sleep(Duration::from_micros((number * 40 + round) * 7919 % 9000)).await;
+            }
+        });
+    }
+    clients.join_all().await;
+    println!("{} of 1280 requests reached the upstream", upstream.requests());
+    for number in 0..32 {
+        let address = stack.addresses()[number % 2];
+        let again = async || send(address, support::request("/", &number.to_string())).await.status;
+        eventually("the lock is free", again, |status| *status == 200).await;
+    }
+    assert_unharmed(&stack);
+}
+
 #[tokio::test]
 async fn a_lock_of_an_envoy_that_dies_is_free_after_its_lease() {
     let (stack, upstream) = start(2, lock_policy("2s")).await;
