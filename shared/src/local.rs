@@ -250,7 +250,7 @@ impl FetchedKeys {
     /// refreshed, and the others go by what there is.
     pub(crate) fn are_wanted(&mut self, is_known: bool, refresh_millis: u64, now: Timestamp) -> bool {
         let is_recent = now < self.asked.plus(ASK_AGAIN);
-        if is_known && now < self.fetched.plus(refresh_millis) || is_known && is_recent {
+        if is_known && (is_recent || now < self.fetched.plus(refresh_millis)) {
             return false;
         }
         if is_recent {
