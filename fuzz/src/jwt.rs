@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tollgate_shared::config::{self, JwtAlgorithm};
-use tollgate_shared::policy::Surroundings;
 use tollgate_shared::jwt::{JwtPolicy, KeySet, MAX_TOKEN_BYTES, Signature, Token, TokenError};
+use tollgate_shared::policy::Surroundings;
 use tollgate_shared::time::Timestamp;
 
 use crate::head::Head;
@@ -83,7 +83,8 @@ static POLICY: LazyLock<JwtPolicy> = LazyLock::new(|| {
     let config = config::parse(include_bytes!("jwt.json")).expect("a policy of ours");
     // The secret of an example is bytes; a variable holds text, so the secret here is another.
     let env = |_: &str| Some("a secret for tests that has 32 bytes or more".to_owned());
-    JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None })).expect("a policy of ours")
+    JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None }))
+        .expect("a policy of ours")
 });
 
 const ALGORITHMS: [JwtAlgorithm; 4] =

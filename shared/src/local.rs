@@ -1,11 +1,15 @@
 //! What a host remembers between requests. Everything here has a bound that its constructor states.
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+
+use subtle::ConstantTimeEq as _;
 
 use crate::circuit_breaker::BreakerState;
 use crate::config::ConfigError;
 use crate::id::{Holder, Id, Reporter};
-use crate::jwt::KeySet;
+use crate::jwt::{Bearer, KeySet, Token};
 use crate::key::{Digest, Key};
 use crate::policy::Policy;
 use crate::rate_limit::{Retry, Standing};
@@ -26,8 +30,8 @@ pub struct Local<S> {
     holders: u64,
     /// What breakers did when they were asked last.
     pub(crate) breakers: Views,
-    /// Tokens whose signature holds, until they expire.
-    pub(crate) verified: Recent,
+    /// Bearers of tokens whose signature holds.
+    pub(crate) bearers: Bearers,
     /// Keys that were fetched.
     pub(crate) keys: FetchedKeys,
     /// Tokens that were not revoked when that was asked last, for as long as the policy says.
@@ -47,7 +51,7 @@ impl<S: Shards> Local<S> {
             id,
             holders: 0,
             breakers: Views::default(),
-            verified: Recent::new(remembered),
+            bearers: Bearers::new(remembered),
             keys: FetchedKeys::default(),
             unrevoked: Recent::new(remembered),
         }
@@ -92,7 +96,7 @@ impl<S: Shards> Local<S> {
         // Who signed with a key that is gone is not believed any longer.
         let digest = Digest::of_parts(&[document]);
         if self.keys.document.replace(digest) != Some(digest) {
-            self.verified.clear();
+            self.bearers.clear();
         }
         Ok(())
     }
@@ -229,6 +233,48 @@ impl Recent {
 
     pub(crate) fn clear(&mut self) {
         self.until.clear();
+    }
+}
+
+/// Bearers of tokens whose signature holds: to know one again is to compare bytes. At most as many as the constructor says, and at
+/// most [`MAX_BEARERS`] bytes of tokens; of more, somebody is forgotten.
+///
+/// They are found by the end of their signature, which nobody can guess a byte at a time, and compared in constant time.
+#[derive(Debug)]
+pub(crate) struct Bearers {
+    at_most: usize,
+    bytes: usize,
+    by_signature: BTreeMap<[u8; 8], (Box<[u8]>, Arc<Bearer>)>,
+}
+
+impl Bearers {
+    fn new(at_most: usize) -> Self {
+        Self { at_most, bytes: 0, by_signature: BTreeMap::new() }
+    }
+
+    /// The bearer of the token that is written `text`. Whether it has expired is not asked.
+    pub(crate) fn find(&self, text: &[u8]) -> Option<Arc<Bearer>> {
+        let (known, bearer) = self.by_signature.get(text.last_chunk()?)?;
+        bool::from(known.as_ref().ct_eq(text)).then(|| Arc::clone(bearer))
+    }
+
+    pub(crate) fn insert(&mut self, text: &[u8], token: Token) -> Arc<Bearer> {
+        let bearer = Arc::new(Bearer::from(token));
+        let Some(end) = text.last_chunk().filter(|_| self.at_most > 0) else { return bearer };
+        while self.by_signature.len() >= self.at_most || self.bytes.saturating_add(text.len()) > MAX_BEARERS {
+            // Signatures are evenly spread, so whoever is first is anybody.
+            let Some((_, (forgotten, _))) = self.by_signature.pop_first() else { break };
+            self.bytes = self.bytes.saturating_sub(forgotten.len());
+        }
+        self.bytes = self.bytes.saturating_add(text.len());
+        if let Some((old, _)) = self.by_signature.insert(*end, (text.into(), Arc::clone(&bearer))) {
+            self.bytes = self.bytes.saturating_sub(old.len());
+        }
+        bearer
+    }
+
+    fn clear(&mut self) {
+        (self.bytes, self.by_signature) = (0, BTreeMap::new());
     }
 }
 
@@ -421,6 +467,8 @@ impl Denials {
     }
 }
 
+/// Most bytes of tokens that are remembered: 1 MiB.
+const MAX_BEARERS: usize = 1 << 20;
 /// Milliseconds before keys are fetched once more because one is missing: anybody can make a token that names a key which is not there.
 const ASK_AGAIN: u64 = 10_000;
 /// Milliseconds for which a breaker that is closed is taken for closed.

@@ -7,7 +7,7 @@ use super::call::Owed;
 use super::{Call, Reason, Ruling, Source, Subjects};
 use crate::circuit_breaker::{BreakerState, CircuitBreaker};
 use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
-use crate::jwt::{JwtPolicy, Token, digest_of_subject};
+use crate::jwt::{Bearer, JwtPolicy};
 use crate::local::{Local, View};
 use crate::policy::{Guard, Route, Rule};
 use crate::revocation::time_to_live;
@@ -73,7 +73,7 @@ impl Call {
         route: &Route,
         local: &mut Local<S>,
         subjects: &Subjects<'_>,
-        token: Option<&Token>,
+        bearer: Option<&Bearer>,
         now: Timestamp,
     ) -> Result<(), Reason> {
         if route.guards().is_empty() {
@@ -87,12 +87,12 @@ impl Call {
                 // It was found before anything else.
                 Rule::Token { .. } => {}
                 Rule::Revocation { cache, .. } => {
-                    let (Some(token), Some(jwt)) = (token, policy.jwt()) else { continue };
-                    if cache.is_some() && local.unrevoked.has(&token.digest(), now) {
+                    let (Some(bearer), Some(jwt)) = (bearer, policy.jwt()) else { continue };
+                    if cache.is_some() && local.unrevoked.has(&bearer.digest, now) {
                         self.report.add(number, Ruling::Admitted, Source::Store);
                     } else {
-                        self.guarded().trust = cache.map(|time| (number, token.digest(), time));
-                        self.ask_for_revocations(number, guard, jwt, token);
+                        self.guarded().trust = cache.map(|time| (number, bearer.digest, time));
+                        self.ask_for_revocations(number, guard, jwt, bearer);
                     }
                 }
                 Rule::CircuitBreaker { breaker, .. } => match local.breakers.view(number, now) {
@@ -154,10 +154,10 @@ impl Call {
                     self.claim(number, About::Lock, Op::Acquire { key, holder, lease: *lease, fenced: true });
                 }
                 Rule::Revokes { what, when } => {
-                    let (Some(token), Some(jwt), true) = (token, policy.jwt(), guard.is_enforced()) else {
+                    let (Some(bearer), Some(jwt), true) = (bearer, policy.jwt(), guard.is_enforced()) else {
                         continue;
                     };
-                    let Some(op) = revoke(*what, guard, jwt, token, now) else { continue };
+                    let Some(op) = revoke(*what, guard, jwt, bearer, now) else { continue };
                     match when {
                         RevokesWhen::AtOnce => self.claim(number, About::Revoke, op),
                         RevokesWhen::Success => self.guarded().due.revoke(op),
@@ -177,12 +177,11 @@ impl Call {
         self.guarded().claims.push((Asked { guard, about }, op));
     }
 
-    fn ask_for_revocations(&mut self, number: usize, guard: &Guard, jwt: &JwtPolicy, token: &Token) {
-        self.ask(number, About::Token, Op::IsRevoked { key: guard.keys().key(token.digest()) });
-        let claims = token.claims();
-        if let (Some(_), Some(subject)) = (jwt.max_age_millis(), claims.subject()) {
-            let key = guard.keys().key(digest_of_subject(claims.issuer(), subject));
-            self.ask(number, About::Subject { issued: claims.issued() }, Op::IsRevoked { key });
+    fn ask_for_revocations(&mut self, number: usize, guard: &Guard, jwt: &JwtPolicy, bearer: &Bearer) {
+        self.ask(number, About::Token, Op::IsRevoked { key: guard.keys().key(bearer.digest) });
+        if let (Some(_), Some(subject)) = (jwt.max_age_millis(), bearer.subject) {
+            let about = About::Subject { issued: bearer.claims.issued() };
+            self.ask(number, about, Op::IsRevoked { key: guard.keys().key(subject) });
         }
     }
 
@@ -389,13 +388,10 @@ pub(super) fn alone(mut op: Op) -> Op {
 }
 
 /// Revokes a token, or all that its subject was issued until now; `None` if the token names no subject.
-fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, token: &Token, now: Timestamp) -> Option<Op> {
-    let claims = token.claims();
+fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, bearer: &Bearer, now: Timestamp) -> Option<Op> {
     let (digest, millis) = match what {
-        RevokesWhat::Token => (token.digest(), jwt.last_use(claims)?.since(now)),
-        RevokesWhat::Subject => {
-            (digest_of_subject(claims.issuer(), claims.subject()?), jwt.max_age_millis()?)
-        }
+        RevokesWhat::Token => (bearer.digest, jwt.last_use(&bearer.claims)?.since(now)),
+        RevokesWhat::Subject => (bearer.subject?, jwt.max_age_millis()?),
     };
     Some(Op::Revoke { key: guard.keys().key(digest), ttl: time_to_live(millis), before: None })
 }

@@ -29,7 +29,7 @@ use core::num::NonZeroU64;
 use crate::config::MAX_QUOTA;
 use crate::id::Fingerprint;
 use crate::idempotency::{StoredResponse, request_key};
-use crate::jwt::{Token, TokenError};
+use crate::jwt::TokenError;
 use crate::key::{Digest, Facts, Subject};
 use crate::local::Local;
 use crate::path::query;
@@ -84,8 +84,8 @@ fn begin_with<S: Shards>(
     let Some(route) = report.route.and_then(|route| policy.routes().get(route)) else {
         return Step::Decide(Decision::allow(report));
     };
-    let token = match token::identify(policy, route, local, request, holds, &mut report, now) {
-        Identity::Known(token) => token,
+    let bearer = match token::identify(policy, route, local, request, holds, &mut report, now) {
+        Identity::Known(bearer) => bearer,
         Identity::Ask(verify) => return Step::Verify(verify),
         Identity::NoKeys => return Step::FetchKeys,
         Identity::Refused(reason) => return Step::Decide(Decision::deny(report, reason)),
@@ -95,7 +95,7 @@ fn begin_with<S: Shards>(
         route: route.name(),
         path: &path,
         request,
-        claims: token.as_ref().map(Token::claims),
+        claims: bearer.as_deref().map(|bearer| &bearer.claims),
     };
     let subjects = Subjects::new(route, &facts);
     let mut ops = Vec::with_capacity(route.groups().len());
@@ -114,7 +114,7 @@ fn begin_with<S: Shards>(
         ops.push(Op::RateLimit(checks));
     }
     let mut call = Call::new(policy, ops, report, now);
-    match call.add_guards(route, local, &subjects, token.as_ref(), now) {
+    match call.add_guards(route, local, &subjects, bearer.as_deref(), now) {
         Ok(()) => call.leave(local, now),
         Err(reason) => Step::Decide(Decision::deny(call.into_report(), reason)),
     }

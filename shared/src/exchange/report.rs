@@ -8,7 +8,7 @@ use crate::rate_limit::Standing;
 /// How a decision came about.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The number of the route taken, of [`Policy::routes`].
+    /// The number of the route taken, of [`Policy::routes`](crate::policy::Policy::routes).
     pub route: Option<usize>,
     /// What each limit said; only the one that refused if it was remembered.
     pub verdicts: Vec<Verdict>,
@@ -50,7 +50,7 @@ impl Report {
 /// What one limit said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The limit's number, of [`Policy::limits`].
+    /// The limit's number, of [`Policy::limits`](crate::policy::Policy::limits).
     pub limit: usize,
     /// What it said.
     pub ruling: Ruling,

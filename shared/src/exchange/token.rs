@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Reason, Report, Ruling, Source, Step, begin_with};
-use crate::jwt::{JwtPolicy, Signature, Token, TokenError, Verification};
+use crate::jwt::{Bearer, Claims, JwtPolicy, Signature, Token, TokenError, Verification};
 use crate::local::Local;
 use crate::policy::{Guard, Policy, Route, Rule};
 use crate::request::Request;
@@ -13,8 +13,8 @@ use crate::time::{Span, Timestamp};
 
 /// Who a request comes from.
 pub(super) enum Identity {
-    /// The bearer of this token, or anybody.
-    Known(Option<Token>),
+    /// The bearer of a token that holds, or anybody.
+    Known(Option<Arc<Bearer>>),
     /// The platform has to verify the signature.
     Ask(Verify),
     /// Keys have to be fetched first.
@@ -54,7 +54,7 @@ impl Verify {
 /// What is known of a token.
 enum Verified {
     /// It holds.
-    Holds(Token),
+    Holds(Arc<Bearer>),
     /// It does if its signature does.
     Ask(Token),
     /// Keys have to be fetched first.
@@ -76,17 +76,16 @@ pub(super) fn identify<S: Shards>(
         route.guards().first().and_then(|place| Some((place.guard, policy.guards().get(place.guard)?)));
     let (Some((number, guard)), Some(jwt)) = (asks, policy.jwt()) else { return Identity::Known(None) };
     let Rule::Token { optional } = guard.rule() else { return Identity::Known(None) };
-    let found = jwt.find(request).and_then(|token| {
-        jwt.check(token.claims(), now)?;
+    let check = |claims: &Claims| {
+        jwt.check(claims, now)?;
         // It could not be kept for as long that it is revoked.
         let kept = now.plus(Span::MAX.as_millis());
-        if is_revocable(policy, route) && jwt.last_use(token.claims()).is_none_or(|last| last > kept) {
-            return Err(TokenError::LivesTooLong);
-        }
-        verify(jwt, token, local, holds, now)
-    });
+        let is_kept = jwt.last_use(claims).is_some_and(|last| last <= kept);
+        if is_revocable(policy, route) && !is_kept { Err(TokenError::LivesTooLong) } else { Ok(()) }
+    };
+    let found = jwt.find_text(request).and_then(|text| verify(jwt, &text, local, holds, &check, now));
     let (ruling, identity) = match found {
-        Ok(Verified::Holds(token)) => (Ruling::Admitted, Identity::Known(Some(token))),
+        Ok(Verified::Holds(bearer)) => (Ruling::Admitted, Identity::Known(Some(bearer))),
         Ok(Verified::Ask(token)) => return Identity::Ask(Verify { policy: Arc::clone(policy), token }),
         Ok(Verified::NoKeys) => return Identity::NoKeys,
         Err(TokenError::Missing) if *optional => (Ruling::Admitted, Identity::Known(None)),
@@ -101,23 +100,28 @@ pub(super) fn identify<S: Shards>(
     identity
 }
 
-/// What is known of a token that is fine but for its signature. `holds` is what the platform has said to that.
+/// What is known of a token that stands in a request as `text`. `holds` is what the platform has said of its signature.
 fn verify<S: Shards>(
     jwt: &JwtPolicy,
-    token: Token,
+    text: &[u8],
     local: &mut Local<S>,
     holds: Option<bool>,
+    check: &dyn Fn(&Claims) -> Result<(), TokenError>,
     now: Timestamp,
 ) -> Result<Verified, TokenError> {
-    // A secret is as quick to use as a digest is to make; public keys are slow.
-    let has_secret = token.algorithm().is_some_and(|algorithm| algorithm.secret_bytes().is_some());
-    let digest = (!has_secret).then(|| token.digest_with_signature());
-    let is_cached = digest.is_some_and(|digest| local.verified.has(&digest, now));
-    let asks = if is_cached {
-        Ok(false)
-    } else {
-        let verified = jwt.verify(&token, local.keys.set.as_ref());
-        verified.map(|signature| matches!(signature, Signature::Ask(_)))
+    let known = local.bearers.find(text);
+    let token = if known.is_some() { None } else { Some(Token::parse(text)?) };
+    check(match (&known, &token) {
+        (Some(bearer), _) => &bearer.claims,
+        (None, Some(token)) => token.claims(),
+        (None, None) => return Err(TokenError::Malformed),
+    })?;
+    let asks = match &token {
+        None => Ok(false),
+        Some(token) => {
+            let verified = jwt.verify(token, local.keys.set.as_ref());
+            verified.map(|signature| matches!(signature, Signature::Ask(_)))
+        }
     };
     if let Some(jwks) = jwt.jwks() {
         let is_known = asks != Err(TokenError::UnknownKey);
@@ -125,15 +129,13 @@ fn verify<S: Shards>(
             return Ok(Verified::NoKeys);
         }
     }
-    match (asks?, holds) {
-        (true, None) => return Ok(Verified::Ask(token)),
-        (true, Some(false)) => return Err(TokenError::Signature),
-        (true, Some(true)) | (false, _) => {}
+    match (known, token, asks?, holds) {
+        (Some(bearer), ..) => Ok(Verified::Holds(bearer)),
+        (None, Some(token), true, None) => Ok(Verified::Ask(token)),
+        (None, Some(_), true, Some(false)) => Err(TokenError::Signature),
+        (None, Some(token), ..) => Ok(Verified::Holds(local.bearers.insert(text, token))),
+        (None, None, ..) => Err(TokenError::Malformed),
     }
-    if let (Some(digest), Some(until)) = (digest, jwt.last_use(token.claims())) {
-        local.verified.insert(digest, until, now);
-    }
-    Ok(Verified::Holds(token))
 }
 
 /// Whether the route refuses or revokes tokens that the store knows of.

@@ -40,6 +40,7 @@ pub use error::TokenError;
 pub use keys::{Key, KeySet, Signature};
 pub use object::Object;
 pub use public_key::PublicKey;
+pub(crate) use token::Bearer;
 pub use token::{Claim, Claims, MAX_TOKEN_BYTES, Token, digest_of_id, digest_of_subject};
 pub use verify::{Verification, WebCrypto};
 
@@ -123,18 +124,28 @@ impl JwtPolicy {
     /// # Errors
     /// There is none, there is more than one, or it is malformed. `Authorization` with another scheme than `Bearer` has none.
     pub fn find(&self, request: &dyn Request) -> Result<Token, TokenError> {
-        let mut found = None;
-        let mut read = |parse: fn(&[u8]) -> Result<Token, TokenError>, line: &[u8]| {
-            found = Some(if found.is_some() { Err(TokenError::Repeated) } else { parse(line) });
+        self.find_text(request).and_then(|text| Token::parse(&text))
+    }
+
+    /// Finds the token of a request, as it stands there.
+    ///
+    /// # Errors
+    /// There is none, or there is more than one.
+    pub(crate) fn find_text(&self, request: &dyn Request) -> Result<Vec<u8>, TokenError> {
+        let mut found = Err(TokenError::Missing);
+        let mut lines = 0_u32;
+        let mut read = |text: Result<&[u8], TokenError>| {
+            lines = lines.saturating_add(1);
+            found = if lines > 1 { Err(TokenError::Repeated) } else { text.map(<[u8]>::to_vec) };
         };
         match &self.source {
-            TokenSource::Bearer => request.header("authorization", &mut |line| read(bearer, line)),
-            TokenSource::Cookie(name) => cookie(request, name, &mut |value| read(Token::parse, value)),
+            TokenSource::Bearer => request.header("authorization", &mut |line| read(bearer(line))),
+            TokenSource::Cookie(name) => cookie(request, name, &mut |value| read(Ok(value))),
             TokenSource::Header(name) => {
-                request.header(name.as_str(), &mut |line| read(Token::parse, line.trim_ascii()));
+                request.header(name.as_str(), &mut |line| read(Ok(line.trim_ascii())));
             }
         }
-        found.unwrap_or(Err(TokenError::Missing))
+        found
     }
 
     /// Verifies a token's signature, with the keys of the policy, and if none of them is for it, with those that were fetched.
@@ -219,7 +230,7 @@ impl JwtPolicy {
 }
 
 /// The token of a line of `Authorization` (RFC 6750 §2.1, RFC 9110 §11.1).
-fn bearer(line: &[u8]) -> Result<Token, TokenError> {
+fn bearer(line: &[u8]) -> Result<&[u8], TokenError> {
     let line = line.trim_ascii();
     let scheme = line.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(line.len());
     match line.split_at_checked(scheme) {
@@ -227,7 +238,7 @@ fn bearer(line: &[u8]) -> Result<Token, TokenError> {
             while let Some(after) = rest.strip_prefix(b" ") {
                 rest = after;
             }
-            Token::parse(rest)
+            Ok(rest)
         }
         _ => Err(TokenError::Missing),
     }

@@ -97,10 +97,21 @@ impl Token {
     }
 }
 
-impl Token {
-    /// What a token is known by whose signature was verified: all of it.
-    pub(crate) fn digest_with_signature(&self) -> Digest {
-        Digest::of_parts(&[b"signed", &self.signing_input, &self.signature])
+/// Whoever has a token that holds, and what revocations know him by.
+#[derive(Debug)]
+pub(crate) struct Bearer {
+    pub(crate) claims: Claims,
+    /// Of the token.
+    pub(crate) digest: Digest,
+    /// Of its subject, if it names one.
+    pub(crate) subject: Option<Digest>,
+}
+
+impl From<Token> for Bearer {
+    fn from(token: Token) -> Self {
+        let claims = &token.claims;
+        let subject = claims.subject().map(|subject| digest_of_subject(claims.issuer(), subject));
+        Self { digest: token.digest(), subject, claims: token.claims }
     }
 }
 
