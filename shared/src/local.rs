@@ -244,8 +244,11 @@ impl Recent {
 pub(crate) struct Bearers {
     at_most: usize,
     bytes: usize,
-    by_signature: BTreeMap<[u8; 8], (Box<[u8]>, Arc<Bearer>)>,
+    by_signature: BTreeMap<[u8; 8], Known>,
 }
+
+/// A token as it is written, and its bearer.
+type Known = (Box<[u8]>, Arc<Bearer>);
 
 impl Bearers {
     fn new(at_most: usize) -> Self {
