@@ -24,6 +24,10 @@ impl<'a> RequestHead<'a> {
         Self { method, authority, target, headers, peer }
     }
 
+    pub(crate) fn method(&self) -> &'a str {
+        self.method
+    }
+
     /// The path and the query.
     pub(crate) fn target(&self) -> &'a str {
         self.target

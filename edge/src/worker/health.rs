@@ -2,14 +2,20 @@
 //!
 //! Paths are compared as they are sent, letter by letter, so no other spelling leads here.
 
+use js_sys::Reflect;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
+use wasm_bindgen::JsValue;
+use wasm_bindgen_futures::JsFuture;
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::{ConfigError, store};
+use tollgate_shared::store::StoreError;
 
 use super::instance::Instance;
 use crate::head::RequestHead;
+use crate::host;
+use crate::store::{CallReport, Store};
 
 /// What a request has to have in `Authorization` to be told details.
 pub(super) struct ControlToken(String);
@@ -42,9 +48,9 @@ pub(super) enum Control {
 
 impl Control {
     /// What a request asks for; `None` for all that have to do with the origin.
-    pub(super) fn of(instance: &Instance, method: &str, head: &RequestHead<'_>) -> Option<Self> {
+    pub(super) fn of(instance: &Instance, head: &RequestHead<'_>) -> Option<Self> {
         let path = head.target().strip_prefix(PREFIX)?;
-        let token = instance.control.as_ref()?;
+        let (token, method) = (instance.control.as_ref()?, head.method());
         Some(match path {
             "health/detailed" if READING.contains(&method) && token.admits(head) => Self::Details,
             _ => Self::Given(match path {
@@ -75,7 +81,10 @@ impl Control {
 
 /// In the shape of the health checks that Tollgate replaces.
 async fn details(instance: &Instance) -> (bool, Value) {
-    let call = instance.guard.ping().await;
+    let call = match instance.guard.store() {
+        Some(store) => Some(ping(instance, store).await),
+        None => None,
+    };
     let failure = call.as_ref().and_then(|call| call.failure.as_ref());
     let (status, overall) = if failure.is_none() { ("ok", "healthy") } else { ("degraded", "unhealthy") };
     let message = match (&call, failure) {
@@ -89,7 +98,7 @@ async fn details(instance: &Instance) -> (bool, Value) {
         "message": message,
         "details": {
             "latency": call.as_ref().map(|call| call.took),
-            "circuitBreakerOpen": instance.guard.store_is_open(),
+            "circuitBreakerOpen": instance.guard.local().store_is_open(),
         },
     });
     let version = env!("CARGO_PKG_VERSION");
@@ -97,6 +106,23 @@ async fn details(instance: &Instance) -> (bool, Value) {
         failure.is_none(),
         json!({ "status": status, "version": version, "checks": [check], "overall": overall }),
     )
+}
+
+/// Asks the store whether it is there.
+async fn ping(instance: &Instance, store: &Store) -> CallReport {
+    let asked = host::now();
+    let answered = JsFuture::from(instance.origin.ping(store.patience())).await;
+    let failure = match answered.map(|status| status.as_f64().map_or(0, host::whole)) {
+        Ok(200) => None,
+        Ok(status) => Some(StoreError::Status(u16::try_from(status).unwrap_or_default())),
+        Err(error) => Some(host::store_error(&error_name(&error))),
+    };
+    CallReport { operations: 1, took: host::now().since(asked), failure }
+}
+
+fn error_name(error: &JsValue) -> String {
+    let name = Reflect::get(error, &JsValue::from_str("name")).ok();
+    name.and_then(|name| name.as_string()).unwrap_or_default()
 }
 
 const PREFIX: &str = "/.tollgate/";

@@ -3,21 +3,23 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-use js_sys::Reflect;
+use js_sys::{Promise, Reflect};
 use serde_json::{Map, Value, json};
-use wasm_bindgen::JsValue;
+use wasm_bindgen::{JsCast as _, JsValue};
 use worker::Env;
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::ConfigError;
-use tollgate_shared::policy::Policy;
+use tollgate_shared::policy::{Policy, Surroundings};
 
 use super::health::ControlToken;
 use super::metrics::Metrics;
-use super::origin::Origin;
+use super::origin::{self, Origin};
+use crate::after::Host;
 use crate::guard::Guard;
-use crate::host::{Level, Line, log};
+use crate::host::{Level, Line, Road, log};
 use crate::settings::Settings;
+use crate::store::CallReport;
 
 /// A Worker, ready to serve.
 #[derive(Debug)]
@@ -59,10 +61,32 @@ impl Instance {
             return Err(errors);
         };
         let guard = Guard::new(policy, settings);
-        if !guard.has_store() {
+        if guard.store().is_none() {
             log(Level::Warn, &Line { message: NO_STORE });
         }
         Ok(Self { guard, origin, metrics: Metrics::new(dataset), control })
+    }
+}
+
+impl Host for Instance {
+    fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    fn road(&self) -> &Road {
+        self.origin.road()
+    }
+
+    fn called(&self, call: &CallReport) {
+        self.metrics.called(call);
+    }
+
+    fn wait_until(&self, context: &JsValue, promise: &Promise) {
+        context.unchecked_ref::<js::Context>().wait_until(promise);
+    }
+
+    fn answer(&self, answer: &Answer) -> JsValue {
+        origin::answer(answer, false).into()
     }
 }
 
@@ -71,7 +95,8 @@ fn policy(env: &Env) -> Result<Policy, Vec<ConfigError>> {
         let expected = "the policy, as a text binding of JSON";
         vec![ConfigError::new(POLICY, "nothing", expected)]
     })?;
-    Policy::from_json_at(POLICY, json.as_bytes())
+    let surroundings = Surroundings { variables: &|name| text(env, name), in_front: None };
+    Policy::from_json_in(&surroundings, POLICY, json.as_bytes())
 }
 
 /// Reads the variables that are settings; errors name the variables.
@@ -141,3 +166,17 @@ const SETTINGS: [(&str, &str); 7] = [
 
 /// Those that are numbers; variables are texts.
 const NUMBERS: [&str; 2] = ["replicas", "denialCache"];
+
+mod js {
+    use js_sys::Promise;
+    use wasm_bindgen::prelude::*;
+
+    #[wasm_bindgen]
+    extern "C" {
+        /// The context of a request.
+        pub(super) type Context;
+
+        #[wasm_bindgen(method, js_name = waitUntil)]
+        pub(super) fn wait_until(this: &Context, promise: &Promise);
+    }
+}

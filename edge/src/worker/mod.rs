@@ -4,9 +4,10 @@
 //! of the decision:
 //!
 //! ```text
-//! Core::fetch ─▶ begin ─┬─▶ refused, or sent on                 host.js: forward
+//! Core::fetch ─▶ begin ─┬─▶ refused, or sent on                 host.js: forward ─▶ Core::answered, where something is due
+//!                       ├─▶ host.js: verify ─▶ Core::verified ─▶ as after begin
 //!                       └─▶ host.js: ask ─▶ Core::came ─┬─▶ refused, or sent on
-//!                                                       └─▶ ask once more, with the text of the script
+//!                                                       └─▶ ask once more: with the text of the script, or to claim something
 //! ```
 //!
 //! `entry.js` is what the runtime loads. It is an object with a function: the class that `worker-build` makes costs an object and
@@ -18,33 +19,34 @@
 //! | [`health`] | the control path: whether it lives, and how the store is |
 //! | [`metrics`] | data points for Analytics Engine |
 //! | [`origin`] | requests on their way to the origin, and answers |
-//! | [`waiting`] | requests that wait for the store |
 
 mod health;
 mod instance;
 mod metrics;
 mod origin;
-mod waiting;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
+use js_sys::Array;
 use wasm_bindgen::intern;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
-use web_sys::{Headers, Request};
-use worker::Context;
+use web_sys::Request;
 
 use tollgate_shared::answer;
 use tollgate_shared::client_ip;
-use tollgate_shared::exchange::Decision;
+use tollgate_shared::exchange::{Decision, Verify};
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
-use crate::guard::{Decided, Next};
+use crate::after::{self, Host, Reply};
+use crate::guard::{Asking, Decided, Next};
 use crate::head::RequestHead;
 use crate::host;
+use crate::store::{came, resumption_time};
+use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
 use instance::Instance;
-use waiting::Waiting;
 
 /// What JavaScript calls. Nothing is made of it but one value, by which JavaScript knows the class: an object of wasm for each request
 /// would cost the runtime a finalizer.
@@ -56,26 +58,23 @@ pub struct Core;
 impl Core {
     /// A request has come. Returns a response, or the promise of one.
     pub fn fetch(request: Request, env: JsValue, context: JsValue) -> JsValue {
-        let (method, url, headers) = (request.method(), request.url(), request.headers());
-        let is_head = method == "HEAD";
-        let instance = match Instance::get(env.unchecked_ref()) {
-            Ok(instance) => instance,
-            // Without a policy nothing is known of limits, so nobody passes.
-            Err(refusal) => return origin::answer(&refusal, is_head).into(),
-        };
-        // Cloudflare writes this field, whatever a client sends.
-        let peer = headers.get(intern("cf-connecting-ip")).ok().flatten();
-        let peer = peer.and_then(|address| client_ip::parse_entry(address.as_bytes()));
-        let head = RequestHead::new(&method, &url, &headers, peer);
-        if let Some(control) = health::Control::of(&instance, &method, &head) {
-            let instance = Rc::clone(&instance);
-            let answered =
-                async move { Ok(origin::answer(&control.answer(&instance).await, is_head).into()) };
-            return future_to_promise(answered).into();
-        }
-        let began = time(&headers);
-        let next = instance.guard.begin(&head, began);
-        Guarded { instance, began, is_head }.carry_on(&Incoming { request, env, context }, next)
+        let incoming = Incoming { request, env, context };
+        incoming.read(|head| {
+            let is_head = head.method() == "HEAD";
+            let instance = match Instance::get(incoming.env.unchecked_ref()) {
+                Ok(instance) => instance,
+                // Without a policy nothing is known of limits, so nobody passes.
+                Err(refusal) => return origin::answer(&refusal, is_head).into(),
+            };
+            if let Some(control) = health::Control::of(&instance, head) {
+                let answered =
+                    async move { Ok(origin::answer(&control.answer(&instance).await, is_head).into()) };
+                return future_to_promise(answered).into();
+            }
+            let began = time(head);
+            let next = instance.guard.begin(head, began);
+            Guarded { instance, began, is_head }.carry_on(&incoming, next)
+        })
     }
 
     /// Has wasm start anew, if a panic made that necessary.
@@ -92,16 +91,42 @@ impl Core {
         env: JsValue,
         context: JsValue,
     ) -> JsValue {
-        let Some(Waiting { guarded, asking }) = waiting::take(ticket) else {
+        let Some(Waiting { guarded, until: Until::Answered(asking) }) = take(ticket) else {
             // Another request panicked, and what waited is of a wasm that is no more. This request has not left yet: it begins anew.
             return Self::fetch(request, env, context);
         };
-        let came = match failure {
-            None => Ok((status, body.as_bytes())),
-            Some(error) => Err(host::store_error(&error)),
-        };
-        let next = guarded.instance.guard.came(asking, came);
+        let next = guarded.instance.guard.came(asking, came(status, body, failure.as_deref()));
         guarded.carry_on(&Incoming { request, env, context }, next)
+    }
+
+    /// The platform has verified the signature for who waits with this ticket. Returns a response, or the promise of one.
+    pub fn verified(ticket: u32, holds: bool, carried: &Array) -> JsValue {
+        let [request, env, context] = [0, 1, 2].map(|place| carried.get(place));
+        let request = request.unchecked_into();
+        let Some(Waiting { guarded, until: Until::Verified(verify) }) = take(ticket) else {
+            return Self::fetch(request, env, context);
+        };
+        let (incoming, now) = (Incoming { request, env, context }, resumption_time(guarded.began));
+        let next = incoming.read(|head| guarded.instance.guard.verified(verify, head, holds, now));
+        guarded.carry_on(&incoming, next)
+    }
+
+    /// The origin has answered a request of which something is due: `true`, another response in the place of the origin's, or the
+    /// promise of one of these. Where the answer `lasts`, [`Core::ended`] is called at its end.
+    pub fn answered(ticket: u32, status: u16, lasts: bool, confirms: bool, context: &JsValue) -> JsValue {
+        let answered = after::answered(ticket, Reply { status, lasts }, confirms, context);
+        answered.unwrap_or_else(not_revoked)
+    }
+
+    /// The store has been told something, or has not: as for [`Core::came`]. Returns what [`Core::answered`] promised.
+    pub fn told(ticket: u32, status: u16, body: &str, failure: Option<String>, context: &JsValue) -> JsValue {
+        let told = after::told(ticket, came(status, body, failure.as_deref()), context);
+        told.unwrap_or_else(not_revoked)
+    }
+
+    /// The end of the origin's answer has left, or nobody wants it. Returns the promise of an end, if there is something to wait for.
+    pub fn ended(ticket: u32, context: &JsValue) -> JsValue {
+        after::ended(ticket, context)
     }
 }
 
@@ -111,6 +136,39 @@ struct Incoming {
     request: Request,
     env: JsValue,
     context: JsValue,
+}
+
+impl Incoming {
+    fn read<T>(&self, read: impl FnOnce(&RequestHead<'_>) -> T) -> T {
+        let (method, url, headers) = (self.request.method(), self.request.url(), self.request.headers());
+        // Cloudflare writes this field, whatever a client sends.
+        let peer = headers.get(intern("cf-connecting-ip")).ok().flatten();
+        let peer = peer.and_then(|address| client_ip::parse_entry(address.as_bytes()));
+        read(&RequestHead::new(&method, &url, &headers, peer))
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Waiting {
+    guarded: Guarded,
+    until: Until,
+}
+
+#[derive(Debug)]
+enum Until {
+    /// The store has answered.
+    Answered(Asking),
+    /// The platform has verified a signature.
+    Verified(Verify),
+}
+
+thread_local! {
+    static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
+}
+
+fn take(ticket: u32) -> Option<Waiting> {
+    WAITING.with_borrow_mut(|all| all.take(ticket))
 }
 
 /// A request that is being decided about.
@@ -123,59 +181,73 @@ struct Guarded {
 
 impl Guarded {
     fn carry_on(self, incoming: &Incoming, mut next: Next) -> JsValue {
+        let instance = Rc::clone(&self.instance);
         loop {
-            let asking = match next {
+            match next {
                 Next::Decided(decided) => return self.decided(incoming, decided),
-                Next::Ask(asking) => asking,
-            };
-            match asking.post() {
-                Some(post) => {
-                    let instance = Rc::clone(&self.instance);
-                    let ticket = waiting::keep(Waiting { guarded: self, asking });
-                    return instance.origin.ask(ticket, incoming, &post).into();
+                Next::Verify(verify) => {
+                    let Incoming { request, env, context } = incoming;
+                    let carried = Array::of3(request, env, context);
+                    let (ticket, road) = (ticket(), instance.origin.road());
+                    let promise = host::verify(road, ticket, &verify, &carried);
+                    self.wait(ticket, Until::Verified(verify));
+                    return promise.into();
                 }
-                None => next = self.instance.guard.came(asking, Err(StoreError::Timeout)),
+                Next::Ask(asking) => match asking.post() {
+                    Some(post) => {
+                        let ticket = ticket();
+                        self.wait(ticket, Until::Answered(asking));
+                        return instance.origin.ask(ticket, incoming, &post).into();
+                    }
+                    None => next = instance.guard.came(asking, Err(StoreError::Timeout)),
+                },
             }
         }
+    }
+
+    fn wait(self, ticket: u32, until: Until) {
+        let waiting = Waiting { guarded: self, until };
+        WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
     }
 
     fn decided(self, incoming: &Incoming, decided: Decided) -> JsValue {
-        let Decided { mut decision, at, call } = decided;
-        let policy = self.instance.guard.policy();
-        self.instance.metrics.decided(policy, &decision, call.as_ref());
-        self.settle(incoming, &mut decision);
-        match &decision {
-            Decision::Deny(denial) => {
-                origin::answer(&answer::denial(policy, denial, at), self.is_head).into()
+        let Self { instance, began, is_head } = self;
+        let Incoming { request, context, .. } = incoming;
+        let Decided { mut decision, at, calls } = decided;
+        let policy = instance.guard.policy();
+        instance.metrics.decided(policy, &decision, &calls);
+        let refunds = decision.settle();
+        let host: Rc<dyn Host> = Rc::clone(&instance) as _;
+        after::tell(&host, refunds, began, context);
+        match &mut decision {
+            Decision::Deny(denial) => origin::answer(&answer::denial(policy, denial, at), is_head).into(),
+            Decision::Allow(admission) => {
+                let fields = answer::fields(policy, admission.report(), at);
+                let onward = origin::onward(admission);
+                let Some(completion) = admission.completion() else {
+                    return instance.origin.forward(request, &fields, onward.as_deref()).into();
+                };
+                let due = after::keep(Rc::clone(&host), completion, began);
+                let answered =
+                    instance.origin.forward_and_complete(request, &fields, onward.as_deref(), due, context);
+                // If the client leaves, the origin's answer is waited for all the same: until then, what the request holds is in use.
+                host.wait_until(context, &answered);
+                answered.into()
             }
-            Decision::Allow(report) => {
-                let fields = answer::fields(policy, report, at);
-                self.instance.origin.forward(&incoming.request, &fields).into()
-            }
-        }
-    }
-
-    /// What a decision leaves to tell the store is told behind the answer.
-    fn settle(&self, incoming: &Incoming, decision: &mut Decision) {
-        let ops = decision.settle();
-        if !ops.is_empty() {
-            let (instance, began) = (Rc::clone(&self.instance), self.began);
-            let context = Context::new(incoming.context.clone().unchecked_into());
-            context.wait_until(async move {
-                if let Some(call) = instance.guard.settle(ops, began).await {
-                    instance.metrics.called(&call);
-                }
-            });
         }
     }
 }
 
+/// Where what waited for the store to know of a logout is of a wasm that is no more.
+fn not_revoked() -> JsValue {
+    origin::answer(&answer::not_revoked(), false).into()
+}
+
 /// The time of the request; of tests' choosing if the Worker was built for that.
-fn time(headers: &Headers) -> Timestamp {
+fn time(head: &RequestHead<'_>) -> Timestamp {
     if cfg!(feature = "test-clock") {
-        let chosen = |name| headers.get(name).ok().flatten();
-        assert!(chosen("x-tollgate-test-panic").is_none(), "a test asked for this");
-        if let Some(millis) = chosen("x-tollgate-test-now").and_then(|text| text.parse().ok()) {
+        assert!(head.field("x-tollgate-test-panic").is_none(), "a test asked for this");
+        if let Some(millis) = head.field("x-tollgate-test-now").and_then(|text| text.parse().ok()) {
             return Timestamp::from_millis(millis);
         }
     }

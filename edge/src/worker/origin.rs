@@ -8,9 +8,12 @@ use web_sys::{Request, Response};
 
 use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
+use tollgate_shared::exchange::Admission;
 use tollgate_shared::time::Span;
 
 use super::{Core, Incoming};
+use crate::after::Due;
+use crate::host::Road;
 use crate::settings::{StoreSettings, base_url, quoted};
 use crate::store::Post;
 
@@ -49,21 +52,44 @@ impl Origin {
         let dataset = dataset.cloned().unwrap_or(JsValue::UNDEFINED);
         let front = js::Front::new(Core, base, patience, store, authorization, &dataset);
         for (kind, answer) in failures() {
-            front.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
+            front.failing(kind, answer.status, &lines(&answer.headers), &answer.body);
         }
         Ok(Self { front })
     }
 
-    /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. The promise
-    /// of a response.
-    pub(super) fn forward(&self, request: &Request, fields: &Fields) -> Promise {
-        self.front.forward(request, &lines(fields))
+    /// Sends `request` on, as it is but for its host and what the admission says, and adds header fields to the answer; bodies
+    /// stream both ways. The promise of a response.
+    pub(super) fn forward(&self, request: &Request, fields: &Fields, onward: Option<&str>) -> Promise {
+        self.front.forward(request, &lines(fields), onward)
+    }
+
+    /// The same where something is left to do with the answer.
+    pub(super) fn forward_and_complete(
+        &self,
+        request: &Request,
+        fields: &Fields,
+        onward: Option<&str>,
+        due: Due,
+        context: &JsValue,
+    ) -> Promise {
+        let Due { ticket, held, confirms } = due;
+        self.front.complete(request, &lines(fields), onward, ticket, held, confirms, context)
     }
 
     /// Asks the store, and has who waits with `ticket` go on with what comes: the promise of a response.
     pub(super) fn ask(&self, ticket: u32, from: &Incoming, post: &Post) -> Promise {
         let Incoming { request, env, context } = from;
-        self.front.ask(ticket, request, env, context, &post.body, post.patience)
+        self.front.ask(ticket, &post.body, post.patience, request, env, context)
+    }
+
+    /// Asks the store whether it is there: the promise of its status.
+    pub(super) fn ping(&self, millis: u32) -> Promise {
+        self.front.ping(millis)
+    }
+
+    /// Where the store is asked, and signatures are verified.
+    pub(super) fn road(&self) -> &Road {
+        &self.front
     }
 }
 
@@ -85,6 +111,17 @@ pub(super) fn answer(answer: &Answer, is_head: bool) -> Response {
     js::answer(answer.status, &lines(&answer.headers), &answer.body, is_head)
 }
 
+/// The fields that the origin is to see, or, without a value, not at all; `None` where all are the client's.
+pub(super) fn onward(admission: &Admission) -> Option<String> {
+    let mut lines = String::new();
+    for (name, value) in admission.onward() {
+        for text in [name, "\n", value.unwrap_or_default(), "\n"] {
+            lines.push_str(text);
+        }
+    }
+    (!lines.is_empty()).then_some(lines)
+}
+
 /// Header fields as lines, names and values in turn: neither can hold a line's end.
 fn lines(fields: &Fields) -> String {
     let mut lines = String::new();
@@ -104,11 +141,13 @@ mod js {
     use wasm_bindgen::prelude::*;
     use web_sys::{Request, Response};
 
+    use crate::host::Road;
     use crate::worker::Core;
 
     #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
         #[derive(Debug)]
+        #[wasm_bindgen(extends = Road)]
         pub(super) type Front;
 
         #[wasm_bindgen(constructor)]
@@ -121,19 +160,33 @@ mod js {
             dataset: &JsValue,
         ) -> Front;
         #[wasm_bindgen(method)]
-        pub(super) fn tell(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
+        pub(super) fn failing(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
         #[wasm_bindgen(method)]
         pub(super) fn ask(
             this: &Front,
             ticket: u32,
+            body: &str,
+            ms: u32,
             request: &Request,
             env: &JsValue,
             context: &JsValue,
-            body: &str,
-            ms: u32,
         ) -> Promise;
         #[wasm_bindgen(method)]
-        pub(super) fn forward(this: &Front, request: &Request, fields: &str) -> Promise;
+        pub(super) fn ping(this: &Front, ms: u32) -> Promise;
+        #[wasm_bindgen(method)]
+        pub(super) fn forward(this: &Front, request: &Request, fields: &str, onward: Option<&str>) -> Promise;
+        #[wasm_bindgen(method, js_name = forward)]
+        #[allow(clippy::too_many_arguments, reason = "each crosses as it is")]
+        pub(super) fn complete(
+            this: &Front,
+            request: &Request,
+            fields: &str,
+            onward: Option<&str>,
+            ticket: u32,
+            held: bool,
+            confirms: bool,
+            context: &JsValue,
+        ) -> Promise;
 
         pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
     }

@@ -135,6 +135,17 @@ impl Revoking {
 }
 
 impl Completion {
+    /// Whether something is held until the end, so that it matters when [`Completion::ended`] is told. Where nothing is, that may be
+    /// told as soon as the status is known.
+    pub fn is_held(&self) -> bool {
+        !self.due.held.is_empty()
+    }
+
+    /// Whether [`Completion::before_answer`] may say anything but [`Before::Pass`]: a host that has lost it must not let the answer go.
+    pub fn confirms(&self) -> bool {
+        self.due.revokes.is_some()
+    }
+
     /// The status of the answer is known: whether it may go to the client.
     pub fn before_answer<S: Shards>(&mut self, local: &mut Local<S>, status: u16, now: Timestamp) -> Before {
         let Some(op) = self.due.revokes.take().filter(|_| (200..300).contains(&status)) else {
