@@ -72,7 +72,7 @@ impl Asking {
 
 impl Guard {
     pub(crate) fn new(mut policy: Policy, settings: Checked) -> Self {
-        let Checked { store, key_prefix, replicas, denials } = settings;
+        let Checked { store, key_prefix, replicas, denials, .. } = settings;
         if let Some(prefix) = &key_prefix {
             policy = policy.with_key_prefix(prefix);
         }
@@ -119,7 +119,13 @@ impl Guard {
     }
 
     /// Goes on with whether a signature holds. The request is the same one.
-    pub(crate) fn verified(&self, verify: Verify, request: &dyn Request, holds: bool, now: Timestamp) -> Next {
+    pub(crate) fn verified(
+        &self,
+        verify: Verify,
+        request: &dyn Request,
+        holds: bool,
+        now: Timestamp,
+    ) -> Next {
         let step = verify.resume(&mut self.local(), request, holds, now);
         self.next(step, now, Vec::new(), None)
     }

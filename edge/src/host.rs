@@ -87,6 +87,12 @@ mod js {
         #[derive(Debug)]
         pub(crate) type Road;
 
+        /// `core` is of the class that is told what came.
+        #[wasm_bindgen(constructor)]
+        pub(crate) fn new(core: JsValue, store: &str, authorization: &str) -> Road;
+        /// Asks the store: the promise of what becomes of who waits with the ticket.
+        #[wasm_bindgen(method)]
+        pub(crate) fn ask(this: &Road, ticket: u32, body: &str, ms: u32) -> Promise;
         /// Posts to the store what nobody decides by.
         #[wasm_bindgen(method)]
         pub(crate) fn tell(this: &Road, ticket: u32, body: &str, ms: u32, context: &JsValue) -> Promise;

@@ -33,10 +33,10 @@ pub(crate) struct Question {
 pub(crate) type Came<'a> = Result<(u16, &'a [u8]), StoreError>;
 
 /// What JavaScript says came; `failure` is the name of the error that came instead.
-pub(crate) fn came<'a>(status: u16, body: &'a str, failure: Option<&str>) -> Came<'a> {
+pub(crate) fn came(status: u16, body: &str, failure: Option<String>) -> Came<'_> {
     match failure {
         None => Ok((status, body.as_bytes())),
-        Some(error) => Err(host::store_error(error)),
+        Some(error) => Err(host::store_error(&error)),
     }
 }
 

@@ -95,7 +95,7 @@ impl Core {
             // Another request panicked, and what waited is of a wasm that is no more. This request has not left yet: it begins anew.
             return Self::fetch(request, env, context);
         };
-        let next = guarded.instance.guard.came(asking, came(status, body, failure.as_deref()));
+        let next = guarded.instance.guard.came(asking, came(status, body, failure));
         guarded.carry_on(&Incoming { request, env, context }, next)
     }
 
@@ -120,7 +120,7 @@ impl Core {
 
     /// The store has been told something, or has not: as for [`Core::came`]. Returns what [`Core::answered`] promised.
     pub fn told(ticket: u32, status: u16, body: &str, failure: Option<String>, context: &JsValue) -> JsValue {
-        let told = after::told(ticket, came(status, body, failure.as_deref()), context);
+        let told = after::told(ticket, came(status, body, failure), context);
         told.unwrap_or_else(not_revoked)
     }
 
@@ -156,6 +156,7 @@ struct Waiting {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all wait for the store")]
 enum Until {
     /// The store has answered.
     Answered(Asking),

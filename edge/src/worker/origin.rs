@@ -174,7 +174,8 @@ mod js {
         #[wasm_bindgen(method)]
         pub(super) fn ping(this: &Front, ms: u32) -> Promise;
         #[wasm_bindgen(method)]
-        pub(super) fn forward(this: &Front, request: &Request, fields: &str, onward: Option<&str>) -> Promise;
+        pub(super) fn forward(this: &Front, request: &Request, fields: &str, onward: Option<&str>)
+        -> Promise;
         #[wasm_bindgen(method, js_name = forward)]
         #[allow(clippy::too_many_arguments, reason = "each crosses as it is")]
         pub(super) fn complete(
