@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tollgate_shared::answer::{self, Fields};
 use tollgate_shared::config::CostConfig;
-use tollgate_shared::exchange::{Decision, Denial, Ruling, Step, begin};
+use tollgate_shared::exchange::{Decision, Denial, Reason, Ruling, Step, begin};
+use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::{Limit, Policy};
 use tollgate_shared::rate_limit::{Check, Retry};
@@ -21,27 +22,39 @@ pub fn memory() -> Memory<HeapShards> {
     Memory::new(HeapShards::default(), SHARDS)
 }
 
-/// The route that `head` takes and the operations it leads to, with nothing remembered.
+/// The route that `head` takes and the operations of limits that it leads to, with nothing remembered.
 pub fn plan(policy: &Arc<Policy>, head: &Head, now: Timestamp) -> (Option<usize>, Vec<Op>) {
-    let mut local = Local::with_store(memory(), 0, 1);
-    let (ops, step) = match begin(policy, &mut local, head, now) {
-        Step::Call(call) => (call.batch().to_vec(), call.resume(&mut local, Vec::new(), now)),
-        step => (Vec::new(), step),
+    let mut local = Local::with_store(memory(), 0, 1, Id::default());
+    let mut asked = Vec::new();
+    let mut step = begin(policy, &mut local, head, now);
+    let decision = loop {
+        step = match step {
+            Step::Call(call) => {
+                asked.extend(call.batch().iter().filter(|op| !op.checks().is_empty()).cloned());
+                call.resume(&mut local, Vec::new(), now)
+            }
+            step => break decision_of(step),
+        };
     };
-    (decision_of(step).report().route, ops)
+    (decision.report().route, asked)
 }
 
 /// The decision that a step must be.
 pub fn decision_of(step: Step) -> Decision {
     match step {
         Step::Decide(decision) => decision,
-        Step::Call(call) => panic!("a second call: {call:?}"),
+        step => panic!("nothing is left to ask: {step:?}"),
     }
 }
 
-/// Operations are never empty, keep to one hash tag, and their keys hold a digest and names and nothing else.
+/// Operations of limits are never empty, keep to one hash tag, and their keys hold a digest and names and nothing else.
 pub fn ops(policy: &Policy, prefix: &str, ops: &[Op]) {
     for op in ops {
+        let key = op.key().expect("an operation has a key").as_str();
+        assert!(key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(":{")), "{key}");
+        if !matches!(op, Op::RateLimit(_) | Op::Refund { .. }) {
+            continue;
+        }
         let tag = op.checks().first().expect("an operation has a check").key.hash_tag();
         for check in op.checks() {
             assert_eq!(check.key.hash_tag(), tag, "one operation, one slot");
@@ -88,7 +101,13 @@ pub fn decision(policy: &Policy, decision: &Decision, now: Timestamp, promised: 
             assert_ne!(standing.retry, Retry::After(0));
         }
     }
-    let refused = report.verdicts.iter().any(|verdict| verdict.refuses());
+    for verdict in &report.guards {
+        let own = route.is_some_and(|route| route.guards().iter().any(|place| place.guard == verdict.guard));
+        assert!(own, "{verdict:?}");
+        assert!(policy.guards()[verdict.guard].is_enforced() || !verdict.ruling.refuses(), "{verdict:?}");
+    }
+    let by_guards = report.guards.iter().any(|verdict| verdict.ruling.refuses());
+    let refused = by_guards || report.verdicts.iter().any(|verdict| verdict.refuses());
     match decision {
         Decision::Allow(_) => {
             assert!(!refused, "{report:?}");
@@ -104,10 +123,17 @@ pub fn decision(policy: &Policy, decision: &Decision, now: Timestamp, promised: 
 fn denial(policy: &Policy, denial: &Denial, now: Timestamp, promised: bool) {
     let answer = answer::denial(policy, denial, now);
     fields(&answer.headers);
+    if *denial.reason() != Reason::Limits {
+        assert!(denial.report().guards.iter().any(|verdict| verdict.ruling.refuses()), "{denial:?}");
+        assert!((100..=599).contains(&answer.status), "{answer:?}");
+        let is_replay = *denial.reason() == Reason::Replay;
+        assert!(is_replay || serde_json::from_slice::<Value>(&answer.body).is_ok(), "{answer:?}");
+        return;
+    }
     let verdicts = &denial.report().verdicts;
     let out_of_quota = verdicts.iter().any(|verdict| verdict.ruling == Ruling::Refused);
     assert_eq!(answer.status, if out_of_quota { 429 } else { 503 });
-    let body: Value = serde_json::from_str(&answer.body).expect(&answer.body);
+    let body: Value = serde_json::from_slice(&answer.body).expect("an answer of ours is JSON");
     assert_eq!(body["status"], answer.status, "{body}");
     for text in
         [&body["type"], &body["title"], &body["detail"], &body["error"]["code"], &body["error"]["message"]]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tollgate_shared::config::{self, HeaderCondition, HostPattern, MatchConfig, Name, PolicyConfig};
 use tollgate_shared::exchange::begin;
+use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::path::PathCase;
 use tollgate_shared::policy::Policy;
@@ -38,7 +39,7 @@ pub fn run(data: &[u8]) {
 fn ask(policy: Policy, prefix: &str, case: PathCase) {
     let policy = Arc::new(policy);
     assert!(policy.routes().len() <= config::MAX_ROUTES + 1 && policy.limits().len() <= config::MAX_LIMITS);
-    let mut local = Local::without_store(check::memory(), 8);
+    let mut local = Local::without_store(check::memory(), 8, Id::default());
     // A few strangers, then somebody for each of the first routes.
     let strangers = [
         Head::new("GET", "/", "example.com"),

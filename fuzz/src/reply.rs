@@ -31,7 +31,7 @@ use crate::request::RICH;
 /// Lets the store answer as `data` says.
 pub fn run(data: &[u8]) {
     let mut lines = data.splitn(3, |b| *b == b'\n');
-    let mut local = Local::with_store(check::memory(), 4, 2);
+    let mut local = Local::with_store(check::memory(), 4, 2, Id::default());
     let members = members(lines.next().unwrap_or_default(), &mut local);
     let sizes: Vec<usize> = members.iter().map(|member| member.as_ref().len()).collect();
     let ops: Vec<Op> = members.iter().flat_map(|member| member.as_ref()).cloned().collect();

@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock};
 
 use tollgate_shared::config::{self, KeyPart, PolicyConfig};
 use tollgate_shared::exchange::{Decision, Ruling, Source, Step, Verdict, begin};
+use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::path::{Path, PathCase};
 use tollgate_shared::policy::Policy;
@@ -66,9 +67,9 @@ impl Host {
         let fails = has(b"failing");
         let with_store = fails || has(b"store");
         let local = if with_store {
-            Local::with_store(check::memory(), denials, 3)
+            Local::with_store(check::memory(), denials, 3, Id::default())
         } else {
-            Local::without_store(check::memory(), denials)
+            Local::without_store(check::memory(), denials, Id::default())
         };
         Self {
             policy: Arc::clone(policy),
@@ -272,7 +273,7 @@ fn encode(path: &[u8], keep: fn(u8) -> bool) -> Vec<u8> {
 static POLICIES: LazyLock<(Arc<Policy>, Arc<Policy>)> = LazyLock::new(|| {
     let config: PolicyConfig = config::parse(RICH).expect("rich.json is a policy");
     let folded = PolicyConfig { path_case: PathCase::Insensitive, ..config.clone() };
-    let compile = |config| Arc::new(Policy::compile(config, "").expect("rich.json is a policy"));
+    let compile = |config| Arc::new(Policy::compile(config, "", None).expect("rich.json is a policy"));
     (compile(config), compile(folded))
 });
 

@@ -11,6 +11,7 @@
 //! Bodies are `application/problem+json` (RFC 9457) with the problem types of the draft, and an `error` object for clients that
 //! look for one. Limits in shadow mode are not shown.
 
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -18,6 +19,7 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use crate::exchange::{Denial, Reason, Report, Ruling, Verdict};
+use crate::idempotency::StoredResponse;
 use crate::policy::{Guard, Limit, Policy, Route, Rule};
 use crate::rate_limit::Retry;
 use crate::time::Timestamp;
@@ -27,17 +29,17 @@ use crate::time::Timestamp;
 pub struct Fields {
     values: String,
     /// Each field's name, and where its value ends.
-    ends: Vec<(&'static str, usize)>,
+    ends: Vec<(Cow<'static, str>, usize)>,
 }
 
 impl Fields {
     /// Every field's name and value.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut start = 0;
         self.ends.iter().map(move |(name, end)| {
             let value = self.values.get(start..*end).unwrap_or_default();
             start = *end;
-            (*name, value)
+            (&**name, value)
         })
     }
 
@@ -46,12 +48,12 @@ impl Fields {
         self.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
     }
 
-    fn add(&mut self, name: &'static str, write: impl FnOnce(&mut String)) {
+    fn add(&mut self, name: impl Into<Cow<'static, str>>, write: impl FnOnce(&mut String)) {
         let before = self.values.len();
         write(&mut self.values);
         // A field without value says nothing.
         if self.values.len() > before {
-            self.ends.push((name, self.values.len()));
+            self.ends.push((name.into(), self.values.len()));
         }
     }
 
@@ -68,7 +70,7 @@ pub struct Answer {
     /// All header fields.
     pub headers: Fields,
     /// The body.
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 /// The header fields to add to the answer of a request that was let through.
@@ -118,7 +120,7 @@ fn add_fields(fields: &mut Fields, policy: &Policy, report: &Report, now: Timest
 /// The answer to a refused request.
 pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
     let mut headers = Fields::with_room();
-    if !matches!(denial.reason(), Reason::Duplicate(_)) {
+    if !matches!(denial.reason(), Reason::Duplicate(_) | Reason::Replay) {
         headers.add("content-type", |value| value.push_str("application/problem+json"));
     }
     add_fields(&mut headers, policy, denial.report(), now, true);
@@ -144,13 +146,46 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
                 _ => later(headers, 409, "Conflict", detail, "LOCKED", for_ms),
             }
         }
+        Reason::IdempotencyKey { is_missing } => {
+            let (detail, code) = if is_missing {
+                ("This request needs an Idempotency-Key.", "IDEMPOTENCY_KEY_MISSING")
+            } else {
+                let detail = "Idempotency-Key has to be one text of 1 to 255 printable characters.";
+                (detail, "IDEMPOTENCY_KEY_INVALID")
+            };
+            Answer { status: 400, headers, body: problem_body(400, "Bad Request", detail, code, None).into() }
+        }
+        Reason::InProgress => {
+            let detail = "The request with this Idempotency-Key is being carried out.";
+            later(headers, 409, "Conflict", detail, "IDEMPOTENCY_IN_PROGRESS", 0)
+        }
+        Reason::Mismatch => {
+            let detail = "This Idempotency-Key was used for another request.";
+            let body = problem_body(422, "Unprocessable Content", detail, "IDEMPOTENCY_KEY_REUSED", None);
+            Answer { status: 422, headers, body: body.into() }
+        }
+        Reason::Replay => match denial.replay().and_then(StoredResponse::parts) {
+            Some(parts) => {
+                headers.add("idempotent-replayed", |value| value.push_str("true"));
+                for (name, field) in parts.fields {
+                    headers.add(name.to_string(), |value| value.push_str(field));
+                }
+                Answer { status: parts.status, headers, body: parts.body.into() }
+            }
+            None => {
+                let detail = "The request was carried out; its answer was too large to be given again, or was cut off.";
+                let body = problem_body(409, "Conflict", detail, "IDEMPOTENT_RESPONSE_NOT_KEPT", None);
+                headers.add("content-type", |value| value.push_str("application/problem+json"));
+                Answer { status: 409, headers, body: body.into() }
+            }
+        },
         Reason::Duplicate(number) => {
             headers.add("content-type", |value| value.push_str("application/json"));
             match guard(number) {
                 Some(Rule::Dedup { status, body, .. }) => {
-                    Answer { status: *status, headers, body: body.clone() }
+                    Answer { status: *status, headers, body: body.as_bytes().to_vec() }
                 }
-                _ => Answer { status: 200, headers, body: String::new() },
+                _ => Answer { status: 200, headers, body: Vec::new() },
             }
         }
         Reason::Unavailable(number) => match guard(number) {
@@ -163,7 +198,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
                     Some(Rule::Revocation { .. }) => "Whether the token has been revoked",
                     Some(Rule::Revokes { .. }) => "Whether the token could be revoked",
                     Some(Rule::CircuitBreaker { .. }) => "Whether what is behind this address is well",
-                    Some(Rule::Dedup { .. }) => "Whether this request came before",
+                    Some(Rule::Idempotency { .. } | Rule::Dedup { .. }) => "Whether this request came before",
                     _ => "Whether another request like this one is being served",
                 };
                 let detail = format!("{what} cannot be told at the moment.");
@@ -187,7 +222,11 @@ pub fn not_revoked() -> Answer {
 fn token(mut headers: Fields, description: &str, challenge: &str) -> Answer {
     headers.add("www-authenticate", |value| value.push_str(challenge));
     let detail = format!("A valid token is needed: {description}.");
-    Answer { status: 401, headers, body: problem_body(401, "Unauthorized", &detail, "UNAUTHORIZED", None) }
+    Answer {
+        status: 401,
+        headers,
+        body: problem_body(401, "Unauthorized", &detail, "UNAUTHORIZED", None).into(),
+    }
 }
 
 /// Who may ask again in `millis`.
@@ -195,7 +234,7 @@ fn later(mut headers: Fields, status: u16, title: &str, detail: &str, code: &str
     let seconds = millis.div_ceil(1000).max(1);
     headers.add("retry-after", |value| push_number(value, seconds));
     let detail = format!("{detail} Try again in {seconds} s.");
-    Answer { status, headers, body: problem_body(status, title, &detail, code, Some(seconds)) }
+    Answer { status, headers, body: problem_body(status, title, &detail, code, Some(seconds)).into() }
 }
 
 fn problem_body(status: u16, title: &str, detail: &str, code: &str, retry_after: Option<u64>) -> String {
@@ -232,7 +271,7 @@ fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
                  \"error\":{{\"code\":\"RATE_LIMIT_EXCEEDED\",\
                  \"message\":\"Rate limit exceeded. {wait}\"{after}}}}}"
             );
-            Answer { status: 429, headers, body }
+            Answer { status: 429, headers, body: body.into() }
         }
         None => {
             headers.add("retry-after", |value| push_number(value, UNAVAILABLE_RETRY));
@@ -241,7 +280,7 @@ fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
                         \"detail\":\"Whether this request is within its quota cannot be told at the moment.\",\
                         \"error\":{\"code\":\"RATE_LIMIT_UNAVAILABLE\",\
                         \"message\":\"Rate limit unavailable. Try again in 1 s.\",\"retryAfter\":1}}";
-            Answer { status: 503, headers, body: body.to_string() }
+            Answer { status: 503, headers, body: body.into() }
         }
     }
 }
@@ -250,7 +289,7 @@ fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
 pub fn problem(status: u16, title: &str, detail: &str, code: &str) -> Answer {
     let mut headers = Fields::with_room();
     headers.add("content-type", |value| value.push_str("application/problem+json"));
-    Answer { status, headers, body: problem_body(status, title, detail, code, None) }
+    Answer { status, headers, body: problem_body(status, title, detail, code, None).into() }
 }
 
 /// An answer of JSON, not to be kept.
@@ -258,7 +297,7 @@ pub fn json(status: u16, body: &Value) -> Answer {
     let mut headers = Fields::with_room();
     headers.add("content-type", |value| value.push_str("application/json"));
     headers.add("cache-control", |value| value.push_str("no-store"));
-    Answer { status, headers, body: body.to_string() }
+    Answer { status, headers, body: body.to_string().into() }
 }
 
 /// The verdicts that clients may know of.

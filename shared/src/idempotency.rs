@@ -17,7 +17,13 @@ use crate::time::Span;
 /// The largest response that is kept, in bytes: 256 KiB.
 pub const MAX_RESPONSE: usize = 256 * 1024;
 
-/// A response to be replayed, in whatever form its host writes it; at most [`MAX_RESPONSE`] bytes.
+/// A response to be replayed, at most [`MAX_RESPONSE`] bytes.
+///
+/// ```text
+/// 1 │ status u16 │ fields u16 │ (name length u16, name, value length u16, value) … │ body        (big-endian)
+/// ```
+///
+/// Status 0 says that a response was given and not kept.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredResponse(Vec<u8>);
 
@@ -25,6 +31,24 @@ impl StoredResponse {
     /// The response that `bytes` are; `None` if they are too many.
     pub fn new(bytes: Vec<u8>) -> Option<Self> {
         (bytes.len() <= MAX_RESPONSE).then_some(Self(bytes))
+    }
+
+    /// What is kept of a response that is not.
+    pub fn not_kept() -> Self {
+        Self(Vec::from([VERSION, 0, 0, 0, 0]))
+    }
+
+    /// Status, header fields and body; `None` for one that was not kept, or that nobody of ours wrote.
+    pub fn parts(&self) -> Option<Parts<'_>> {
+        let (head, mut rest) = self.0.split_first_chunk::<5>()?;
+        let [VERSION, a, b, c, d] = *head else { return None };
+        let (status, count) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let mut fields = Vec::new();
+        for _ in 0..count {
+            let name = core::str::from_utf8(take(&mut rest)?).ok()?;
+            fields.push((name, core::str::from_utf8(take(&mut rest)?).ok()?));
+        }
+        (100..=599).contains(&status).then_some(Parts { status, fields, body: rest })
     }
 
     /// Its bytes.
@@ -43,6 +67,106 @@ impl fmt::Debug for StoredResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StoredResponse({} bytes)", self.0.len())
     }
+}
+
+/// A response in parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// The status.
+    pub status: u16,
+    /// Header fields in their order, names in lower case.
+    pub fields: Vec<(&'a str, &'a str)>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// Takes down a response while it passes.
+#[derive(Clone)]
+pub(crate) struct Recorder {
+    bytes: Vec<u8>,
+    at_most: usize,
+    /// It does not fit, or cannot be taken down.
+    is_lost: bool,
+    is_whole: bool,
+}
+
+impl Recorder {
+    /// Of a response with this status; of at most so many bytes.
+    pub(crate) fn new(status: u16, at_most: usize) -> Self {
+        let [a, b] = status.to_be_bytes();
+        Self { bytes: Vec::from([VERSION, a, b, 0, 0]), at_most, is_lost: false, is_whole: false }
+    }
+
+    /// Takes down a header field, before any of the body. What concerns one message alone is left out, and what is made anew.
+    pub(crate) fn field(&mut self, name: &str, value: &[u8]) {
+        let name = name.to_ascii_lowercase();
+        if LEFT_OUT.contains(&name.as_str()) || LEFT_OUT_FROM.iter().any(|start| name.starts_with(start)) {
+            return;
+        }
+        let count = match self.bytes.as_slice() {
+            [_, _, _, a, b, ..] => u16::from_be_bytes([*a, *b]).checked_add(1),
+            _ => None,
+        };
+        let lengths = (u16::try_from(name.len()), u16::try_from(value.len()));
+        let is_text = core::str::from_utf8(value).is_ok();
+        let (Some(count), (Ok(name_length), Ok(value_length)), true) = (count, lengths, is_text) else {
+            self.is_lost = true;
+            return;
+        };
+        for (to, from) in self.bytes.iter_mut().skip(3).zip(count.to_be_bytes()) {
+            *to = from;
+        }
+        for bytes in [&name_length.to_be_bytes()[..], name.as_bytes(), &value_length.to_be_bytes(), value] {
+            self.body(bytes);
+        }
+    }
+
+    /// Takes down a piece of the body.
+    pub(crate) fn body(&mut self, piece: &[u8]) {
+        self.is_lost |= self.bytes.len().saturating_add(piece.len()) > self.at_most;
+        if self.is_lost {
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.extend_from_slice(piece);
+        }
+    }
+
+    /// That was all of it.
+    pub(crate) fn finish(&mut self) {
+        self.is_whole = true;
+    }
+
+    /// What is to be kept: if it is not all there, that there was one.
+    pub(crate) fn into_response(self) -> StoredResponse {
+        let whole = (self.is_whole && !self.is_lost).then_some(self.bytes);
+        whole.and_then(StoredResponse::new).unwrap_or_else(StoredResponse::not_kept)
+    }
+}
+
+/// What is in it concerns one client.
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recorder({} bytes)", self.bytes.len())
+    }
+}
+
+/// Takes a length and as many bytes off the front.
+fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, after) = rest.split_first_chunk::<2>()?;
+    let (taken, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    *rest = after;
+    Some(taken)
+}
+
+/// Reads the value of `Idempotency-Key`: a string in quotes (RFC 8941 §3.3.3), as the draft has it, or the bare text that many
+/// clients send. Both are the same key. `None` if it is empty, longer than 255 bytes, or not printable.
+pub(crate) fn request_key(value: &[u8]) -> Option<&[u8]> {
+    let value = value.trim_ascii();
+    let inner = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    let key = inner.unwrap_or(value);
+    // In a string, these would have to be escaped; no client needs them.
+    let is_plain = key.iter().all(|b| (b' '..=b'~').contains(b) && !matches!(b, b'"' | b'\\'));
+    (is_plain && (1..=MAX_KEY).contains(&key.len())).then_some(key)
 }
 
 /// What becomes of a request that asks for a reservation.
@@ -132,10 +256,82 @@ impl Reservation {
     }
 }
 
+/// Most bytes of an idempotency key.
+const MAX_KEY: usize = 255;
+const VERSION: u8 = 1;
+/// Header fields that are about one message or connection (RFC 9110 §7.6.1), or that the next host writes itself.
+const LEFT_OUT: [&str; 12] = [
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "ratelimit",
+    "ratelimit-policy",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// The same, by what their names begin with: HTTP/2's own, Envoy's, limits', ours.
+const LEFT_OUT_FROM: [&str; 4] = [":", "x-envoy-", "x-ratelimit-", "x-tollgate-"];
+
 #[cfg(test)]
 mod tests {
     use std::format;
     use std::vec;
+
+    #[test]
+    fn a_response_comes_back_in_parts() {
+        let mut recorder = Recorder::new(201, 1000);
+        let sent: [(&str, &[u8]); 5] = [
+            (":status", b"201"),
+            ("Content-Type", b"text/plain"),
+            ("content-length", b"3"),
+            ("set-cookie", b"a=b"),
+            ("set-cookie", b"c=\xc3\xa9"),
+        ];
+        sent.iter().for_each(|(name, value)| recorder.field(name, value));
+        recorder.body(b"\0\xff");
+        recorder.body(b"x");
+        let unfinished = recorder.clone().into_response();
+        recorder.finish();
+        let response = recorder.into_response();
+        let parts = response.parts().unwrap();
+        assert_eq!((parts.status, parts.body), (201, &b"\0\xffx"[..]));
+        let fields = [("content-type", "text/plain"), ("set-cookie", "a=b"), ("set-cookie", "c=é")];
+        assert_eq!(parts.fields, fields);
+        assert_eq!(unfinished, StoredResponse::not_kept());
+        assert_eq!(unfinished.parts(), None);
+        for length in 0..response.as_bytes().len() - 3 {
+            let cut = StoredResponse::new(response.as_bytes()[..length].to_vec()).unwrap();
+            assert_eq!(cut.parts(), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_or_no_text_is_not_kept() {
+        let of = |value: &[u8], body: &[u8]| {
+            let mut recorder = Recorder::new(200, 20);
+            recorder.field("a", value);
+            recorder.body(body);
+            recorder.finish();
+            recorder.into_response().parts().is_some()
+        };
+        // Five bytes in front, six of the field.
+        assert!(of(b"b", &[7; 9]) && !of(b"b", &[7; 10]) && !of(&[b'b'; 100], b"") && !of(b"\xff", b""));
+    }
+
+    #[test]
+    fn a_key_is_the_same_with_quotes_and_without() {
+        assert_eq!(request_key(b"\"8e03978e-40d5\""), Some(&b"8e03978e-40d5"[..]));
+        assert_eq!(request_key(b" 8e03978e-40d5 "), Some(&b"8e03978e-40d5"[..]));
+        for wrong in [&b""[..], b"\"\"", b"\"", b"a\"b", b"a\\b", b"\x00", b"\xff", &[b'a'; 256]] {
+            assert_eq!(request_key(wrong), None, "{}", wrong.escape_ascii());
+        }
+        assert_eq!(request_key(&[b'a'; 255]), Some(&[b'a'; 255][..]));
+    }
 
     use super::*;
 

@@ -9,11 +9,13 @@
 //! quota goes on counting, changing the way of counting starts afresh. `TAG` is the digest, and what stands in
 //! braces decides the slot of a Redis Cluster. Where a policy names the tag, the digest follows the name.
 
+use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
 
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::client_ip::ClientIp;
@@ -50,6 +52,7 @@ impl Subject {
     pub(crate) fn of(parts: &[KeyPart], facts: &Facts<'_>) -> Self {
         let Facts { client_ip, route, path, request, claims } = *facts;
         let mut is_complete = true;
+        let mut json: Option<Value> = None;
         let mut hasher = Sha256::new();
         for part in parts {
             let mut field = Field::default();
@@ -84,6 +87,13 @@ impl Subject {
                         claim.text(&mut |text| field.line(text.as_bytes()));
                     }
                 }
+                KeyPart::Body(pointer) => {
+                    let json = json
+                        .get_or_insert_with(|| serde_json::from_slice(request.body()).unwrap_or_default());
+                    if let Some(value) = json.pointer(pointer).and_then(scalar) {
+                        field.line(value.as_bytes());
+                    }
+                }
                 KeyPart::Const(text) => field.line(text.as_bytes()),
             }
             is_complete &= field.lines == 1;
@@ -114,8 +124,18 @@ impl Digest {
         values.next().is_none().then(|| Self::short(hasher))
     }
 
+    /// Digests some texts. Each goes with its length, so that no two lists meet.
+    pub(crate) fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self::short(hasher)
+    }
+
     /// The first 128 bits of what `hasher` comes to.
-    pub(crate) fn short(hasher: Sha256) -> Self {
+    fn short(hasher: Sha256) -> Self {
         let full = hasher.finalize();
         let mut short = [0; 16];
         short.iter_mut().zip(full.iter()).for_each(|(to, from)| *to = *from);
@@ -220,6 +240,7 @@ impl Field {
             KeyPart::Cookie(name) => (b'c', name.as_str()),
             KeyPart::Query(name) => (b'q', name.as_str()),
             KeyPart::Claim(name) => (b'j', name.as_str()),
+            KeyPart::Body(pointer) => (b'b', pointer.as_str()),
             KeyPart::Const(_) => (b'k', ""),
         };
         hasher.update([kind, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
@@ -233,6 +254,15 @@ impl Field {
             }
             _ => hasher.update([2]),
         }
+    }
+}
+
+/// A text, a number or a boolean as a text. Other values tell nobody apart.
+fn scalar(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(_) | Value::Bool(_) => Some(Cow::Owned(value.to_string())),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

@@ -194,8 +194,10 @@ pub(crate) struct Views(BTreeMap<usize, Seen>);
 struct Seen {
     /// Closed; not known any more from this time on.
     closed_until: Timestamp,
-    /// Open, until this time.
+    /// Open; not known any more from this time on.
     open_until: Timestamp,
+    /// When it is half-open, if nobody sets it by hand.
+    half_open_at: Timestamp,
     /// Not to be asked again before this time.
     asked_until: Timestamp,
     /// Of calls, since it was told last.
@@ -219,7 +221,7 @@ impl Views {
     pub(crate) fn view(&mut self, guard: usize, now: Timestamp) -> View {
         let seen = self.0.entry(guard).or_default();
         if now < seen.open_until {
-            return View::Open { for_ms: seen.open_until.since(now) };
+            return View::Open { for_ms: seen.half_open_at.since(now) };
         }
         if now < seen.closed_until && now < seen.asked_until {
             return View::Closed;
@@ -238,7 +240,7 @@ impl Views {
                 seen.open_until = Timestamp::default();
             }
             BreakerState::Open { for_ms } => {
-                seen.open_until = now.plus(for_ms.min(OPEN));
+                (seen.open_until, seen.half_open_at) = (now.plus(for_ms.min(OPEN)), now.plus(for_ms));
                 seen.closed_until = Timestamp::default();
             }
             BreakerState::HalfOpen { .. } => seen.closed_until = Timestamp::default(),

@@ -23,7 +23,16 @@ pub trait Request {
 
     /// The address at the other end of the connection, as far as the host knows it.
     fn peer(&self) -> Option<IpAddr>;
+
+    /// The first [`MAX_BODY`] bytes of the body, as far as the host has read it. It has to where
+    /// [`Policy::reads_body`](crate::policy::Policy::reads_body) says so, before it begins a decision.
+    fn body(&self) -> &[u8] {
+        &[]
+    }
 }
+
+/// Most bytes of a body that are read: 64 KiB. What is behind them tells nobody apart.
+pub const MAX_BODY: usize = 64 * 1024;
 
 /// Calls `read` with the value of each cookie called `name`, over all lines, in the order received.
 pub(crate) fn cookie(request: &dyn Request, name: &str, read: &mut dyn FnMut(&[u8])) {

@@ -158,7 +158,7 @@ proptest! {
             prop_assert!(fields.iter().all(|(name, value)| printable(name) && printable(value)), "{:?}", fields);
             if let Decision::Deny(denial) = &decision {
                 let answer = answer::denial(&policy, denial, now);
-                prop_assert!(serde_json::from_str::<serde_json::Value>(&answer.body).is_ok(), "{}", answer.body);
+                prop_assert!(serde_json::from_slice::<serde_json::Value>(&answer.body).is_ok(), "{:?}", answer.body);
             }
             decision.settle();
         }

@@ -106,7 +106,7 @@ fn fields_at_the_top() {
         (
             json!({ "route": [] }),
             "route: found unknown field `route`, expected one of `$schema`, `client_ip`, `path_case`, `headers`, \
-             `shadow`, `routes`, `default`",
+             `shadow`, `jwt`, `routes`, `default`",
         ),
         (json!({ "routes": {} }), "routes: found an object, expected a list"),
         (json!({ "routes": [7] }), "routes[0]: found `7`, expected an object"),
@@ -131,7 +131,8 @@ fn fields_at_the_top() {
         ),
         (
             json!({ "default": { "name": "x" } }),
-            "default.name: found unknown field `name`, expected `rate_limits`",
+            "default.name: found unknown field `name`, expected one of `rate_limits`, `token`, `revocation`, `revokes`, \
+             `circuit_breaker`, `idempotency`, `dedup`, `lock`",
         ),
         (
             json!({ "routes": [{ "name": "default" }], "default": {} }),
@@ -159,7 +160,8 @@ fn a_route() {
         (json!({ "name": "x".repeat(65) }), format!(r#".name: found "{}", {name}"#, "x".repeat(65))),
         (
             json!({ "name": "r", "limits": [] }),
-            ".limits: found unknown field `limits`, expected one of `name`, `match`, `rate_limits`".to_owned(),
+            ".limits: found unknown field `limits`, expected one of `name`, `match`, `rate_limits`, `token`, \
+                `revocation`, `revokes`, `circuit_breaker`, `idempotency`, `dedup`, `lock`".to_owned(),
         ),
         (
             json!({ "name": "r", "match": { "methods": ["post"] } }),
@@ -209,8 +211,8 @@ fn a_route() {
 fn a_limit() {
     let whole = "expected a whole number from 1";
     let duration = r#"expected a duration from 1ms to 366d such as "250ms", "60s", "15m", "1h" or "1d""#;
-    let part = "expected a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME or const:TEXT \
-                (claim:NAME and body:/POINTER are not supported in this version)";
+    let part = "expected a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME, claim:NAME, \
+                body:/POINTER or const:TEXT";
     let cost = r#"expected a whole number from 1, or an object such as {"header": "x-cost", "max": 10}"#;
     let price = |max: u64, default: u64| json!({ "header": "x", "max": max, "default": default });
     for (field, value, error) in [
@@ -218,7 +220,7 @@ fn a_limit() {
             "limit",
             json!(5),
             ".limit: found unknown field `limit`, expected one of `name`, `algorithm`, `quota`, `window`, \
-                             `burst`, `key`, `cost`, `tag`, `on_store_error`, `shadow`"
+                             `burst`, `key`, `cost`, `count`, `tag`, `on_store_error`, `shadow`"
                 .to_owned(),
         ),
         (
@@ -256,7 +258,8 @@ fn a_limit() {
             r#".key: found 9 key parts, expected 1 to 8; ["const:all"] counts everybody together"#.to_owned(),
         ),
         ("key", json!(["ip"]), format!(r#".key[0]: found "ip", {part}"#)),
-        ("key", json!(["path", "claim:sub"]), format!(r#".key[1]: found "claim:sub", {part}"#)),
+        ("key", json!(["path", "body:a"]), format!(r#".key[1]: found "body:a", {part}"#)),
+        ("key", json!(["claim:"]), format!(r#".key[0]: found "claim:", {part}"#)),
         ("key", json!(["header:"]), format!(r#".key[0]: found "header:", {part}"#)),
         ("key", json!([5]), format!(".key[0]: found `5`, {part}")),
         ("cost", json!(0), format!(".cost: found `0`, {cost}")),

@@ -16,9 +16,10 @@ use http_body_util::channel::Channel;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
+use tokio::sync::watch;
 
 use crate::server::{Answer, Server};
 
@@ -81,24 +82,37 @@ impl Upstream {
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::Relaxed)
     }
+
+    /// The header fields of the request that came last, as soon as it has come.
+    pub fn received(&self) -> watch::Receiver<Fields> {
+        self.state.received.subscribe()
+    }
 }
+
+/// Header fields: names in lower case, and values with bytes outside UTF-8 replaced.
+pub type Fields = Vec<(String, String)>;
 
 #[derive(Debug, Default)]
 struct State {
     reply: Mutex<Reply>,
     requests: AtomicU64,
+    received: watch::Sender<Fields>,
 }
 
 async fn echo(state: Arc<State>, request: Request<Incoming>) -> Answer {
     state.requests.fetch_add(1, Ordering::Relaxed);
     let reply = state.reply.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let fields = fields(request.headers());
+    state.received.send_replace(fields.clone());
     if !reply.delay.is_zero() {
         tokio::time::sleep(reply.delay).await;
     }
     let body = match reply.body {
         ReplyBody::Echo => {
-            let seen = seen(request).await?.to_string();
-            let mut response = Response::new(whole(seen));
+            let (method, path) = (request.method().to_string(), request.uri().to_string());
+            let length = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes().len();
+            let seen = json!({ "method": method, "path": path, "headers": fields, "body_length": length });
+            let mut response = Response::new(whole(seen.to_string()));
             response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
             return Ok(dressed(response, reply.status, reply.headers));
         }
@@ -113,16 +127,9 @@ async fn echo(state: Arc<State>, request: Request<Incoming>) -> Answer {
     Ok(dressed(Response::new(body), reply.status, reply.headers))
 }
 
-/// What has come.
-async fn seen(request: Request<Incoming>) -> io::Result<Value> {
-    let headers: Vec<_> = request
-        .headers()
-        .iter()
-        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
-        .collect();
-    let (method, path) = (request.method().to_string(), request.uri().to_string());
-    let length = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes().len();
-    Ok(json!({ "method": method, "path": path, "headers": headers, "body_length": length }))
+fn fields(headers: &HeaderMap) -> Fields {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
 }
 
 fn dressed(

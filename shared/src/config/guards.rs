@@ -26,6 +26,8 @@ pub struct GuardsConfig {
     pub revokes: Option<RevokesConfig>,
     /// Leaves the upstream alone while it fails.
     pub circuit_breaker: Option<CircuitBreakerConfig>,
+    /// Carries out a request once, however often it is sent, and replays its answer.
+    pub idempotency: Option<IdempotencyConfig>,
     /// Lets the first of equal requests through.
     pub dedup: Option<DedupConfig>,
     /// Lets one request at a time through.
@@ -178,6 +180,53 @@ pub struct CircuitBreakerConfig {
     pub shadow: bool,
 }
 
+/// Which requests are carried out once, and for how long their answers are replayed
+/// (draft-ietf-httpapi-idempotency-key-header).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, remote = "Self")]
+pub struct IdempotencyConfig {
+    /// Routes whose `idempotency` has one name share their keys, and must be alike. The route's name if left out.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Whose key it is: keys of different callers are different keys.
+    pub key: Vec<KeyPart>,
+    /// Whether a request without `Idempotency-Key` is refused with 400; otherwise it is no business of this guard.
+    #[serde(default)]
+    pub required: bool,
+    /// For how long an answer is replayed.
+    #[serde(default = "a_day")]
+    pub ttl: Span,
+    /// After how long a request that gave no answer may be carried out again: longer than any answer takes.
+    #[serde(default = "a_minute")]
+    pub lease: Span,
+    /// Which answers are kept. After any other, the request may be carried out again.
+    #[serde(default)]
+    pub statuses: KeptStatuses,
+    /// Most bytes of an answer that is kept, header fields included. A larger one is not replayed, but not carried out again either.
+    #[serde(default = "kept_bytes")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 262_144)))]
+    pub max_response: NonZeroU32,
+    /// What happens when the store cannot be asked.
+    #[serde(default = "deny")]
+    pub on_store_error: FailureMode,
+    /// Decide, count and log, but do not enforce.
+    #[serde(default)]
+    pub shadow: bool,
+}
+
+/// Statuses of answers that are kept: all below 500 if left out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct KeptStatuses(pub Statuses);
+
+/// What a server says when it has failed may be different the next time.
+impl Default for KeptStatuses {
+    fn default() -> Self {
+        Self(Statuses(Vec::from([StatusPattern { first: 200, last: 499 }])))
+    }
+}
+
 /// Which requests are taken for the same, and what becomes of all but the first.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -262,6 +311,7 @@ crate::from_object!(
     RevocationConfig,
     RevokesObject,
     CircuitBreakerConfig,
+    IdempotencyConfig,
     DedupConfig,
     DuplicateAnswer,
     LockConfig,
@@ -417,6 +467,21 @@ const fn deny() -> FailureMode {
     FailureMode::Deny
 }
 
+const fn a_day() -> Span {
+    DAY
+}
+
+const fn a_minute() -> Span {
+    MINUTE
+}
+
+const fn kept_bytes() -> NonZeroU32 {
+    const { NonZeroU32::MIN.saturating_add(64 * 1024 - 1) }
+}
+
 const fn conflict() -> u16 {
     409
 }
+
+const DAY: Span = Span::from_millis(24 * 60 * 60 * 1000).unwrap();
+const MINUTE: Span = Span::from_millis(60 * 1000).unwrap();

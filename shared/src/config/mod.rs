@@ -34,9 +34,9 @@ use crate::time::Span;
 
 pub use error::{ConfigError, parse};
 pub use guards::{
-    CircuitBreakerConfig, CountConfig, DedupConfig, DuplicateAnswer, GuardsConfig, LockConfig, OnDuplicate,
-    RevocationConfig, RevokesConfig, RevokesObject, RevokesWhat, RevokesWhen, StatusPattern, Statuses,
-    TokenUse,
+    CircuitBreakerConfig, CountConfig, DedupConfig, DuplicateAnswer, GuardsConfig, IdempotencyConfig,
+    KeptStatuses, LockConfig, OnDuplicate, RevocationConfig, RevokesConfig, RevokesObject, RevokesWhat,
+    RevokesWhen, StatusPattern, Statuses, TokenUse,
 };
 pub use jwt::{JwtAlgorithm, JwtConfig, JwtKeyConfig, SecretConfig, TokenSource, VerifiedBy};
 pub use matching::{HeaderCondition, HostPattern, Method, PathPattern, PatternSegment};
@@ -205,6 +205,9 @@ pub struct RouteConfig {
     /// Leaves the upstream alone while it fails.
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreakerConfig>,
+    /// Carries out a request once, however often it is sent, and replays its answer.
+    #[serde(default)]
+    pub idempotency: Option<IdempotencyConfig>,
     /// Lets the first of equal requests through.
     #[serde(default)]
     pub dedup: Option<DedupConfig>,
@@ -234,6 +237,9 @@ pub struct DefaultRouteConfig {
     /// Leaves the upstream alone while it fails.
     #[serde(default)]
     pub circuit_breaker: Option<CircuitBreakerConfig>,
+    /// Carries out a request once, however often it is sent, and replays its answer.
+    #[serde(default)]
+    pub idempotency: Option<IdempotencyConfig>,
     /// Lets the first of equal requests through.
     #[serde(default)]
     pub dedup: Option<DedupConfig>,
@@ -324,21 +330,48 @@ pub struct HeaderCost {
 impl RouteConfig {
     /// Its name and conditions, and what guards it.
     pub(crate) fn into_parts(self) -> (Name, MatchConfig, GuardsConfig) {
-        let Self { name, matches, rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock } =
-            self;
+        let Self {
+            name,
+            matches,
+            rate_limits,
+            token,
+            revocation,
+            revokes,
+            circuit_breaker,
+            idempotency,
+            dedup,
+            lock,
+        } = self;
         (
             name,
             matches,
-            GuardsConfig { rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock },
+            GuardsConfig {
+                rate_limits,
+                token,
+                revocation,
+                revokes,
+                circuit_breaker,
+                idempotency,
+                dedup,
+                lock,
+            },
         )
     }
 }
 
 impl From<DefaultRouteConfig> for GuardsConfig {
     fn from(config: DefaultRouteConfig) -> Self {
-        let DefaultRouteConfig { rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock } =
-            config;
-        Self { rate_limits, token, revocation, revokes, circuit_breaker, dedup, lock }
+        let DefaultRouteConfig {
+            rate_limits,
+            token,
+            revocation,
+            revokes,
+            circuit_breaker,
+            idempotency,
+            dedup,
+            lock,
+        } = config;
+        Self { rate_limits, token, revocation, revokes, circuit_breaker, idempotency, dedup, lock }
     }
 }
 

@@ -70,12 +70,14 @@ pub enum KeyPart {
     Query(String),
     /// A claim of the request's token.
     Claim(String),
+    /// A value in the request's body, JSON, by its pointer (RFC 6901).
+    Body(String),
     /// A text of the policy's own: one counter for everybody.
     Const(String),
 }
 
 impl KeyPart {
-    /// Reads `client_ip`, `method`, `path`, `route`, `header:NAME`, `cookie:NAME`, `query:NAME`, `claim:NAME`, `const:TEXT`.
+    /// Reads `client_ip`, `method`, `path`, `route`, `header:NAME`, `cookie:NAME`, `query:NAME`, `claim:NAME`, `body:/POINTER`, `const:TEXT`.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text.split_once(':') {
             None => match text {
@@ -89,6 +91,10 @@ impl KeyPart {
             Some(("cookie", name)) if is_token(name) => Self::Cookie(name.to_owned()),
             Some(("query", name)) if (1..=64).contains(&name.len()) => Self::Query(name.to_owned()),
             Some(("claim", name)) if (1..=64).contains(&name.len()) => Self::Claim(name.to_owned()),
+            // An empty pointer is the whole body, which is no value that tells anybody apart.
+            Some(("body", pointer)) if pointer.starts_with('/') && pointer.len() <= 255 => {
+                Self::Body(pointer.to_owned())
+            }
             Some(("const", text)) if text.len() <= 256 => Self::Const(text.to_owned()),
             Some(_) => return None,
         })
@@ -106,6 +112,7 @@ impl core::fmt::Display for KeyPart {
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Claim(name) => write!(f, "claim:{name}"),
+            Self::Body(pointer) => write!(f, "body:{pointer}"),
             Self::Const(text) => write!(f, "const:{text}"),
         }
     }
@@ -163,8 +170,8 @@ text_type!(HeaderName, "HeaderName", "the name of a header field such as \"x-api
 text_type!(
     KeyPart,
     "KeyPart",
-    "a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME, claim:NAME or \
-     const:TEXT (body:/POINTER is not supported in this version)",
+    "a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME, claim:NAME, \
+     body:/POINTER or const:TEXT",
     KeyPart::parse
 );
 text_type!(

@@ -1,5 +1,6 @@
 //! A decision that waits for the store.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -8,6 +9,8 @@ use super::completion::Due;
 use super::guards::Asked;
 use super::limits::{self, Performed};
 use super::{Admission, Decision, Denial, Reason, Report, Step, Verdict};
+use crate::config::CountConfig;
+use crate::idempotency::StoredResponse;
 use crate::key::Digest;
 use crate::local::Local;
 use crate::policy::{Policy, RouteLimit};
@@ -19,11 +22,8 @@ use crate::time::{Span, Timestamp};
 #[derive(Debug)]
 pub struct Call {
     pub(super) policy: Arc<Policy>,
-    /// First those of limits, one for each group with a check for each limit; then one for each of `asked`.
+    /// First those of limits, one for each group with a check for each limit; then one for each question of guards.
     pub(super) ops: Vec<Op>,
-    pub(super) asked: Vec<Asked>,
-    /// What is asked once nothing has refused.
-    pub(super) claims: Vec<(Asked, Op)>,
     /// The only limit, if it was asked by its name.
     only: Option<usize>,
     pub(super) report: Report,
@@ -31,13 +31,26 @@ pub struct Call {
     pub(super) reason: Option<Reason>,
     /// What is given back if it is refused.
     pub(super) refunds: Vec<Owed>,
+    /// `None` while there are limits only, which is so for most requests: this is large.
+    guarded: Option<Box<Guarded>>,
+    pub(super) began: Timestamp,
+}
+
+/// What guards have to do with a decision.
+#[derive(Debug, Default)]
+pub(super) struct Guarded {
+    /// What the last operations are about.
+    pub(super) asked: Vec<Asked>,
+    /// What is asked once nothing has refused.
+    pub(super) claims: Vec<(Asked, Op)>,
+    /// The answer that is given again.
+    pub(super) replay: Option<StoredResponse>,
     /// Header fields for the upstream.
     pub(super) onward: Vec<(&'static str, Option<String>)>,
-    /// What is left to do if it is not.
+    /// What is left to do if the request is let through.
     pub(super) due: Due,
     /// The token that may be believed not to be revoked, for some time, if the guard of this number has asked the store.
     pub(super) trust: Option<(usize, Digest, Span)>,
-    pub(super) began: Timestamp,
 }
 
 /// What is to be told to the store, or to the memory of this instance where that stood in for it.
@@ -71,15 +84,11 @@ impl Call {
         Self {
             policy: Arc::clone(policy),
             ops,
-            asked: Vec::new(),
-            claims: Vec::new(),
             only: None,
             report,
             reason: None,
             refunds: Vec::new(),
-            onward: Vec::new(),
-            due: Due::default(),
-            trust: None,
+            guarded: None,
             began,
         }
     }
@@ -94,6 +103,10 @@ impl Call {
         self.report
     }
 
+    pub(super) fn guarded(&mut self) -> &mut Guarded {
+        self.guarded.get_or_insert_default()
+    }
+
     /// The operations to perform, each atomic for itself.
     pub fn batch(&self) -> &[Op] {
         &self.ops
@@ -106,8 +119,10 @@ impl Call {
 
     /// Asks the store, or decides at once where it is not to be asked.
     pub(super) fn leave<S: Shards>(mut self, local: &mut Local<S>, now: Timestamp) -> Step {
-        if self.ops.is_empty() {
-            (self.asked, self.ops) = core::mem::take(&mut self.claims).into_iter().unzip();
+        if self.ops.is_empty()
+            && let Some(guarded) = &mut self.guarded
+        {
+            (guarded.asked, self.ops) = core::mem::take(&mut guarded.claims).into_iter().unzip();
         }
         if self.ops.is_empty() {
             return self.decide(local, now);
@@ -128,7 +143,9 @@ impl Call {
         now: Timestamp,
     ) -> Step {
         let outcomes = outcomes.into_iter().chain(core::iter::repeat(Err(StoreError::Garbage)));
-        let (ops, asked) = (core::mem::take(&mut self.ops), core::mem::take(&mut self.asked));
+        let ops = core::mem::take(&mut self.ops);
+        let asked =
+            self.guarded.as_mut().map(|guarded| core::mem::take(&mut guarded.asked)).unwrap_or_default();
         let of_limits = ops.len().saturating_sub(asked.len());
         // An operation alone either admits or charges nothing.
         let is_alone = ops.len() == 1;
@@ -139,7 +156,8 @@ impl Call {
         for (asked, (op, outcome)) in asked.into_iter().zip(answered) {
             self.judge_guard(local, asked, &op, outcome, now);
         }
-        if self.reason.is_none() && !self.claims.is_empty() {
+        let claims = self.guarded.as_ref().is_some_and(|guarded| !guarded.claims.is_empty());
+        if self.reason.is_none() && claims {
             // Whoever comes as far as to claim something has made an attempt, which stays counted.
             self.refunds.clear();
             return self.leave(local, now);
@@ -154,7 +172,7 @@ impl Call {
         is_alone: bool,
         now: Timestamp,
     ) {
-        let Self { policy, report, refunds, due, began, .. } = self;
+        let Self { policy, report, refunds, guarded, began, .. } = self;
         let route = report.route.and_then(|route| policy.routes().get(route));
         let only = self.only.map(|limit| ([RouteLimit { limit, subject: 0 }], [Vec::from([0])]));
         let (limits, groups) = match (route, &only) {
@@ -169,7 +187,7 @@ impl Call {
             match outcome {
                 Ok(outcome) => {
                     limits::decided(policy, &op, &outcome, numbers.clone(), local, *began, verdicts);
-                    due.count(policy, &op, &outcome, numbers, false);
+                    count(guarded, policy, &op, &outcome, numbers, false);
                     if !is_alone {
                         refunds.extend(limits::refund(op, &outcome).map(|op| Owed { op, to_memory: false }));
                     }
@@ -179,7 +197,7 @@ impl Call {
                     let (degraded, own) = limits::degraded(policy, op.checks(), &error, &numbers, local, now);
                     verdicts.extend(degraded);
                     if let Some(Performed { op, outcome, limits }) = own {
-                        due.count(policy, &op, &outcome, limits.into_iter(), true);
+                        count(guarded, policy, &op, &outcome, limits.into_iter(), true);
                         refunds.extend(limits::refund(op, &outcome).map(|op| Owed { op, to_memory: true }));
                     }
                 }
@@ -195,21 +213,42 @@ impl Call {
     }
 
     fn decide<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Step {
-        let Self { policy, report, reason, refunds, onward, due, trust, began, .. } = self;
-        Step::Decide(match reason {
-            Some(reason) => {
+        let Self { policy, report, reason, refunds, guarded, began, .. } = self;
+        Step::Decide(match (reason, guarded) {
+            (Some(reason), guarded) => {
                 let refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
-                Decision::Deny(Denial { report, reason, refunds })
+                let replay = guarded.and_then(|guarded| guarded.replay);
+                Decision::Deny(Denial { report, reason, replay, refunds })
             }
-            None => {
+            (None, None) => Decision::allow(report),
+            (None, Some(guarded)) => {
+                let Guarded { onward, due, trust, .. } = *guarded;
                 if let Some((guard, digest, time)) = trust
                     && report.passed_store(guard)
                 {
                     local.unrevoked.insert(digest, began.plus(time.as_millis()), now);
                 }
-                let completion = due.into_completion(policy);
-                Decision::Allow(Admission { report, onward, completion })
+                Decision::Allow(Admission { report, onward, completion: due.into_completion(policy) })
             }
         })
+    }
+}
+
+/// Notes what limits charged that do not count every answer.
+fn count(
+    guarded: &mut Option<Box<Guarded>>,
+    policy: &Policy,
+    op: &Op,
+    outcome: &Outcome,
+    limits: impl Iterator<Item = usize>,
+    to_memory: bool,
+) {
+    let Outcome::RateLimit { at, standings } = outcome else { return };
+    for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
+        let counts_all = policy.limits().get(limit).is_none_or(|limit| *limit.count() == CountConfig::All);
+        if !counts_all && check.is_charged(standing) {
+            let op = Op::Refund { checks: Vec::from([check.clone()]), at: *at };
+            guarded.get_or_insert_default().due.count(limit, Owed { op, to_memory });
+        }
     }
 }

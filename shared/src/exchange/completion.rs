@@ -1,13 +1,17 @@
 //! What is left to do with the answer to a request that was let through.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::call::Owed;
 use super::guards;
 use crate::config::{CountConfig, FailureMode};
+use crate::id::Holder;
+use crate::idempotency::Recorder;
+use crate::key::Key;
 use crate::local::Local;
-use crate::policy::{Limit, Policy, Rule};
+use crate::policy::{Guard, Limit, Policy, Rule};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, Probe, StoreError};
 use crate::time::Timestamp;
@@ -17,6 +21,7 @@ use crate::time::Timestamp;
 /// ```text
 /// before_answer ─▶ Pass | Ask(revoking) ─ resume ─▶ whether the answer may go      once the status is known
 /// responded ─▶ operations for the store                                            then
+/// record_field, record_body, record_end                                            as it passes, if it records
 /// ended ─▶ operations for the store                  once the last byte has left, or the client, or the upstream
 /// ```
 ///
@@ -24,7 +29,7 @@ use crate::time::Timestamp;
 #[derive(Debug)]
 pub struct Completion {
     policy: Arc<Policy>,
-    due: Due,
+    due: Box<Due>,
 }
 
 /// What is due, collected while the decision is made.
@@ -36,6 +41,18 @@ pub(super) struct Due {
     /// Given back unless the status counts for the limit of this number.
     counted: Vec<(usize, Owed)>,
     revokes: Option<Op>,
+    keeping: Option<Keeping>,
+}
+
+/// An answer that is kept.
+#[derive(Debug)]
+struct Keeping {
+    guard: usize,
+    key: Key,
+    holder: Holder,
+    to_memory: bool,
+    /// `None` until it is known that there is one to keep.
+    recorder: Option<Recorder>,
 }
 
 /// A breaker that is told how it went.
@@ -62,36 +79,30 @@ impl Due {
         self.held.push(owed);
     }
 
+    /// The answer is kept under this key.
+    pub(super) fn keep(&mut self, guard: usize, key: Key, holder: Holder, to_memory: bool) {
+        self.keeping = Some(Keeping { guard, key, holder, to_memory, recorder: None });
+    }
+
     /// This is revoked once the upstream has said yes.
     pub(super) fn revoke(&mut self, op: Op) {
         self.revokes = Some(op);
     }
 
-    /// What limits charged that do not count every answer.
-    pub(super) fn count(
-        &mut self,
-        policy: &Policy,
-        op: &Op,
-        outcome: &Outcome,
-        limits: impl Iterator<Item = usize>,
-        to_memory: bool,
-    ) {
-        let Outcome::RateLimit { at, standings } = outcome else { return };
-        for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
-            let counts_all =
-                policy.limits().get(limit).is_none_or(|limit| *limit.count() == CountConfig::All);
-            if !counts_all && check.is_charged(standing) {
-                let op = Op::Refund { checks: Vec::from([check.clone()]), at: *at };
-                self.counted.push((limit, Owed { op, to_memory }));
-            }
-        }
+    /// This is given back unless the limit of this number counts the status of the answer.
+    pub(super) fn count(&mut self, limit: usize, owed: Owed) {
+        self.counted.push((limit, owed));
     }
 
     /// `None` if nothing is due.
     pub(super) fn into_completion(self, policy: Arc<Policy>) -> Option<Completion> {
-        let Self { watch, held, counted, revokes } = &self;
-        let is_due = watch.is_some() || !held.is_empty() || !counted.is_empty() || revokes.is_some();
-        is_due.then_some(Completion { policy, due: self })
+        let Self { watch, held, counted, revokes, keeping } = &self;
+        let is_due = watch.is_some()
+            || !held.is_empty()
+            || !counted.is_empty()
+            || revokes.is_some()
+            || keeping.is_some();
+        is_due.then_some(Completion { policy, due: Box::new(self) })
     }
 }
 
@@ -174,7 +185,60 @@ impl Completion {
         if let Some(watch) = self.due.watch.take() {
             ops.extend(self.report(&watch, local, Some(status), now));
         }
+        if let Some(mut keeping) = self.due.keeping.take()
+            && let Some(Rule::Idempotency { statuses, max_response, .. }) = self.rule(keeping.guard)
+        {
+            if statuses.include(status) {
+                keeping.recorder = Some(Recorder::new(status, *max_response));
+                self.due.keeping = Some(keeping);
+            } else {
+                let Keeping { key, holder, to_memory, .. } = keeping;
+                ops.extend(Owed { op: Op::Abandon { key, holder }, to_memory }.pay(local, now));
+            }
+        }
         ops
+    }
+
+    /// Whether the answer is taken down: then its header fields are given to [`Completion::record_field`], its body to
+    /// [`Completion::record_body`] piece by piece, and its end to [`Completion::record_end`]. Known after
+    /// [`Completion::responded`].
+    pub fn records(&self) -> bool {
+        self.due.keeping.is_some()
+    }
+
+    /// Takes down a header field of the answer, of several lines each.
+    pub fn record_field(&mut self, name: &str, value: &[u8]) {
+        if let Some(recorder) = self.recorder() {
+            recorder.field(name, value);
+        }
+    }
+
+    /// Takes down a piece of the answer's body.
+    pub fn record_body(&mut self, piece: &[u8]) {
+        if let Some(recorder) = self.recorder() {
+            recorder.body(piece);
+        }
+    }
+
+    /// The answer's body has come to its end. Without this, what was taken down is not all of it.
+    pub fn record_end(&mut self) {
+        if let Some(recorder) = self.recorder() {
+            recorder.finish();
+        }
+    }
+
+    /// Whether there is something to do when the answer has ended that cannot be done before: a host that cannot tell when that is may
+    /// call [`Completion::ended`] at once if there is not.
+    pub fn lasts(&self) -> bool {
+        !self.due.held.is_empty() || self.records()
+    }
+
+    fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.due.keeping.as_mut()?.recorder.as_mut()
+    }
+
+    fn rule(&self, guard: usize) -> Option<&Rule> {
+        self.policy.guards().get(guard).map(Guard::rule)
     }
 
     /// It is over: the answer has left, or nobody waits for one. What the store is to be told, without anybody waiting.
@@ -186,6 +250,14 @@ impl Completion {
         }
         for owed in core::mem::take(&mut self.due.held) {
             ops.extend(owed.pay(local, now));
+        }
+        // Without an answer nobody knows whether the request was carried out, so nobody else may before its lease ends.
+        if let Some(Keeping { guard, key, holder, to_memory, recorder: Some(recorder) }) =
+            self.due.keeping.take()
+            && let Some(Rule::Idempotency { ttl, .. }) = self.rule(guard)
+        {
+            let op = Op::Keep { key, holder, ttl: *ttl, response: recorder.into_response() };
+            ops.extend(Owed { op, to_memory }.pay(local, now));
         }
         ops
     }

@@ -1,7 +1,6 @@
 //! What guards ask, and what outcomes mean for them.
 
-use alloc::format;
-use alloc::string::{String, ToString as _};
+use alloc::string::ToString as _;
 use alloc::sync::Arc;
 
 use super::call::Owed;
@@ -33,6 +32,8 @@ enum About {
     View,
     /// Whether this request may be a probe.
     Probe,
+    /// Whether it is to be carried out.
+    Reserve,
     /// Whether it is the first of its kind.
     Mark,
     /// Whether the lock is free.
@@ -48,6 +49,13 @@ impl About {
             Self::Token | Self::Subject { .. } => matches!(outcome, Outcome::Revoked(_)),
             Self::View => matches!(outcome, Outcome::Breaker { .. }),
             Self::Probe => matches!(outcome, Outcome::Breaker { .. } | Outcome::Probing { .. }),
+            Self::Reserve => matches!(
+                outcome,
+                Outcome::Reserved { .. }
+                    | Outcome::InProgress { .. }
+                    | Outcome::Mismatch
+                    | Outcome::Replay(_)
+            ),
             Self::Mark | Self::Lock => matches!(outcome, Outcome::Acquired { .. } | Outcome::Held { .. }),
             Self::Revoke => matches!(outcome, Outcome::Kept),
         }
@@ -82,14 +90,14 @@ impl Call {
                     if cache.is_some() && local.unrevoked.has(&token.digest(), now) {
                         self.report.add(number, Ruling::Admitted, Source::Store);
                     } else {
-                        self.trust = cache.map(|time| (number, token.digest(), time));
+                        self.guarded().trust = cache.map(|time| (number, token.digest(), time));
                         self.ask_for_revocations(number, guard, jwt, token);
                     }
                 }
                 Rule::CircuitBreaker { breaker, .. } => match local.breakers.view(number, now) {
                     View::Closed => {
                         self.report.add(number, Ruling::Admitted, Source::Store);
-                        self.due.watch(number);
+                        self.guarded().due.watch(number);
                     }
                     View::Open { for_ms } => {
                         let ruling = refused(guard);
@@ -102,9 +110,28 @@ impl Call {
                         self.ask(number, About::View, view(guard, breaker, successes, local));
                     }
                 },
+                Rule::Idempotency { required, lease, .. } => {
+                    let caller = subjects.get(place.subject).digest;
+                    match subjects.idempotency_key(caller) {
+                        Ok(Some(digest)) => {
+                            let (key, holder) = (guard.keys().key(digest), local.next_holder());
+                            let fingerprint = subjects.fingerprint();
+                            let reserve = Op::Reserve { key, holder, fingerprint, lease: *lease };
+                            self.claim(number, About::Reserve, reserve);
+                        }
+                        Ok(None) if !required => self.report.add(number, Ruling::Admitted, Source::Store),
+                        missing => {
+                            let ruling = refused(guard);
+                            self.report.add(number, ruling, Source::Store);
+                            if ruling.refuses() {
+                                return Err(Reason::IdempotencyKey { is_missing: missing.is_ok() });
+                            }
+                        }
+                    }
+                }
                 Rule::Dedup { ttl, on_duplicate, .. } => {
                     if *on_duplicate == OnDuplicate::Mark {
-                        self.onward.push((DUPLICATE, None));
+                        self.guarded().onward.push((DUPLICATE, None));
                     }
                     let subject = subjects.get(place.subject);
                     if subject.is_complete {
@@ -120,7 +147,7 @@ impl Call {
                     }
                 }
                 Rule::Lock { lease, .. } => {
-                    self.onward.push((FENCE, None));
+                    self.guarded().onward.push((FENCE, None));
                     let key = guard.keys().key(subjects.get(place.subject).digest);
                     let holder = local.next_holder();
                     self.claim(number, About::Lock, Op::Acquire { key, holder, lease: *lease, fenced: true });
@@ -132,7 +159,7 @@ impl Call {
                     let Some(op) = revoke(*what, guard, jwt, token, now) else { continue };
                     match when {
                         RevokesWhen::AtOnce => self.claim(number, About::Revoke, op),
-                        RevokesWhen::Success => self.due.revoke(op),
+                        RevokesWhen::Success => self.guarded().due.revoke(op),
                     }
                 }
             }
@@ -141,12 +168,12 @@ impl Call {
     }
 
     fn ask(&mut self, guard: usize, about: About, op: Op) {
-        self.asked.push(Asked { guard, about });
+        self.guarded().asked.push(Asked { guard, about });
         self.ops.push(op);
     }
 
     fn claim(&mut self, guard: usize, about: About, op: Op) {
-        self.claims.push((Asked { guard, about }, op));
+        self.guarded().claims.push((Asked { guard, about }, op));
     }
 
     fn ask_for_revocations(&mut self, number: usize, guard: &Guard, jwt: &JwtPolicy, token: &Token) {
@@ -174,7 +201,7 @@ impl Call {
         let (performed, source) = match outcome {
             Ok(outcome) => (Some(outcome), Source::Store),
             Err(error) => {
-                self.note_lost(about, op, &error);
+                self.note_lost(number, about, op, &error);
                 let mode = match guard.on_store_error() {
                     // The memory itself was the store: there is nothing left to fall back on.
                     FailureMode::Local if error == StoreError::Contention => FailureMode::Deny,
@@ -189,7 +216,7 @@ impl Call {
             Some(outcome) => self.judge_outcome(local, number, guard, about, op, &outcome, to_memory, now),
             None if source == Source::Degraded(FailureMode::Allow) => {
                 if about == About::View {
-                    self.due.watch(number);
+                    self.guarded().due.watch(number);
                 }
                 None
             }
@@ -231,10 +258,13 @@ impl Call {
                 Some(Reason::Revoked)
             }
             (About::View, Outcome::Breaker { state, .. }) => {
-                local.breakers.seen(number, *state, self.began, now);
+                // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
+                if !to_memory {
+                    local.breakers.seen(number, *state, self.began, now);
+                }
                 match state {
                     BreakerState::Closed => {
-                        self.due.watch(number);
+                        self.guarded().due.watch(number);
                         None
                     }
                     BreakerState::HalfOpen { free, .. } if *free > 0 => {
@@ -249,21 +279,34 @@ impl Call {
             (About::Probe, Outcome::Probing { generation }) => {
                 if let Op::Probe { holder, .. } = op {
                     let probe = Probe { generation: *generation, holder: *holder };
-                    self.due.probe(number, probe, to_memory);
+                    self.guarded().due.probe(number, probe, to_memory);
                     let called_off = report(guard, local, [0, 0], Some(probe));
                     self.refunds.extend(called_off.map(|op| Owed { op, to_memory }));
                 }
                 None
             }
             (About::Probe, Outcome::Breaker { state, .. }) => {
-                local.breakers.seen(number, *state, self.began, now);
+                // What this instance knows by itself is asked for each time, so that it ends with the reason for it.
+                if !to_memory {
+                    local.breakers.seen(number, *state, self.began, now);
+                }
                 match state {
                     BreakerState::Closed => {
-                        self.due.watch(number);
+                        self.guarded().due.watch(number);
                         None
                     }
                     state => Some(open(*state)),
                 }
+            }
+            (About::Reserve, Outcome::Reserved { .. }) => {
+                self.reserved(number, op, to_memory);
+                None
+            }
+            (About::Reserve, Outcome::InProgress { .. }) => Some(Reason::InProgress),
+            (About::Reserve, Outcome::Mismatch) => Some(Reason::Mismatch),
+            (About::Reserve, Outcome::Replay(response)) => {
+                self.guarded().replay = Some(response.clone());
+                Some(Reason::Replay)
             }
             (About::Mark, Outcome::Acquired { .. }) => {
                 self.refunds.extend(release(op).map(|op| Owed { op, to_memory }));
@@ -271,16 +314,16 @@ impl Call {
             }
             (About::Mark, Outcome::Held { .. }) => match guard.rule() {
                 Rule::Dedup { on_duplicate: OnDuplicate::Mark, .. } if guard.is_enforced() => {
-                    self.tell_upstream(DUPLICATE, "true".to_string());
+                    self.tell_upstream(DUPLICATE, "true");
                     None
                 }
                 _ => Some(Reason::Duplicate(number)),
             },
             (About::Lock, Outcome::Acquired { fence }) => {
-                self.tell_upstream(FENCE, format!("{fence}"));
+                self.tell_upstream(FENCE, itoa::Buffer::new().format(*fence));
                 if let Some(op) = release(op) {
                     self.refunds.push(Owed { op: op.clone(), to_memory });
-                    self.due.hold(Owed { op, to_memory });
+                    self.guarded().due.hold(Owed { op, to_memory });
                 }
                 None
             }
@@ -296,20 +339,31 @@ impl Call {
     }
 
     /// Of a call whose answer is lost, nobody knows whether it took what it asked for. So that is given back.
-    fn note_lost(&mut self, about: About, op: &Op, error: &StoreError) {
+    fn note_lost(&mut self, guard: usize, about: About, op: &Op, error: &StoreError) {
         let was_asked = !matches!(error, StoreError::Open | StoreError::Busy | StoreError::Contention);
+        if was_asked && about == About::Reserve {
+            self.reserved(guard, op, false);
+        }
         if let (true, About::Mark | About::Lock, Some(op)) = (was_asked, about, release(op)) {
             let owed = Owed { op, to_memory: false };
             if about == About::Lock {
-                self.due.hold(owed.clone());
+                self.guarded().due.hold(owed.clone());
             }
             self.refunds.push(owed);
         }
     }
 
-    fn tell_upstream(&mut self, name: &'static str, value: String) {
-        for (_, field) in self.onward.iter_mut().filter(|(own, _)| *own == name) {
-            *field = Some(value.clone());
+    /// The request is to be carried out, and its answer kept; if it is refused after all, another one may be.
+    fn reserved(&mut self, guard: usize, op: &Op, to_memory: bool) {
+        let Op::Reserve { key, holder, .. } = op else { return };
+        let (key, holder) = (key.clone(), *holder);
+        self.refunds.push(Owed { op: Op::Abandon { key: key.clone(), holder }, to_memory });
+        self.guarded().due.keep(guard, key, holder, to_memory);
+    }
+
+    fn tell_upstream(&mut self, name: &'static str, value: &str) {
+        for (_, field) in self.guarded().onward.iter_mut().filter(|(own, _)| *own == name) {
+            *field = Some(value.to_string());
         }
     }
 }

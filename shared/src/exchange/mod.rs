@@ -26,9 +26,12 @@ use alloc::vec::Vec;
 use core::num::NonZeroU64;
 
 use crate::config::MAX_QUOTA;
+use crate::id::Fingerprint;
+use crate::idempotency::{StoredResponse, request_key};
 use crate::jwt::{Token, TokenError};
 use crate::key::{Digest, Facts, Subject};
 use crate::local::Local;
+use crate::path::query;
 use crate::policy::{Policy, Route};
 use crate::rate_limit::Check;
 use crate::request::Request;
@@ -138,6 +141,36 @@ impl<'a> Subjects<'a> {
     }
 }
 
+impl Subjects<'_> {
+    /// The idempotency key of a request together with who sent it; `None` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or there are several.
+    fn idempotency_key(&self, caller: Digest) -> Result<Option<Digest>, Malformed> {
+        let mut found = Ok(None);
+        self.facts.request.header(IDEMPOTENCY_KEY, &mut |line| {
+            found = match (request_key(line), &found) {
+                (Some(key), Ok(None)) => Ok(Some(Digest::of_parts(&[&caller.bytes(), key]))),
+                _ => Err(Malformed),
+            };
+        });
+        found
+    }
+
+    /// What tells a retry from another request: method, path, query, and the body as far as it was read.
+    fn fingerprint(&self) -> Fingerprint {
+        let Facts { request, path, .. } = *self.facts;
+        let mut method = Vec::new();
+        request.method(&mut |bytes| method.extend_from_slice(bytes));
+        let mut asked = Vec::new();
+        request.target(&mut |target| asked.extend_from_slice(query(target)));
+        Digest::of_parts(&[&method, path.as_bytes(), &asked, request.body()]).into()
+    }
+}
+
+/// An idempotency key that cannot be read.
+struct Malformed;
+
 /// Begins a decision about one limit, for a caller that knows whom it is about: `values` are what a request would say, one for
 /// each part of the limit's key that is no constant, in their order; a path in normal form. It counts where requests of the
 /// same values do.
@@ -197,7 +230,7 @@ impl Decision {
     }
 
     fn deny(report: Report, reason: Reason) -> Self {
-        Self::Deny(Denial { report, reason, refunds: Vec::new() })
+        Self::Deny(Denial { report, reason, replay: None, refunds: Vec::new() })
     }
 
     /// How the decision came about.
@@ -247,6 +280,7 @@ impl Admission {
 pub struct Denial {
     report: Report,
     reason: Reason,
+    replay: Option<StoredResponse>,
     /// What the store charged or holds although the request was refused.
     refunds: Vec<Op>,
 }
@@ -260,6 +294,11 @@ impl Denial {
     /// Why.
     pub fn reason(&self) -> &Reason {
         &self.reason
+    }
+
+    /// The answer that was given to this request before, for [`Reason::Replay`].
+    pub fn replay(&self) -> Option<&StoredResponse> {
+        self.replay.as_ref()
     }
 }
 
@@ -277,6 +316,17 @@ pub enum Reason {
         /// Milliseconds.
         for_ms: u64,
     },
+    /// It has no idempotency key, or one that cannot be read.
+    IdempotencyKey {
+        /// There is none.
+        is_missing: bool,
+    },
+    /// The same request is being carried out.
+    InProgress,
+    /// Its idempotency key was used for another request.
+    Mismatch,
+    /// It was carried out before, and its answer is given again.
+    Replay,
     /// It is a duplicate, by the guard of this number.
     Duplicate(usize),
     /// Another request holds the lock.
@@ -289,3 +339,6 @@ pub enum Reason {
     /// The store could not be asked, and the guard of this number refuses then.
     Unavailable(usize),
 }
+
+/// The header field of draft-ietf-httpapi-idempotency-key-header, in lower case.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";

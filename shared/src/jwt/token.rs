@@ -6,7 +6,6 @@ use core::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sha2::{Digest as _, Sha256};
 
 use super::error::TokenError;
 use super::object::{NotOne, Object, Value};
@@ -93,7 +92,7 @@ impl Token {
     pub fn digest(&self) -> Digest {
         match self.claims.id() {
             Some(id) => digest_of_id(self.claims.issuer(), id),
-            None => digest_of(&[b"jws", &self.signing_input]),
+            None => Digest::of_parts(&[b"jws", &self.signing_input]),
         }
     }
 }
@@ -101,7 +100,7 @@ impl Token {
 impl Token {
     /// What a token is known by whose signature was verified: all of it.
     pub(crate) fn digest_with_signature(&self) -> Digest {
-        digest_of(&[b"signed", &self.signing_input, &self.signature])
+        Digest::of_parts(&[b"signed", &self.signing_input, &self.signature])
     }
 }
 
@@ -114,27 +113,17 @@ impl fmt::Debug for Token {
 /// The digest of the tokens whose `jti` is `id`, for who revokes one without having it.
 pub fn digest_of_id(issuer: Option<&str>, id: &str) -> Digest {
     match issuer {
-        Some(issuer) => digest_of(&[b"jti", issuer.as_bytes(), id.as_bytes()]),
-        None => digest_of(&[b"jti", id.as_bytes()]),
+        Some(issuer) => Digest::of_parts(&[b"jti", issuer.as_bytes(), id.as_bytes()]),
+        None => Digest::of_parts(&[b"jti", id.as_bytes()]),
     }
 }
 
 /// The digest of everything that was issued to `subject`.
 pub fn digest_of_subject(issuer: Option<&str>, subject: &str) -> Digest {
     match issuer {
-        Some(issuer) => digest_of(&[b"sub", issuer.as_bytes(), subject.as_bytes()]),
-        None => digest_of(&[b"sub", subject.as_bytes()]),
+        Some(issuer) => Digest::of_parts(&[b"sub", issuer.as_bytes(), subject.as_bytes()]),
+        None => Digest::of_parts(&[b"sub", subject.as_bytes()]),
     }
-}
-
-/// Each part goes with its length, so that no two lists meet.
-fn digest_of(parts: &[&[u8]]) -> Digest {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    Digest::short(hasher)
 }
 
 /// What a token claims. Most of it is personal, so it does not print.

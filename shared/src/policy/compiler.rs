@@ -78,6 +78,7 @@ impl Compiler<'_> {
             subjects: Vec::new(),
             groups: Vec::new(),
             guards: Vec::new(),
+            reads_body: false,
             policy_field: String::new(),
         };
         let mut groups: Vec<(Group, Vec<usize>)> = Vec::new();

@@ -8,9 +8,11 @@ use super::compiler::Compiler;
 use super::{DEFAULT_PREFIX, Route};
 use crate::circuit_breaker::{CircuitBreaker, Trip};
 use crate::config::{
-    self, CircuitBreakerConfig, DedupConfig, FailureMode, GuardsConfig, KeyPart, LockConfig, Name,
-    OnDuplicate, RevocationConfig, RevokesConfig, RevokesWhat, RevokesWhen, Statuses, TokenUse,
+    self, CircuitBreakerConfig, DedupConfig, FailureMode, GuardsConfig, IdempotencyConfig, KeptStatuses,
+    KeyPart, LockConfig, Name, OnDuplicate, RevocationConfig, RevokesConfig, RevokesWhat, RevokesWhen,
+    Statuses, TokenUse,
 };
+use crate::idempotency::MAX_RESPONSE;
 use crate::key::KeyForm;
 use crate::time::Span;
 
@@ -47,6 +49,19 @@ pub enum Rule {
         breaker: CircuitBreaker,
         /// What it takes for a failure.
         failures: Statuses,
+    },
+    /// Carries out a request once, and replays its answer.
+    Idempotency {
+        /// A request without a key is refused.
+        required: bool,
+        /// For how long an answer is replayed.
+        ttl: Span,
+        /// After how long a request without an answer may be carried out again.
+        lease: Span,
+        /// Which answers are kept.
+        statuses: Statuses,
+        /// Most bytes of one.
+        max_response: usize,
     },
     /// Lets the first of equal requests through.
     Dedup {
@@ -114,6 +129,11 @@ impl Guard {
         &self.keys
     }
 
+    /// Whether it goes by the body of requests.
+    pub(super) fn reads_body(&self) -> bool {
+        matches!(self.rule, Rule::Idempotency { .. })
+    }
+
     pub(super) fn set_key_prefix(&mut self, prefix: &str) {
         self.keys = self.rule.keys(prefix, self.name.as_str());
     }
@@ -126,6 +146,7 @@ impl Rule {
             Self::Token { .. } => "token",
             Self::Revocation { .. } => "revocation",
             Self::CircuitBreaker { .. } => "circuit_breaker",
+            Self::Idempotency { .. } => "idempotency",
             Self::Dedup { .. } => "dedup",
             Self::Lock { .. } => "lock",
             Self::Revokes { .. } => "revokes",
@@ -136,7 +157,7 @@ impl Rule {
         match self {
             // A breaker is about its upstream, whose name it has.
             Self::CircuitBreaker { .. } => KeyForm::new(prefix, Some(name), "breaker"),
-            Self::Dedup { .. } | Self::Lock { .. } => {
+            Self::Idempotency { .. } | Self::Dedup { .. } | Self::Lock { .. } => {
                 KeyForm::new(prefix, None, &format!("{}:{name}", self.kind()))
             }
             // What one route revokes, all refuse.
@@ -150,8 +171,13 @@ impl Rule {
 impl Compiler<'_> {
     /// Adds the guards of a route, in the order in which they are asked.
     pub(super) fn guards(&mut self, path: &str, route: &mut Route, config: GuardsConfig) {
-        let GuardsConfig { token, revocation, revokes, circuit_breaker, dedup, lock, .. } = config;
-        let keys = [dedup.as_ref().map(|dedup| &dedup.key), lock.as_ref().map(|lock| &lock.key)];
+        let GuardsConfig { token, revocation, revokes, circuit_breaker, idempotency, dedup, lock, .. } =
+            config;
+        let keys = [
+            idempotency.as_ref().map(|idempotency| &idempotency.key),
+            dedup.as_ref().map(|dedup| &dedup.key),
+            lock.as_ref().map(|lock| &lock.key),
+        ];
         let keys = keys.into_iter().flatten().chain(&route.subjects);
         let claims = keys.flatten().any(|part| matches!(part, KeyPart::Claim(_)));
         let asks = if claims {
@@ -180,6 +206,9 @@ impl Compiler<'_> {
         if let Some(config) = circuit_breaker {
             self.circuit_breaker(&format!("{path}.circuit_breaker"), route, config);
         }
+        if let Some(config) = idempotency {
+            self.idempotency(&format!("{path}.idempotency"), route, config);
+        }
         if let Some(config) = dedup {
             self.dedup(&format!("{path}.dedup"), route, config);
         }
@@ -187,6 +216,10 @@ impl Compiler<'_> {
             self.lock(&format!("{path}.lock"), route, config);
         }
         if let Some(RevokesConfig(object)) = revokes {
+            if route.guards.iter().any(|place| self.guards.get(place.guard).is_some_and(Guard::reads_body)) {
+                let expected = "a route without one of them: a logout that is replayed revokes nothing";
+                self.error_in_words(&format!("{path}.revokes"), "`idempotency` beside it", expected);
+            }
             if object.what == RevokesWhat::Subject && !self.tokens.live_bounded {
                 let expected = "`jwt.max_lifetime` in the policy: how long all that was issued until now has to be remembered";
                 self.error_in_words(&format!("{path}.revokes"), "`subject`", expected);
@@ -246,6 +279,22 @@ impl Compiler<'_> {
         self.guard(path, route, config.name, rule, Vec::new(), config.shadow, config.on_store_error);
     }
 
+    fn idempotency(&mut self, path: &str, route: &mut Route, config: IdempotencyConfig) {
+        let IdempotencyConfig { name, key, required, ttl, lease, statuses, max_response, .. } = config;
+        let KeptStatuses(statuses) = statuses;
+        self.bound(&format!("{path}.statuses"), statuses.len(), config::MAX_PER_ROUTE);
+        let max_response = usize::try_from(max_response.get()).unwrap_or(usize::MAX);
+        if max_response > MAX_RESPONSE {
+            self.error(
+                &format!("{path}.max_response"),
+                max_response,
+                format!("at most {MAX_RESPONSE} bytes"),
+            );
+        }
+        let rule = Rule::Idempotency { required, ttl, lease, statuses, max_response };
+        self.guard(path, route, name, rule, key, config.shadow, config.on_store_error);
+    }
+
     fn dedup(&mut self, path: &str, route: &mut Route, config: DedupConfig) {
         let DedupConfig { name, key, ttl, on_duplicate, answer, on_store_error, shadow } = config;
         if !(200..=599).contains(&answer.status) || matches!(answer.status, 204 | 205 | 304) {
@@ -280,7 +329,7 @@ impl Compiler<'_> {
         shadow: bool,
         on_store_error: FailureMode,
     ) {
-        let has_key = matches!(rule, Rule::Dedup { .. } | Rule::Lock { .. });
+        let has_key = matches!(rule, Rule::Idempotency { .. } | Rule::Dedup { .. } | Rule::Lock { .. });
         if has_key && (key.is_empty() || key.len() > config::MAX_KEY_PARTS) {
             let found = format!("{} key parts", key.len());
             self.error_in_words(
@@ -324,12 +373,7 @@ impl Compiler<'_> {
 }
 
 /// How long a probe may take where the policy does not say.
-const PROBE_TIMEOUT: Span = const {
-    match Span::from_millis(60_000) {
-        Some(minute) => minute,
-        None => Span::MAX,
-    }
-};
+const PROBE_TIMEOUT: Span = Span::from_millis(60_000).unwrap();
 
 /// The longest time for which it may be believed that a token was not revoked, in milliseconds.
 const MAX_REVOCATION_CACHE: u64 = 60_000;

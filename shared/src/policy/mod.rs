@@ -33,6 +33,8 @@ pub struct Policy {
     limits: Vec<Limit>,
     guards: Vec<Guard>,
     jwt: Option<JwtPolicy>,
+    /// Whether any route goes by the body of its requests.
+    reads_bodies: bool,
     client_ip: ClientIpConfig,
     path_case: PathCase,
     headers: HeadersConfig,
@@ -58,6 +60,7 @@ pub struct Route {
     groups: Vec<Vec<usize>>,
     /// The guards, in the order in which they are asked.
     guards: Vec<RouteGuard>,
+    reads_body: bool,
     /// The value of `RateLimit-Policy`; empty when there is nothing to say.
     policy_field: String,
 }
@@ -143,6 +146,7 @@ impl Policy {
             limits: Vec::new(),
             guards: Vec::new(),
             jwt,
+            reads_bodies: false,
             client_ip: config.client_ip,
             path_case: config.path_case,
             headers: config.headers,
@@ -176,6 +180,13 @@ impl Policy {
         compiler.bound("guards of all routes", compiler.guards.len(), config::MAX_GUARDS);
         if compiler.errors.is_empty() {
             (policy.limits, policy.guards) = (compiler.limits, compiler.guards);
+            for route in &mut policy.routes {
+                let mut guards = route.guards.iter().filter_map(|place| policy.guards.get(place.guard));
+                let mut parts = route.subjects.iter().flatten();
+                route.reads_body =
+                    guards.any(Guard::reads_body) || parts.any(|part| matches!(part, KeyPart::Body(_)));
+                policy.reads_bodies |= route.reads_body;
+            }
             Ok(policy)
         } else {
             Err(compiler.errors)
@@ -227,6 +238,21 @@ impl Policy {
     /// Which header fields answers carry.
     pub fn headers(&self) -> HeadersConfig {
         self.headers
+    }
+
+    /// Whether a host has to read the body of this request before it begins the decision: its first
+    /// [`MAX_BODY`](crate::request::MAX_BODY) bytes.
+    pub fn reads_body(&self, request: &dyn Request) -> bool {
+        self.reads_bodies
+            && self
+                .find_route(&self.path(request), request)
+                .and_then(|route| self.routes.get(route))
+                .is_some_and(|route| route.reads_body)
+    }
+
+    /// The first route that goes by the body of its requests, for hosts that cannot read bodies.
+    pub fn route_with_body(&self) -> Option<&Route> {
+        self.routes.iter().find(|route| route.reads_body)
     }
 
     pub(crate) fn client_ip(&self) -> &ClientIpConfig {

@@ -11,25 +11,24 @@ use tollgate_vectors::adapter::{Adapter, Answer};
 use tollgate_vectors::format::{Step, Vector};
 use tollgate_vectors::host::key_prefix;
 
-use super::over_http;
+use super::origin::Origin;
 use super::redis::{GatewayStore, TOKEN};
-use crate::upstream::Upstream;
 use crate::workerd::{Options, Worker, Workerd};
-use crate::{ports, run_dir, tools};
+use crate::{run_dir, tools};
 
 /// Workerd with a Worker for each vector.
 #[derive(Debug)]
 pub struct EdgeAdapter {
     workerd: Workerd,
     store: GatewayStore,
-    _origin: Upstream,
+    origin: Origin,
 }
 
 impl EdgeAdapter {
     /// Starts Redis, the gateway, an origin and workerd.
     pub async fn start(vectors: &[Vector]) -> Result<EdgeAdapter> {
         let store = GatewayStore::start().await?;
-        let origin = Upstream::start(ports::free()?).await?;
+        let origin = Origin::start().await?;
         let (origin_url, store_url) =
             (format!("http://{}", origin.address()), format!("http://{}", store.address()));
         let mut workers = Vec::with_capacity(vectors.len());
@@ -53,14 +52,14 @@ impl EdgeAdapter {
         let modules = tools::worker_test_clock()?;
         let options = Options { name: "workerd".into(), modules, workers };
         let workerd = Workerd::start(&run_dir::create()?, &options).await?;
-        Ok(EdgeAdapter { workerd, store, _origin: origin })
+        Ok(EdgeAdapter { workerd, store, origin })
     }
 }
 
 impl Adapter for EdgeAdapter {
     async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
         self.store.set_open(!step.store_down);
-        let answer = over_http::ask(self.workerd.addresses()[vector], step, "cf-connecting-ip").await;
+        let answer = self.origin.ask(self.workerd.addresses()[vector], step, "cf-connecting-ip").await;
         answer.with_context(|| match self.workerd.ended() {
             Some(status) => format!("workerd ended ({status})"),
             None => format!("see `{}`", self.workerd.log_path().display()),

@@ -7,6 +7,7 @@
 //! - **The network.** The road to the store is a forwarder that can be closed.
 //! - **The peer.** Envoy is told to believe the header `x-tollgate-test-peer` about the other end of the connection, with its
 //!   own extension for that, because all connections of a test come from loopback.
+//! - **The upstream.** It answers as the step says.
 //!
 //! Envoy leaves paths as they are spelled, so that it is the filter's own normalisation that is seen.
 
@@ -19,7 +20,7 @@ use tollgate_vectors::adapter::{Adapter, Answer};
 use tollgate_vectors::format::{Step, Vector};
 use tollgate_vectors::host::key_prefix;
 
-use super::over_http;
+use super::origin::Origin;
 use super::redis::{GatewayStore, TOKEN};
 use crate::envoy::{self, Listener, Options, Paths, Upstream};
 use crate::gateway::TOKEN_VARIABLE;
@@ -31,13 +32,15 @@ use crate::{ports, run_dir, tools};
 pub struct FilterAdapter {
     ports: Vec<u16>,
     store: GatewayStore,
+    origin: Origin,
     envoy: Process,
 }
 
 impl FilterAdapter {
-    /// Starts Redis, the gateway and Envoy.
+    /// Starts Redis, the gateway, an upstream and Envoy.
     pub async fn start(vectors: &[Vector]) -> Result<FilterAdapter> {
         let store = GatewayStore::start().await?;
+        let origin = Origin::start().await?;
         let mut listeners = Vec::with_capacity(vectors.len());
         for (number, vector) in vectors.iter().enumerate() {
             let plugin =
@@ -45,7 +48,7 @@ impl FilterAdapter {
             listeners.push(Listener {
                 paths: Paths::Raw,
                 use_remote_address: false,
-                ..Listener::new(ports::free()?, Upstream::Direct).with(plugin)
+                ..Listener::new(ports::free()?, Upstream::Address(origin.address())).with(plugin)
             });
         }
         let ports: Vec<u16> = listeners.iter().map(|listener| listener.port).collect();
@@ -59,17 +62,23 @@ impl FilterAdapter {
         };
         let mut config = options.config()?;
         for (number, vector) in vectors.iter().enumerate() {
-            believe_peer(&mut config, number, vector)?;
+            let manager = manager(&mut config, number)?;
+            believe_peer(manager);
+            let vm = manager
+                .pointer_mut("/http_filters/0/typed_config/config/vm_config")
+                .context("a listener's first filter is wasm")?;
+            vm["environment_variables"]["key_values"] = json!(vector.variables);
+            vm["vm_id"] = json!(vm_id(vectors, number));
         }
         let envoy = start_envoy(&options, &config).await?;
-        Ok(FilterAdapter { ports, store, envoy })
+        Ok(FilterAdapter { ports, store, origin, envoy })
     }
 }
 
 impl Adapter for FilterAdapter {
     async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
         self.store.set_open(!step.store_down);
-        let answer = over_http::ask(ports::local(self.ports[vector]), step, PEER).await;
+        let answer = self.origin.ask(ports::local(self.ports[vector]), step, PEER).await;
         answer.with_context(|| match self.envoy.ended() {
             Some(status) => format!("Envoy ended ({status})"),
             None => format!("see `{}`", self.envoy.log_path().display()),
@@ -103,12 +112,15 @@ fn plugin_config(number: usize, vector: &Vector) -> Value {
     config
 }
 
-/// Lets the header name the peer; and gives a plugin without a store, whose keys have no prefix of their own, a VM of
-/// its own, hence memory of its own.
-fn believe_peer(config: &mut Value, number: usize, vector: &Vector) -> Result<()> {
-    let manager = config
+/// The connection manager of a listener.
+fn manager(config: &mut Value, number: usize) -> Result<&mut Value> {
+    config
         .pointer_mut(&format!("/static_resources/listeners/{number}/filter_chains/0/filters/0/typed_config"))
-        .context("a listener has an HTTP connection manager")?;
+        .context("a listener has an HTTP connection manager")
+}
+
+/// Lets the header name the peer.
+fn believe_peer(manager: &mut Value) {
     manager["original_ip_detection_extensions"] = json!([{
         "name": "envoy.http.original_ip_detection.custom_header",
         "typed_config": {
@@ -116,13 +128,15 @@ fn believe_peer(config: &mut Value, number: usize, vector: &Vector) -> Result<()
             "header_name": PEER,
         },
     }]);
-    if vector.without_store {
-        let vm = manager
-            .pointer_mut("/http_filters/0/typed_config/config/vm_config")
-            .context("a listener's first filter is wasm")?;
-        vm["vm_id"] = json!(key_prefix(number));
-    }
-    Ok(())
+}
+
+/// Vectors share a VM, whose environment is one. A plugin without a store, whose keys have no prefix of their own, has a VM of
+/// its own, hence memory of its own.
+fn vm_id(vectors: &[Vector], number: usize) -> String {
+    let own = &vectors[number];
+    let alike = |other: &Vector| !other.without_store && other.variables == own.variables;
+    let first = if own.without_store { None } else { vectors.iter().position(alike) };
+    key_prefix(first.unwrap_or(number))
 }
 
 async fn start_envoy(options: &Options, config: &Value) -> Result<Process> {

@@ -14,6 +14,7 @@
 pub mod edge;
 pub mod filter;
 mod forwarder;
+mod origin;
 mod over_http;
 pub mod redis;
 

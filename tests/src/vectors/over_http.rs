@@ -6,33 +6,37 @@ use anyhow::Result;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use tollgate_vectors::adapter::Answer;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tollgate_vectors::format::Step;
 
-use crate::client;
+use crate::client::{self, Answer};
 
 /// Sends the request of `step` at its time; the server takes its peer's address from the header `peer`.
 pub(super) async fn ask(address: SocketAddr, step: &Step, peer: &str) -> Result<Answer> {
-    let now = step.at.as_millis();
-    let answer = if step.ask.method == b"HEAD" {
-        // The raw client does not know that the answer to this method has a length and no body.
-        let mut request = Request::head(std::str::from_utf8(&step.ask.target)?)
-            .header("host", step.ask.host.as_slice())
-            .header(NOW, now)
-            .header(peer, step.ask.peer.to_string());
-        for (name, value) in &step.ask.headers {
-            request = request.header(name.as_str(), value.as_slice());
-        }
-        client::send(address, request.body(Full::<Bytes>::default())?).await?
-    } else {
-        let more = format!("{NOW}: {now}\r\n{peer}: {}\r\n", step.ask.peer);
-        client::raw(address, &step.ask.wire(&more)).await?
-    };
-    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-    let headers =
-        answer.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value.as_bytes())));
-    let (status, body) = (answer.status.as_u16(), text(&answer.body));
-    Ok(Answer { status, passed: status == 200, headers: headers.collect(), body, seen: Vec::new() })
+    if step.ask.method != b"HEAD" {
+        return client::raw(address, &wire(step, peer)).await;
+    }
+    // The raw client does not know that the answer to this method has a length and no body.
+    let mut request = Request::head(std::str::from_utf8(&step.ask.target)?)
+        .header("host", step.ask.host.as_slice())
+        .header(NOW, step.at.as_millis())
+        .header(peer, step.ask.peer.to_string());
+    for (name, value) in &step.ask.headers {
+        request = request.header(name.as_str(), value.as_slice());
+    }
+    client::send(address, request.body(Full::<Bytes>::default())?).await
+}
+
+/// Sends the same, and leaves it to the caller to read the answer.
+pub(super) async fn begin(address: SocketAddr, step: &Step, peer: &str) -> Result<TcpStream> {
+    let mut connection = TcpStream::connect(address).await?;
+    connection.write_all(&wire(step, peer)).await?;
+    Ok(connection)
+}
+
+fn wire(step: &Step, peer: &str) -> Vec<u8> {
+    step.ask.wire(&format!("{NOW}: {}\r\n{peer}: {}\r\n", step.at.as_millis(), step.ask.peer))
 }
 
 /// The clock of who is built with the feature `test-clock`.

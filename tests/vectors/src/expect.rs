@@ -27,7 +27,7 @@ pub(crate) fn details(answer: &Answer, step: &Step, refused: bool) -> Result<(),
         return Ok(());
     }
     let usual = match step.ask.upstream {
-        UpstreamReply::Status(status) if !refused => status,
+        UpstreamReply::Answers { status, .. } if !refused => status,
         _ => 429,
     };
     equal("status", &expect.status.unwrap_or(usual), &answer.status)?;

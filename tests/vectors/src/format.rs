@@ -34,11 +34,12 @@
 //! | `host` | the host it names | `tollgate.test` |
 //! | `headers` | a list of `'name: value'`, or `{ name = …, value = …, repeat = 60000 }` for long ones | none |
 //! | `bearer` | the claims of a token in `authorization`, signed with HS256 and the variable `JWT_SECRET`; `exp`, `nbf` and `iat` may be durations since time zero | no token |
-//! | `upstream` | the status it is answered with if it passes, or `"hangs"`: no answer comes, and nothing but `seen` is expected of it | 200 |
+//! | `content` | its body, a text; or a value, as JSON | empty |
+//! | `upstream` | the status it is answered with if it passes; `{ status = 201, headers = […], body = … }`, where the body is a value, as JSON; or `"hangs"`: no answer comes, and nothing but `seen` is expected of it | 200 |
 //! | `peer` | the address at the other end of the connection | `192.0.2.1` |
 //! | `store` | `"down"`: the store cannot be reached at this time | up |
 //!
-//! In `request` and `headers`, `\xff` is that byte; write them in single quotes.
+//! In `request`, `headers` and `content`, `\xff` is that byte; write them in single quotes.
 //!
 //! | field | the (last) answer |
 //! | --- | --- |
@@ -204,6 +205,7 @@ struct WrittenStep {
     #[serde(default)]
     headers: Vec<WrittenHeader>,
     bearer: Option<serde_json::Map<String, Value>>,
+    content: Option<Value>,
     upstream: Option<WrittenUpstream>,
     peer: Option<IpAddr>,
     store: Option<String>,
@@ -228,6 +230,17 @@ struct WrittenStep {
 enum WrittenUpstream {
     Status(u16),
     Word(String),
+    Answer(WrittenAnswer),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenAnswer {
+    #[serde(default = "ok")]
+    status: u16,
+    #[serde(default)]
+    headers: Vec<WrittenHeader>,
+    body: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -286,7 +299,8 @@ impl WrittenVector {
             ensure!(policy["routes"].is_null(), "it has `routes`, and a policy with routes");
             let mut routes = routes.clone();
             for route in &mut routes {
-                let guards = ["token", "revocation", "revokes", "circuit_breaker", "dedup", "lock"];
+                let guards =
+                    ["token", "revocation", "revokes", "circuit_breaker", "idempotency", "dedup", "lock"];
                 let is_guarded = guards.iter().any(|guard| route.get(guard).is_some());
                 if route["rate_limits"].is_null() && !is_guarded {
                     route["rate_limits"] =
@@ -321,22 +335,24 @@ impl WrittenStep {
             (allow, deny) => (allow.unwrap_or(0), deny.unwrap_or(0)),
         };
         ensure!(allow + deny > 0, "it sends nothing");
-        let headers = self.headers.into_iter().map(|header| match header {
-            WrittenHeader::Line(line) => {
-                let (name, value) = line.split_once(':').with_context(|| format!("no colon in `{line}`"))?;
-                Ok((name.to_owned(), value.trim().to_owned()))
-            }
-            WrittenHeader::Long { name, value, repeat } => Ok((name, value.repeat(repeat))),
-        });
-        let mut headers = headers.collect::<Result<Vec<_>>>()?;
+        let mut headers = lines(self.headers)?;
         if let Some(claims) = self.bearer {
             let secret =
                 variables.get(SECRET).with_context(|| format!("`bearer` without a variable `{SECRET}`"))?;
             headers.push(("authorization".to_owned(), format!("Bearer {}", token(claims, secret)?)));
         }
         let upstream = match self.upstream {
-            None => UpstreamReply::Status(200),
-            Some(WrittenUpstream::Status(status)) => UpstreamReply::Status(status),
+            None => UpstreamReply::Answers { status: ok(), headers: Vec::new(), body: None },
+            Some(WrittenUpstream::Status(status)) => {
+                UpstreamReply::Answers { status, headers: Vec::new(), body: None }
+            }
+            Some(WrittenUpstream::Answer(WrittenAnswer { status, headers, body })) => {
+                UpstreamReply::Answers {
+                    status,
+                    headers: lines(headers)?,
+                    body: body.map(|body| body.to_string()),
+                }
+            }
             Some(WrittenUpstream::Word(word)) if word == "hangs" => UpstreamReply::Hangs,
             Some(WrittenUpstream::Word(word)) => {
                 bail!("`upstream` is `{word}`, expected a status or `hangs`")
@@ -346,6 +362,11 @@ impl WrittenStep {
             self.request.as_deref().unwrap_or("GET /"),
             self.host.as_deref().unwrap_or("tollgate.test"),
             &headers,
+            &match self.content {
+                None => String::new(),
+                Some(Value::String(text)) => text,
+                Some(value) => value.to_string(),
+            },
             self.peer.unwrap_or(DEFAULT_PEER),
             upstream,
         )?;
@@ -363,6 +384,18 @@ impl WrittenStep {
         };
         Ok(Step { at, ask, store_down, allow, deny, expect })
     }
+}
+
+/// Header fields, name and value.
+fn lines(written: Vec<WrittenHeader>) -> Result<Vec<(String, String)>> {
+    let lines = written.into_iter().map(|header| match header {
+        WrittenHeader::Line(line) => {
+            let (name, value) = line.split_once(':').with_context(|| format!("no colon in `{line}`"))?;
+            Ok((name.to_owned(), value.trim().to_owned()))
+        }
+        WrittenHeader::Long { name, value, repeat } => Ok((name, value.repeat(repeat))),
+    });
+    lines.collect()
 }
 
 /// A token with these claims, signed with HS256.
@@ -409,6 +442,10 @@ fn without_nulls(value: Value) -> Value {
 
 fn remembered_denials() -> u32 {
     4096
+}
+
+fn ok() -> u16 {
+    200
 }
 
 fn one() -> u32 {

@@ -73,30 +73,24 @@ impl<S: Store> Adapter for CoreAdapter<S> {
         let settled = decision.settle();
         settle(&mut self.store, host, &settled, step).await;
         match &mut decision {
-            Decision::Deny(denial) => Ok(ours(answer::denial(&policy, denial, now))),
+            Decision::Deny(denial) => Ok(ours(&answer::denial(&policy, denial, now))),
             Decision::Allow(admission) => {
                 let fields = answer::fields(&policy, admission.report(), now);
                 let completion = admission.completion();
                 let seen = seen(step, admission);
-                let status = match step.ask.upstream {
-                    UpstreamReply::Status(status) => status,
-                    UpstreamReply::Hangs => {
-                        host.hanging.extend(completion);
-                        return Ok(Answer {
-                            status: 0,
-                            passed: true,
-                            headers: Vec::new(),
-                            body: String::new(),
-                            seen,
-                        });
-                    }
+                let UpstreamReply::Answers { status, headers, body } = &step.ask.upstream else {
+                    host.hanging.extend(completion);
+                    let (headers, body) = (Vec::new(), String::new());
+                    return Ok(Answer { status: 0, passed: true, headers, body, seen });
                 };
                 if let Some(completion) = completion
-                    && !complete(&mut self.store, host, completion, status, step).await
+                    && !complete(&mut self.store, host, completion, step).await
                 {
-                    return Ok(ours(answer::not_revoked()));
+                    return Ok(ours(&answer::not_revoked()));
                 }
-                let answer = ours(answer::Answer { status, headers: fields, body: "ok".to_owned() });
+                let body = body.clone().unwrap_or_default().into();
+                let mut answer = ours(&answer::Answer { status: *status, headers: fields, body });
+                answer.headers.extend(headers.iter().cloned());
                 Ok(Answer { passed: true, seen, ..answer })
             }
         }
@@ -124,13 +118,9 @@ async fn settle(store: &mut impl Store, host: &mut Host, ops: &[Op], step: &Step
 }
 
 /// Does what is left to do with an answer: whether it may go.
-async fn complete(
-    store: &mut impl Store,
-    host: &mut Host,
-    mut completion: Completion,
-    status: u16,
-    step: &Step,
-) -> bool {
+async fn complete(store: &mut impl Store, host: &mut Host, mut completion: Completion, step: &Step) -> bool {
+    let UpstreamReply::Answers { status, headers, body } = &step.ask.upstream else { return true };
+    let status = *status;
     let passes = match completion.before_answer(&mut host.local, status, step.at) {
         Before::Pass => true,
         Before::Fail => false,
@@ -141,15 +131,21 @@ async fn complete(
     };
     let ops = completion.responded(&mut host.local, status, step.at);
     settle(store, host, &ops, step).await;
+    if completion.records() {
+        headers.iter().for_each(|(name, value)| completion.record_field(name, value.as_bytes()));
+        completion.record_body(body.as_deref().unwrap_or_default().as_bytes());
+        completion.record_end();
+    }
     let ops = completion.ended(&mut host.local, step.at);
     settle(store, host, &ops, step).await;
     passes
 }
 
 /// An answer that is not the upstream's.
-fn ours(answer: answer::Answer) -> Answer {
+fn ours(answer: &answer::Answer) -> Answer {
     let headers = answer.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    Answer { status: answer.status, passed: false, headers, body: answer.body, seen: Vec::new() }
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    Answer { status: answer.status, passed: false, headers, body, seen: Vec::new() }
 }
 
 /// What the upstream gets.

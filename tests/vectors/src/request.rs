@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use tollgate_shared::request::Request;
+use tollgate_shared::request::{MAX_BODY, Request};
 
 /// A request, in bytes.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Ask {
     pub host: Vec<u8>,
     /// Names in lower case, and values, line by line.
     pub headers: Vec<(String, Vec<u8>)>,
+    /// The body.
+    pub body: Vec<u8>,
     /// The address at the other end of the connection.
     pub peer: IpAddr,
     /// What the upstream does, if the request gets there.
@@ -25,10 +27,17 @@ pub struct Ask {
 }
 
 /// What an upstream does with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamReply {
-    /// It answers with this status.
-    Status(u16),
+    /// It answers.
+    Answers {
+        /// The status.
+        status: u16,
+        /// Names in lower case, and values, line by line.
+        headers: Vec<(String, String)>,
+        /// The body; `None` for one that the adapter chooses.
+        body: Option<String>,
+    },
     /// It does not answer.
     Hangs,
 }
@@ -39,6 +48,7 @@ impl Ask {
         request: &str,
         host: &str,
         headers: &[(String, String)],
+        body: &str,
         peer: IpAddr,
         upstream: UpstreamReply,
     ) -> Result<Ask> {
@@ -52,6 +62,7 @@ impl Ask {
                 .iter()
                 .map(|(name, value)| (name.to_ascii_lowercase(), unescape(value)))
                 .collect(),
+            body: unescape(body),
             peer,
             upstream,
             text: request.to_owned(),
@@ -63,8 +74,8 @@ impl Ask {
         let mut bytes =
             [&self.method, b" ".as_slice(), &self.target, b" HTTP/1.1\r\nhost: ", &self.host].concat();
         bytes.extend_from_slice(b"\r\nconnection: close\r\n");
-        if !matches!(self.method.as_slice(), b"GET" | b"HEAD") {
-            bytes.extend_from_slice(b"content-length: 0\r\n");
+        if !self.body.is_empty() || !matches!(self.method.as_slice(), b"GET" | b"HEAD") {
+            bytes.extend_from_slice(format!("content-length: {}\r\n", self.body.len()).as_bytes());
         }
         bytes.extend_from_slice(more.as_bytes());
         for (name, value) in &self.headers {
@@ -74,6 +85,7 @@ impl Ask {
             bytes.extend_from_slice(b"\r\n");
         }
         bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&self.body);
         bytes
     }
 }
@@ -104,6 +116,10 @@ impl Request for Ask {
 
     fn peer(&self) -> Option<IpAddr> {
         Some(self.peer)
+    }
+
+    fn body(&self) -> &[u8] {
+        self.body.get(..MAX_BODY).unwrap_or(&self.body)
     }
 }
 
