@@ -2,9 +2,10 @@
 //! through is told to guards which have to know of it.
 //!
 //! ```text
-//! answered ─┬───────────────────────────────────────┬─▶ true, or another answer in its place
+//! answered ─┬───────────────────────────────────────┬─▶ another answer in its place
 //!           └─▶ host.js: tell ─▶ told, of a logout ─┘   │
-//!                                                       └─▶ operations behind the answer; where something is held, more with `ended`
+//!                                                       ├─▶ it goes; operations behind it
+//!                                                       └─▶ it goes: fields, piece …, ended; operations behind each
 //! ```
 //!
 //! Completions wait outside of wasm, so another request's panic loses them. Then what is held ends by its time, but an answer which
@@ -48,20 +49,22 @@ impl fmt::Debug for dyn Host {
     }
 }
 
-/// The upstream's answer, as far as guards are concerned.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    /// Its end is still to come, and [`ended`] will be told.
-    pub(crate) lasts: bool,
+/// What is left to do with an answer that goes to the client, as JavaScript is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing = 0,
+    /// [`ended`] is to be told.
+    End = 1,
+    /// [`fields`] and [`piece`], too.
+    All = 2,
 }
 
 /// What is due when the upstream has answered: JavaScript hands [`answered`] the ticket.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Due {
     pub(crate) ticket: u32,
-    /// Whether something is held until the end of the answer.
-    pub(crate) held: bool,
+    /// Whether something may be left to do at the end of the answer.
+    pub(crate) lasts: bool,
     /// Whether the answer goes only if guards say so.
     pub(crate) confirms: bool,
 }
@@ -77,11 +80,13 @@ struct Pending {
 /// Something that the store is told.
 #[derive(Debug)]
 struct Telling {
+    /// Of the answer that waits, if one does.
+    ticket: u32,
     host: Rc<dyn Host>,
     store: Rc<Store>,
     question: Question,
     /// An answer that waits until the store knows.
-    answer: Option<(Revoking, Pending, Reply)>,
+    answer: Option<(Revoking, Pending, u16)>,
 }
 
 thread_local! {
@@ -91,42 +96,67 @@ thread_local! {
 
 /// Keeps what is left to do with an answer.
 pub(crate) fn keep(host: Rc<dyn Host>, completion: Completion, began: Timestamp) -> Due {
-    let due = Due { ticket: ticket(), held: completion.is_held(), confirms: completion.confirms() };
+    let due = Due { ticket: ticket(), lasts: completion.lasts(), confirms: completion.confirms() };
     let pending = Pending { host, completion, began };
     PENDING.with_borrow_mut(|all| all.keep(due.ticket, pending, crate::host::now()));
     due
 }
 
-/// The upstream has answered, or the host in its place. `true` lets that go to the client, another answer goes in its place;
-/// or the promise of one of these. `None` if the ticket is of a wasm that is no more, and the answer was to be confirmed.
-pub(crate) fn answered(ticket: u32, reply: Reply, confirms: bool, context: &JsValue) -> Option<JsValue> {
-    let Some(mut pending) = PENDING.with_borrow_mut(|all| all.take(ticket)) else {
-        return (!confirms).then_some(JsValue::TRUE);
+/// The upstream has answered, or the host in its place: what is left to do, as a number, or else another answer; or the promise of one of
+/// these. `None` if the ticket is of a wasm that is no more, and the answer was to be confirmed.
+pub(crate) fn answered(ticket: u32, status: u16, confirms: bool, context: &JsValue) -> Option<JsValue> {
+    let Some(mut pending) = take(ticket) else {
+        return (!confirms).then(|| Left::Nothing.into());
     };
     let (host, now) = (Rc::clone(&pending.host), resumption_time(pending.began));
-    let before = pending.completion.before_answer(&mut host.guard().local(), reply.status, now);
+    let before = pending.completion.before_answer(&mut host.guard().local(), status, now);
     Some(match before {
-        Before::Pass => pending.passes(ticket, true, reply, context),
-        Before::Fail => pending.passes(ticket, false, reply, context),
+        Before::Pass => pending.passes(ticket, true, status, context),
+        Before::Fail => pending.passes(ticket, false, status, context),
         Before::Ask(revoking) => match host.guard().store() {
             Some(store) => {
                 let question = Question::new(revoking.as_ref().to_vec(), pending.began, None);
-                let (store, answer) = (Rc::clone(store), Some((revoking, pending, reply)));
-                Telling { host, store, question, answer }.send(context)
+                let (store, answer) = (Rc::clone(store), Some((revoking, pending, status)));
+                Telling { ticket, host, store, question, answer }.send(context)
             }
             // Where there is no store, the memory has been told; nobody comes here.
-            None => pending.passes(ticket, false, reply, context),
+            None => pending.passes(ticket, false, status, context),
         },
     })
 }
 
-/// The last byte of the answer has left, or the client, or the upstream. What is left to wait for, if anything.
-pub(crate) fn ended(ticket: u32, context: &JsValue) -> JsValue {
-    let Some(Pending { host, completion, began }) = PENDING.with_borrow_mut(|all| all.take(ticket)) else {
-        return JsValue::UNDEFINED;
-    };
+/// The header fields of the answer: alternating names and values, one in each line.
+pub(crate) fn fields(ticket: u32, lines: &str) {
+    with(ticket, |completion| {
+        let mut lines = lines.split('\n');
+        while let (Some(name), Some(value)) = (lines.next(), lines.next()) {
+            completion.record_field(name, value.as_bytes());
+        }
+    });
+}
+
+/// A piece of its body.
+pub(crate) fn piece(ticket: u32, piece: &[u8]) {
+    with(ticket, |completion| completion.record_body(piece));
+}
+
+/// The last byte of the answer has left, and it was `whole`; or the client has left, or the upstream. What is left to wait for, if
+/// anything.
+pub(crate) fn ended(ticket: u32, whole: bool, context: &JsValue) -> JsValue {
+    let Some(Pending { host, mut completion, began }) = take(ticket) else { return JsValue::UNDEFINED };
+    if whole {
+        completion.record_end();
+    }
     let ops = completion.ended(&mut host.guard().local(), resumption_time(began));
     send(host, ops, began, context).unwrap_or_default()
+}
+
+fn take(ticket: u32) -> Option<Pending> {
+    PENDING.with_borrow_mut(|all| all.take(ticket))
+}
+
+fn with(ticket: u32, act: impl FnOnce(&mut Completion)) {
+    PENDING.with_borrow_mut(|all| all.get(ticket).map(|pending| act(&mut pending.completion)));
 }
 
 /// Tells the store what nobody waits for.
@@ -151,7 +181,8 @@ fn send(host: Rc<dyn Host>, ops: Vec<Op>, began: Timestamp, context: &JsValue) -
         ops.iter().for_each(|op| drop(guard.local().memory().perform(op, began)));
         return None;
     };
-    Some(Telling { host, store, question: Question::new(ops, began, None), answer: None }.send(context))
+    let question = Question::new(ops, began, None);
+    Some(Telling { ticket: 0, host, store, question, answer: None }.send(context))
 }
 
 impl Telling {
@@ -165,34 +196,45 @@ impl Telling {
     }
 
     fn told(self, came: Came<'_>, context: &JsValue) -> JsValue {
-        let Self { host, store, question, answer } = self;
+        let Self { ticket, host, store, question, answer } = self;
         let began = question.began();
         match question.answered(came) {
-            Answered::Not(question) => Self { host, store, question, answer }.send(context),
+            Answered::Not(question) => Self { ticket, host, store, question, answer }.send(context),
             Answered::With(outcomes, report, _) => {
                 let now = resumption_time(began);
                 host.guard().note(&report, now);
                 host.called(&report);
-                let Some((revoking, pending, reply)) = answer else { return JsValue::UNDEFINED };
+                let Some((revoking, pending, status)) = answer else { return JsValue::UNDEFINED };
                 let passes = revoking.resume(&mut host.guard().local(), outcomes, now);
-                pending.passes(ticket(), passes, reply, context)
+                pending.passes(ticket, passes, status, context)
             }
         }
     }
 }
 
 impl Pending {
-    /// Whether the answer goes is known. Where nothing is held until its end, it is over.
-    fn passes(mut self, ticket: u32, passes: bool, reply: Reply, context: &JsValue) -> JsValue {
+    /// Whether the answer goes is known.
+    fn passes(mut self, ticket: u32, passes: bool, status: u16, context: &JsValue) -> JsValue {
         let (host, began, now) = (Rc::clone(&self.host), self.began, resumption_time(self.began));
-        let mut ops = self.completion.responded(&mut host.guard().local(), reply.status, now);
-        if passes && reply.lasts {
-            PENDING.with_borrow_mut(|all| all.keep(ticket, self, crate::host::now()));
-        } else {
+        let mut ops = self.completion.responded(&mut host.guard().local(), status, now);
+        let left = match (passes && self.completion.lasts(), self.completion.records()) {
+            (false, _) => Left::Nothing,
+            (true, false) => Left::End,
+            (true, true) => Left::All,
+        };
+        if left == Left::Nothing {
             ops.extend(self.completion.ended(&mut host.guard().local(), now));
+        } else {
+            PENDING.with_borrow_mut(|all| all.keep(ticket, self, crate::host::now()));
         }
         tell(&host, ops, began, context);
-        if passes { JsValue::TRUE } else { host.answer(&answer::not_revoked()) }
+        if passes { left.into() } else { host.answer(&answer::not_revoked()) }
+    }
+}
+
+impl From<Left> for JsValue {
+    fn from(left: Left) -> Self {
+        Self::from(left as u8)
     }
 }
 

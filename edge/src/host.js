@@ -62,6 +62,38 @@ export class Road {
     return this.core.verified(ticket, holds, carried);
   }
 
+  /** Sends the body of a response on, and tells the core of its end, and with `left` of 2 what is in it. */
+  async watch({ headers }, body, writable, ticket, left, carried) {
+    let source = body;
+    if (left === 2) {
+      this.core.wake?.();
+      this.core.fields(ticket, [...headers].flat().join("\n"));
+      const transform = (piece, onward) => {
+        this.core.wake?.();
+        this.core.piece(ticket, piece);
+        onward.enqueue(piece);
+      };
+      source = body?.pipeThrough(new TransformStream({ transform }));
+    }
+    let whole = true;
+    try {
+      await source?.pipeTo(writable);
+    } catch {
+      // Who breaks off at one end is heard of at the other.
+      whole = false;
+    }
+    this.core.wake?.();
+    return this.core.ended(ticket, whole, carried);
+  }
+
+  /** The first bytes of a body that somebody else has, too. */
+  async peek(body, most) {
+    const reader = body?.getReader();
+    const { begun } = await begin(reader, most);
+    await reader?.cancel();
+    return begun;
+  }
+
   async holds(jwk, algorithm, signature, data) {
     const { subtle } = crypto;
     try {
@@ -92,25 +124,41 @@ export class Front extends Road {
 
   /** What is told when the origin fails in some way; without the body if it must not be sent. */
   failing(kind, status, fields, body) {
-    this.failures[kind] = (head) => answer(status, fields, body, head);
+    const own = body.slice();
+    this.failures[kind] = (head) => answer(status, fields, own, head);
   }
 
-  /** @returns {Promise<number>} the status with which the store answers */
-  ping(ms) {
-    return this.post('[["PING"]]', ms, (response) => text(response).then(() => response.status));
+  /** Asks the store whether it is there. */
+  async ping(ms, env, head) {
+    const asked = Date.now();
+    let [status, failure] = [0, undefined];
+    try {
+      status = await this.post('[["PING"]]', ms, (response) => text(response).then(() => response.status));
+    } catch (error) {
+      failure = String(error?.name);
+    }
+    this.core.wake();
+    return this.core.pinged(Date.now() - asked, status, failure, env, head);
   }
 
   within(ms, url, init, read) {
     return within(ms, fetch(url, init).then(read));
   }
 
+  /** Reads the first bytes of a body, and begins with the request anew. */
+  async read(request, env, context, most) {
+    const again = await read(request, most);
+    this.core.wake();
+    return this.core.fetch(again, env, context);
+  }
+
   /**
    * Sends a request on to the origin, and adds fields to the answer. It has to begin in time; then it may take as long as it likes.
-   * `onward` are fields that the origin is to see, or not at all. With a ticket something is left to do with the answer, which goes
-   * only if that is `confirms`, or until the end of which something is `held`.
+   * `onward` are fields that the origin is to see, or not at all. With a ticket something is left to do with the answer: it goes only if
+   * the core `confirms` it, or something `lasts` until its end.
    * @returns {Promise<Response>}
    */
-  async forward(request, fields, onward, ticket, held, confirms, context) {
+  async forward(request, fields, onward, ticket, lasts, confirms, context) {
     const { url } = request;
     const authority = url.indexOf("//") + 2;
     const length = url.slice(authority).search(/[/?]/);
@@ -124,8 +172,8 @@ export class Front extends Road {
     }
     // Not a `Request` made of the other one: it would be copied once more, which takes a tenth of all the time of a request.
     const init = { method, headers, body, redirect: "manual" };
-    // What is held is held until the last byte of the body has been seen, and that must come as it was sent.
-    if (held) init.encodeResponseBody = "manual";
+    // A body whose end is waited for is read on its way, and has to arrive as it was sent all the same.
+    if (lasts) init.encodeResponseBody = "manual";
     let response;
     try {
       response = await within(this.patience, fetch(this.origin + url.slice(target), init));
@@ -134,37 +182,32 @@ export class Front extends Road {
       if (this.dataset) point(this.dataset, "origin", `origin\n${kind}`, [1]);
       response = this.failures[kind](method === "HEAD");
     }
-    let seen = false;
+    let left = 0;
     if (ticket !== undefined) {
-      seen = held && method !== "HEAD" && response.body !== null;
-      // Nobody sees the end of a WebSocket: what it holds ends by its time.
-      const lasts = seen || (held && response.webSocket != null);
       this.core.wake();
-      const instead = await this.core.answered(ticket, response.status, lasts, confirms, context);
-      if (instead !== true) {
+      left = await this.core.answered(ticket, response.status, confirms, context);
+      if (typeof left === "object") {
         await response.body?.cancel();
-        return instead;
+        return left;
       }
     }
-    if (fields === "" && !seen) return response;
+    if (fields === "" && left === 0) return response;
     // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
-    const copy = seen ? this.watched(response, ticket, context) : new Response(response.body, response);
+    const copy =
+      left === 0 ? new Response(response.body, response) : this.watched(response, method, ticket, left, context);
     for (const [name, value] of pairs(fields)) copy.headers.set(name, value);
     return copy;
   }
 
-  /** A copy, the end of whose body is told, or that nobody wants the rest of it. */
-  watched(response, ticket, context) {
-    const { body, status, statusText, headers } = response;
-    const length = headers.get("content-length");
-    const { readable, writable } =
-      length === null ? new IdentityTransformStream() : new FixedLengthStream(Number(length));
-    const ended = () => {
-      this.core.wake();
-      return this.core.ended(ticket, context);
-    };
-    context.waitUntil(body.pipeTo(writable).then(ended, ended));
-    return new Response(readable, { status, statusText, headers, encodeBody: "manual" });
+  /** A copy, of whose body the core is told the end, and with `left` of 2 what is in it. */
+  watched(response, method, ticket, left, context) {
+    const { body, status, statusText, headers, webSocket } = response;
+    // Nobody sees the end of a WebSocket: what it holds ends by its time.
+    if (webSocket) return new Response(null, response);
+    const { readable, writable } = stream(headers);
+    const source = method === "HEAD" ? null : body;
+    context.waitUntil(this.watch(response, source, writable, ticket, left, context));
+    return new Response(source && readable, { status, statusText, headers, encodeBody: "manual" });
   }
 }
 
@@ -177,7 +220,59 @@ export function ticket() {
 
 /** A response of our own; `head` says that its body must not be sent. */
 export function answer(status, fields, body, head) {
-  return new Response(head ? null : body, { status, headers: pairs(fields) });
+  // It lies in wasm's memory. One that was encoded when it was first given is encoded already.
+  return new Response(head ? null : body.slice(), { status, headers: pairs(fields), encodeBody: "manual" });
+}
+
+/** What `read` has read of the body of a request. */
+export function begun(request) {
+  return request.begun;
+}
+
+/** A request whose body has been begun: `begun` are its first bytes, and `body` has them still. */
+async function read({ url, method, headers, body }, most) {
+  const reader = body?.getReader();
+  const { begun, whole, ended } = await begin(reader, most);
+  // Nothing that is whole needs a stream.
+  if (ended) return { url, method, headers, begun, body: body && whole };
+  const { readable, writable } = stream(headers);
+  const sent = async () => {
+    const writer = writable.getWriter();
+    await writer.write(whole);
+    writer.releaseLock();
+    reader.releaseLock();
+    await body.pipeTo(writable);
+  };
+  // Who breaks off at one end is heard of at the other.
+  sent().catch(() => {});
+  return { url, method, headers, begun, body: readable };
+}
+
+/** Reads until `most` bytes have come: these, and all that has come. */
+async function begin(reader, most) {
+  const pieces = [];
+  let [size, ended] = [0, reader === undefined];
+  while (!ended && size < most) {
+    const { done, value } = await reader.read();
+    ended = done;
+    if (!done) {
+      pieces.push(value);
+      size += value.byteLength;
+    }
+  }
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.byteLength;
+  }
+  return { begun: whole.subarray(0, most), whole, ended };
+}
+
+/** A way for bytes, which says how many if that is known. */
+function stream(headers) {
+  const length = headers.get("content-length");
+  return length === null ? new IdentityTransformStream() : new FixedLengthStream(Number(length));
 }
 
 /** Hands a data point to Analytics Engine. */

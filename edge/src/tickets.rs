@@ -36,6 +36,11 @@ impl<T> Tickets<T> {
         self.waiting.insert(ticket, (now, what));
     }
 
+    /// What waits with `ticket`, and goes on waiting.
+    pub(crate) fn get(&mut self, ticket: u32) -> Option<&mut T> {
+        self.waiting.get_mut(&ticket).map(|(_, what)| what)
+    }
+
     /// What waits with `ticket`.
     pub(crate) fn take(&mut self, ticket: u32) -> Option<T> {
         self.waiting.remove(&ticket).map(|(_, what)| what)

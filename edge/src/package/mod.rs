@@ -24,7 +24,7 @@ use tollgate_shared::policy::{Limit, Policy, Surroundings};
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
-use crate::after::{self, Host, Reply};
+use crate::after::{self, Host};
 use crate::guard::{Asking, Decided, Guard, Next};
 use crate::head::RequestHead;
 use crate::host::{self, Level, Line, Road, log};
@@ -63,7 +63,7 @@ impl Core {
         let store = settings.store.as_ref();
         let (url, authorization) =
             store.map_or(("", ""), |store| (store.url.as_str(), store.authorization.as_str()));
-        let road = Road::new(Marker.into(), url, authorization);
+        let road = Road::new(Resume.into(), url, authorization);
         let guard = Guard::new(policy, settings);
         if guard.store().is_none() {
             log(Level::Warn, &Line { message: NO_STORE });
@@ -71,7 +71,13 @@ impl Core {
         Ok(Self { desk: Rc::new(Desk { guard, road }) })
     }
 
-    /// Decides about a request: a text, or the promise of one.
+    /// Where those wait who ask.
+    #[wasm_bindgen(getter)]
+    pub fn road(&self) -> JsValue {
+        JsValue::from(&self.desk.road)
+    }
+
+    /// Decides about a request: a text, or the promise of one; or nothing, if the first 64 Ki bytes of its `body` are needed.
     ///
     /// What is left to do behind the answer is a promise that `behind` is called with.
     ///
@@ -84,13 +90,19 @@ impl Core {
         headers: Headers,
         ip: Option<String>,
         behind: Function,
+        body: Option<Vec<u8>>,
     ) -> Result<JsValue, TypeError> {
         let peer = ip.map(|ip| client_ip::parse_entry(ip.as_bytes()).ok_or(ip)).transpose();
         // What stands there instead may be about a person, and errors end up in logs.
         let peer = peer.map_err(|_| {
             TypeError::new("ip: found a text that is no IP address, expected one, or nothing")
         })?;
-        let (asked, began) = (Asked { method, url, headers, peer }, host::now());
+        let is_read = body.is_some();
+        let asked = Asked { method, url, headers, peer, body: body.unwrap_or_default() };
+        if !is_read && self.desk.guard.policy().reads_body(&asked.head()) {
+            return Ok(JsValue::UNDEFINED);
+        }
+        let began = host::now();
         let next = self.desk.guard.begin(&asked.head(), began);
         Ok(Deciding { desk: Rc::clone(&self.desk), began, asked: Some(asked), behind }.carry_on(next))
     }
@@ -127,10 +139,10 @@ impl Core {
 /// What goes on with what waited.
 #[wasm_bindgen]
 #[derive(Debug)]
-pub struct Marker;
+pub struct Resume;
 
 #[wasm_bindgen]
-impl Marker {
+impl Resume {
     /// The store answered who waits with this ticket, or did not: then `failure` is the name of the error that came instead.
     ///
     /// # Errors
@@ -156,20 +168,31 @@ impl Marker {
         Ok(Deciding { asked: Some(asked), ..deciding }.carry_on(next))
     }
 
-    /// The upstream has answered a request of which something is due: `true`, or the text of another response in its place, or the
-    /// promise of one of these. Where the answer `lasts`, [`Marker::ended`] is called at its end.
-    pub fn answered(ticket: u32, status: u16, lasts: bool, confirms: bool, behind: &JsValue) -> JsValue {
-        after::answered(ticket, Reply { status, lasts }, confirms, behind).unwrap_or_else(not_revoked)
+    /// The upstream has answered a request of which something is due. Returns another one, as a text, in the place of that, or what is left to do
+    /// with it, or the promise of one of these: 1 says that [`Resume::ended`] is to be called, 2 that [`Resume::fields`] and [`Resume::piece`] are, too.
+    pub fn answered(ticket: u32, status: u16, confirms: bool, behind: &JsValue) -> JsValue {
+        after::answered(ticket, status, confirms, behind).unwrap_or_else(not_revoked)
     }
 
-    /// The store has been told something, or has not. Returns what [`Marker::answered`] promised.
+    /// The header fields of the answer, as lines of names and values in turn.
+    pub fn fields(ticket: u32, lines: &str) {
+        after::fields(ticket, lines);
+    }
+
+    /// A piece of the answer's body.
+    pub fn piece(ticket: u32, piece: &[u8]) {
+        after::piece(ticket, piece);
+    }
+
+    /// The store has been told something, or has not. Returns what [`Resume::answered`] promised.
     pub fn told(ticket: u32, status: u16, body: &str, failure: Option<String>, behind: &JsValue) -> JsValue {
         after::told(ticket, came(status, body, failure), behind).unwrap_or_else(not_revoked)
     }
 
-    /// The end of an answer has left, or nobody wants it. Returns the promise of an end, if there is something to wait for.
-    pub fn ended(ticket: u32, behind: &JsValue) -> JsValue {
-        after::ended(ticket, behind)
+    /// The end of the answer has left, and it was `whole`, or nobody wants the rest. Returns the promise of an end, if there is something
+    /// to wait for.
+    pub fn ended(ticket: u32, whole: bool, behind: &JsValue) -> JsValue {
+        after::ended(ticket, whole, behind)
     }
 }
 
@@ -208,11 +231,12 @@ struct Asked {
     url: String,
     headers: Headers,
     peer: Option<IpAddr>,
+    body: Vec<u8>,
 }
 
 impl Asked {
     fn head(&self) -> RequestHead<'_> {
-        RequestHead::new(&self.method, &self.url, &self.headers, self.peer)
+        RequestHead::new(&self.method, &self.url, &self.headers, self.peer).with_body(&self.body)
     }
 }
 

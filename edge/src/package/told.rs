@@ -20,7 +20,7 @@ pub(super) struct Told<'a> {
     guards: Vec<Guarding<'a>>,
     degraded: bool,
     /// For any answer to this request, whatever its body.
-    headers: Vec<(&'static str, &'a str)>,
+    headers: Vec<(&'a str, &'a str)>,
     refusal: Option<Refusal<'a>>,
     /// What the upstream is to see, or not at all.
     onward: Vec<(&'static str, Option<&'a str>)>,
@@ -59,12 +59,21 @@ impl Told<'_> {
 #[derive(Serialize)]
 pub(super) struct Refusal<'a> {
     status: u16,
-    headers: Vec<(&'static str, &'a str)>,
-    body: &'a str,
+    headers: Vec<(&'a str, &'a str)>,
+    body: Body<'a>,
+}
+
+/// A body: a text where it is one, or else its bytes as numbers.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
 }
 
 impl<'a> Refusal<'a> {
     pub(super) fn new(Answer { status, headers, body }: &'a Answer) -> Self {
+        let body = std::str::from_utf8(body).map_or(Body::Bytes(body), Body::Text);
         Self { status: *status, headers: headers.iter().collect(), body }
     }
 }

@@ -2,11 +2,8 @@
 //!
 //! Paths are compared as they are sent, letter by letter, so no other spelling leads here.
 
-use js_sys::Reflect;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
-use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::JsFuture;
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::{ConfigError, store};
@@ -15,7 +12,7 @@ use tollgate_shared::store::StoreError;
 use super::instance::Instance;
 use crate::head::RequestHead;
 use crate::host;
-use crate::store::{CallReport, Store};
+use crate::store::CallReport;
 
 /// What a request has to have in `Authorization` to be told details.
 pub(super) struct ControlToken(String);
@@ -42,7 +39,7 @@ impl std::fmt::Debug for ControlToken {
 pub(super) enum Control {
     /// This is its answer.
     Given(Answer),
-    /// It asks how the store is.
+    /// It asks how the store is, which [`details`] tells.
     Details,
 }
 
@@ -67,27 +64,14 @@ impl Control {
             }),
         })
     }
-
-    pub(super) async fn answer(self, instance: &Instance) -> Answer {
-        match self {
-            Self::Given(answer) => answer,
-            Self::Details => {
-                let (healthy, details) = details(instance).await;
-                answer::json(if healthy { 200 } else { 503 }, &details)
-            }
-        }
-    }
 }
 
 /// In the shape of the health checks that Tollgate replaces.
-async fn details(instance: &Instance) -> (bool, Value) {
-    let call = match instance.guard.store() {
-        Some(store) => Some(ping(instance, store).await),
-        None => None,
-    };
-    let failure = call.as_ref().and_then(|call| call.failure.as_ref());
+/// `call` is what became of a call to the store, if there is one.
+pub(super) fn details(instance: &Instance, call: Option<&CallReport>) -> Answer {
+    let failure = call.and_then(|call| call.failure.as_ref());
     let (status, overall) = if failure.is_none() { ("ok", "healthy") } else { ("degraded", "unhealthy") };
-    let message = match (&call, failure) {
+    let message = match (call, failure) {
         (_, Some(error)) => error.to_string(),
         (Some(_), None) => "the store answers".to_owned(),
         (None, None) => "no store is configured: limits hold for this isolate alone".to_owned(),
@@ -97,32 +81,24 @@ async fn details(instance: &Instance) -> (bool, Value) {
         "status": overall,
         "message": message,
         "details": {
-            "latency": call.as_ref().map(|call| call.took),
+            "latency": call.map(|call| call.took),
             "circuitBreakerOpen": instance.guard.local().store_is_open(),
         },
     });
     let version = env!("CARGO_PKG_VERSION");
-    (
-        failure.is_none(),
-        json!({ "status": status, "version": version, "checks": [check], "overall": overall }),
-    )
+    let details = json!({ "status": status, "version": version, "checks": [check], "overall": overall });
+    answer::json(if failure.is_none() { 200 } else { 503 }, &details)
 }
 
-/// Asks the store whether it is there.
-async fn ping(instance: &Instance, store: &Store) -> CallReport {
-    let asked = host::now();
-    let answered = JsFuture::from(instance.origin.ping(store.patience())).await;
-    let failure = match answered.map(|status| status.as_f64().map_or(0, host::whole)) {
-        Ok(200) => None,
-        Ok(status) => Some(StoreError::Status(u16::try_from(status).unwrap_or_default())),
-        Err(error) => Some(host::store_error(&error_name(&error))),
+/// What became of a call that took so many milliseconds, and that the store answered with a status, or did not: then `failure` is the
+/// name of the error.
+pub(super) fn call(took: f64, status: u16, failure: Option<String>) -> CallReport {
+    let failure = match (status, failure) {
+        (_, Some(error)) => Some(host::store_error(&error)),
+        (200, None) => None,
+        (status, None) => Some(StoreError::Status(status)),
     };
-    CallReport { operations: 1, took: host::now().since(asked), failure }
-}
-
-fn error_name(error: &JsValue) -> String {
-    let name = Reflect::get(error, &JsValue::from_str("name")).ok();
-    name.and_then(|name| name.as_string()).unwrap_or_default()
+    CallReport { operations: 1, took: host::whole(took), failure }
 }
 
 const PREFIX: &str = "/.tollgate/";

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use js_sys::{Promise, Reflect};
 use serde_json::{Map, Value, json};
 use wasm_bindgen::{JsCast as _, JsValue};
-use worker::Env;
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::ConfigError;
@@ -33,7 +32,7 @@ pub(super) struct Instance {
 
 impl Instance {
     /// This isolate's; or the answer to everybody, where the variables are wrong.
-    pub(super) fn get(env: &Env) -> Result<Rc<Self>, Rc<Answer>> {
+    pub(super) fn get(env: &JsValue) -> Result<Rc<Self>, Rc<Answer>> {
         thread_local! {
             static INSTANCE: OnceCell<Result<Rc<Instance>, Rc<Answer>>> = const { OnceCell::new() };
         }
@@ -43,7 +42,7 @@ impl Instance {
         })
     }
 
-    fn new(env: &Env) -> Result<Self, Vec<ConfigError>> {
+    fn new(env: &JsValue) -> Result<Self, Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut note = |error: ConfigError| errors.push(error);
         let policy = policy(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
@@ -90,7 +89,7 @@ impl Host for Instance {
     }
 }
 
-fn policy(env: &Env) -> Result<Policy, Vec<ConfigError>> {
+fn policy(env: &JsValue) -> Result<Policy, Vec<ConfigError>> {
     let json = text(env, POLICY).ok_or_else(|| {
         let expected = "the policy, as a text binding of JSON";
         vec![ConfigError::new(POLICY, "nothing", expected)]
@@ -100,7 +99,7 @@ fn policy(env: &Env) -> Result<Policy, Vec<ConfigError>> {
 }
 
 /// Reads the variables that are settings; errors name the variables.
-fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
+fn settings(env: &JsValue) -> Result<crate::settings::Checked, ConfigError> {
     let mut written = Map::new();
     for (setting, variable) in SETTINGS {
         let Some(text) = text(env, variable) else { continue };
@@ -133,7 +132,7 @@ fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
 }
 
 /// A variable or a secret; one that is empty is not there.
-fn text(env: &Env, name: &str) -> Option<String> {
+fn text(env: &JsValue, name: &str) -> Option<String> {
     let value = Reflect::get(env, &JsValue::from_str(name)).ok()?;
     value.as_string().filter(|text| !text.is_empty())
 }

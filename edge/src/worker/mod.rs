@@ -28,10 +28,9 @@ mod origin;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use js_sys::Array;
+use js_sys::{Array, Promise};
 use wasm_bindgen::intern;
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::future_to_promise;
 use web_sys::Request;
 
 use tollgate_shared::answer;
@@ -40,12 +39,13 @@ use tollgate_shared::exchange::{Decision, Verify};
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
-use crate::after::{self, Host, Reply};
+use crate::after::{self, Host};
 use crate::guard::{Asking, Decided, Next};
 use crate::head::RequestHead;
 use crate::host;
 use crate::store::{came, resumption_time};
 use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
+use health::Control;
 use instance::Instance;
 
 /// What JavaScript calls. Nothing is made of it but one value, by which JavaScript knows the class: an object of wasm for each request
@@ -61,20 +61,38 @@ impl Core {
         let incoming = Incoming { request, env, context };
         incoming.read(|head| {
             let is_head = head.method() == "HEAD";
-            let instance = match Instance::get(incoming.env.unchecked_ref()) {
+            let instance = match Instance::get(&incoming.env) {
                 Ok(instance) => instance,
                 // Without a policy nothing is known of limits, so nobody passes.
                 Err(refusal) => return origin::answer(&refusal, is_head).into(),
             };
-            if let Some(control) = health::Control::of(&instance, head) {
-                let answered =
-                    async move { Ok(origin::answer(&control.answer(&instance).await, is_head).into()) };
-                return future_to_promise(answered).into();
+            match health::Control::of(&instance, head) {
+                None => {}
+                Some(Control::Given(answer)) => return origin::answer(&answer, is_head).into(),
+                Some(Control::Details) => {
+                    return match instance.guard.store() {
+                        Some(store) => instance.origin.ping(store.patience(), &incoming.env, is_head).into(),
+                        None => origin::answer(&health::details(&instance, None), is_head).into(),
+                    };
+                }
             }
-            let began = time(head);
-            let next = instance.guard.begin(head, began);
-            Guarded { instance, began, is_head }.carry_on(&incoming, next)
+            let body = match incoming.body(&instance, head) {
+                Ok(body) => body,
+                Err(read) => return read.into(),
+            };
+            let (head, began) = (head.with_body(&body), time(head));
+            let next = instance.guard.begin(&head, began);
+            Guarded { instance, began, is_head, body }.carry_on(&incoming, next)
         })
+    }
+
+    /// The store was asked whether it is there, which took so many milliseconds. Returns the response to who asked how it is.
+    pub fn pinged(took: f64, status: u16, failure: Option<String>, env: &JsValue, is_head: bool) -> JsValue {
+        let answer = match Instance::get(env) {
+            Ok(instance) => health::details(&instance, Some(&health::call(took, status, failure))),
+            Err(refusal) => (*refusal).clone(),
+        };
+        origin::answer(&answer, is_head).into()
     }
 
     /// Has wasm start anew, if a panic made that necessary.
@@ -107,15 +125,25 @@ impl Core {
             return Self::fetch(request, env, context);
         };
         let (incoming, now) = (Incoming { request, env, context }, resumption_time(guarded.began));
-        let next = incoming.read(|head| guarded.instance.guard.verified(verify, head, holds, now));
+        let guard = &guarded.instance.guard;
+        let next = incoming.read(|head| guard.verified(verify, &head.with_body(&guarded.body), holds, now));
         guarded.carry_on(&incoming, next)
     }
 
-    /// The origin has answered a request of which something is due: `true`, another response in the place of the origin's, or the
-    /// promise of one of these. Where the answer `lasts`, [`Core::ended`] is called at its end.
-    pub fn answered(ticket: u32, status: u16, lasts: bool, confirms: bool, context: &JsValue) -> JsValue {
-        let answered = after::answered(ticket, Reply { status, lasts }, confirms, context);
-        answered.unwrap_or_else(not_revoked)
+    /// The origin has answered a request of which something is due. Returns another response in the place of that, or what is left to do
+    /// with it, or the promise of one of these: 1 says that [`Core::ended`] is to be called, 2 that [`Core::fields`] and [`Core::piece`] are, too.
+    pub fn answered(ticket: u32, status: u16, confirms: bool, context: &JsValue) -> JsValue {
+        after::answered(ticket, status, confirms, context).unwrap_or_else(not_revoked)
+    }
+
+    /// The header fields of the answer, as lines of names and values in turn.
+    pub fn fields(ticket: u32, lines: &str) {
+        after::fields(ticket, lines);
+    }
+
+    /// A piece of the answer's body.
+    pub fn piece(ticket: u32, piece: &[u8]) {
+        after::piece(ticket, piece);
     }
 
     /// The store has been told something, or has not: as for [`Core::came`]. Returns what [`Core::answered`] promised.
@@ -124,9 +152,10 @@ impl Core {
         told.unwrap_or_else(not_revoked)
     }
 
-    /// The end of the origin's answer has left, or nobody wants it. Returns the promise of an end, if there is something to wait for.
-    pub fn ended(ticket: u32, context: &JsValue) -> JsValue {
-        after::ended(ticket, context)
+    /// The end of the answer has left, and it was `whole`, or nobody wants the rest. Returns the promise of an end, if there is something
+    /// to wait for.
+    pub fn ended(ticket: u32, whole: bool, context: &JsValue) -> JsValue {
+        after::ended(ticket, whole, context)
     }
 }
 
@@ -145,6 +174,15 @@ impl Incoming {
         let peer = headers.get(intern("cf-connecting-ip")).ok().flatten();
         let peer = peer.and_then(|address| client_ip::parse_entry(address.as_bytes()));
         read(&RequestHead::new(&method, &url, &headers, peer))
+    }
+
+    /// What a decision has to know of the body; or the promise of a response, if that is still to be read.
+    fn body(&self, instance: &Instance, head: &RequestHead<'_>) -> Result<Vec<u8>, Promise> {
+        if !instance.guard.policy().reads_body(head) {
+            return Ok(Vec::new());
+        }
+        let Self { request, env, context } = self;
+        origin::begun(request).ok_or_else(|| instance.origin.read(request, env, context))
     }
 }
 
@@ -178,6 +216,8 @@ struct Guarded {
     instance: Rc<Instance>,
     began: Timestamp,
     is_head: bool,
+    /// As much of it as was read.
+    body: Vec<u8>,
 }
 
 impl Guarded {
@@ -212,7 +252,7 @@ impl Guarded {
     }
 
     fn decided(self, incoming: &Incoming, decided: Decided) -> JsValue {
-        let Self { instance, began, is_head } = self;
+        let Self { instance, began, is_head, .. } = self;
         let Incoming { request, context, .. } = incoming;
         let Decided { mut decision, at, calls } = decided;
         let policy = instance.guard.policy();

@@ -9,6 +9,7 @@ use web_sys::{Request, Response};
 use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::exchange::Admission;
+use tollgate_shared::request::MAX_BODY;
 use tollgate_shared::time::Span;
 
 use super::{Core, Incoming};
@@ -72,8 +73,8 @@ impl Origin {
         due: Due,
         context: &JsValue,
     ) -> Promise {
-        let Due { ticket, held, confirms } = due;
-        self.front.complete(request, &lines(fields), onward, ticket, held, confirms, context)
+        let Due { ticket, lasts, confirms } = due;
+        self.front.complete(request, &lines(fields), onward, ticket, lasts, confirms, context)
     }
 
     /// Asks the store, and has who waits with `ticket` go on with what comes: the promise of a response.
@@ -82,15 +83,25 @@ impl Origin {
         self.front.ask(ticket, &post.body, post.patience, request, env, context)
     }
 
-    /// Asks the store whether it is there: the promise of its status.
-    pub(super) fn ping(&self, millis: u32) -> Promise {
-        self.front.ping(millis)
+    /// Reads what a decision has to know of the body, and begins anew: the promise of a response.
+    pub(super) fn read(&self, request: &Request, env: &JsValue, context: &JsValue) -> Promise {
+        self.front.read(request, env, context, MAX_BODY)
+    }
+
+    /// Asks the store whether it is there: the promise of a response to who asked how it is.
+    pub(super) fn ping(&self, millis: u32, env: &JsValue, is_head: bool) -> Promise {
+        self.front.ping(millis, env, is_head)
     }
 
     /// Where the store is asked, and signatures are verified.
     pub(super) fn road(&self) -> &Road {
         &self.front
     }
+}
+
+/// What has been read of the body; `None` if nobody has read it.
+pub(super) fn begun(request: &Request) -> Option<Vec<u8>> {
+    js::begun(request).map(|begun| begun.to_vec())
 }
 
 /// What clients are told when there is no answer, by a word for it in metrics.
@@ -137,7 +148,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 mod js {
-    use js_sys::Promise;
+    use js_sys::{Promise, Uint8Array};
     use wasm_bindgen::prelude::*;
     use web_sys::{Request, Response};
 
@@ -160,7 +171,7 @@ mod js {
             dataset: &JsValue,
         ) -> Front;
         #[wasm_bindgen(method)]
-        pub(super) fn failing(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
+        pub(super) fn failing(this: &Front, kind: &str, status: u16, fields: &str, body: &[u8]);
         #[wasm_bindgen(method)]
         pub(super) fn ask(
             this: &Front,
@@ -172,7 +183,15 @@ mod js {
             context: &JsValue,
         ) -> Promise;
         #[wasm_bindgen(method)]
-        pub(super) fn ping(this: &Front, ms: u32) -> Promise;
+        pub(super) fn read(
+            this: &Front,
+            request: &Request,
+            env: &JsValue,
+            context: &JsValue,
+            most: usize,
+        ) -> Promise;
+        #[wasm_bindgen(method)]
+        pub(super) fn ping(this: &Front, ms: u32, env: &JsValue, head: bool) -> Promise;
         #[wasm_bindgen(method)]
         pub(super) fn forward(this: &Front, request: &Request, fields: &str, onward: Option<&str>)
         -> Promise;
@@ -184,11 +203,12 @@ mod js {
             fields: &str,
             onward: Option<&str>,
             ticket: u32,
-            held: bool,
+            lasts: bool,
             confirms: bool,
             context: &JsValue,
         ) -> Promise;
 
-        pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
+        pub(super) fn answer(status: u16, fields: &str, body: &[u8], head: bool) -> Response;
+        pub(super) fn begun(request: &Request) -> Option<Uint8Array>;
     }
 }

@@ -146,12 +146,6 @@ impl Revoking {
 }
 
 impl Completion {
-    /// Whether something is held until the end, so that it matters when [`Completion::ended`] is told. Where nothing is, that may be
-    /// told as soon as the status is known.
-    pub fn is_held(&self) -> bool {
-        !self.due.held.is_empty()
-    }
-
     /// Whether [`Completion::before_answer`] may say anything but [`Before::Pass`]: a host that has lost it must not let the answer go.
     pub fn confirms(&self) -> bool {
         self.due.revokes.is_some()
