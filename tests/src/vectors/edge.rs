@@ -47,6 +47,7 @@ impl EdgeAdapter {
                 let store = [("UPSTASH_REDIS_REST_URL", &*store_url), ("UPSTASH_REDIS_REST_TOKEN", TOKEN)];
                 worker.variables.extend(store.map(|(name, value)| (name.to_owned(), value.to_owned())));
             }
+            worker.variables.extend(vector.variables.clone());
             workers.push(worker);
         }
         let modules = tools::worker_test_clock()?;
