@@ -1,27 +1,26 @@
-//! Group commit: requests that wait, calls under way, and what becomes of their members.
+//! Group commit: what waits for the store leaves in shared calls, and each member is told what became of it.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_shared::answer::{self, Fields};
 use tollgate_shared::config::store::StoreClock;
-use tollgate_shared::exchange::{Call, Decision, Step};
+use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
-use tollgate_shared::redis::rest::{Outcomes, Progress};
+use tollgate_shared::redis::rest::Progress;
 use tollgate_shared::redis::{Clock, Pipeline};
-use tollgate_shared::store::{Op, StoreError};
+use tollgate_shared::store::{Memory, Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
-use crate::config::Store;
+use crate::config::{Plugin, Store};
+use crate::exchange::Told;
 use crate::host;
 use crate::metrics::Metrics;
-use crate::shards::SharedShards;
+use crate::queue::{Member, Queue};
+use crate::shards::{self, SharedShards};
 
-/// What one worker thread shares between its root and its requests.
+/// What commits the requests of one worker thread.
 #[derive(Debug)]
 pub(crate) struct Committer {
     root: u32,
@@ -29,55 +28,17 @@ pub(crate) struct Committer {
     pub(crate) local: Local<SharedShards>,
     pub(crate) metrics: Metrics,
     store: Option<Store>,
-    queue: VecDeque<Member>,
+    pub(crate) queue: Queue,
     calls: BTreeMap<u32, Sent>,
-    /// How many operations the latest call carried.
+    /// How many members the latest call carried.
     latest: usize,
     /// Decided, but not told yet.
-    decided: VecDeque<Decided>,
+    pub(crate) decided: VecDeque<Told>,
     /// Rings the root; `None` without a store.
     bell: Option<u32>,
     rung: bool,
     ticking: bool,
     fallback: bool,
-}
-
-/// What a request's context and the queue both know of it.
-#[derive(Debug, Default)]
-pub(crate) struct Slot {
-    /// The context is gone: its client has left.
-    pub(crate) gone: Cell<bool>,
-    /// A refusal is told in gRPC's words.
-    pub(crate) grpc: Cell<bool>,
-    /// Header fields for the response.
-    pub(crate) fields: RefCell<Fields>,
-}
-
-/// Somebody whose operations wait for the store.
-#[derive(Debug)]
-enum Member {
-    /// A paused request, waiting since `queued` by the host's clock.
-    Request { context: u32, call: Call, slot: Rc<Slot>, queued: Timestamp },
-    /// Operations that nobody waits for, left over by a decision made at `at`.
-    Settle { ops: Vec<Op>, at: Timestamp },
-}
-
-impl AsRef<[Op]> for Member {
-    fn as_ref(&self) -> &[Op] {
-        match self {
-            Self::Request { call, .. } => call.batch(),
-            Self::Settle { ops, .. } => ops,
-        }
-    }
-}
-
-/// A paused request whose decision is made.
-#[derive(Debug)]
-struct Decided {
-    context: u32,
-    slot: Rc<Slot>,
-    decision: Decision,
-    at: Timestamp,
 }
 
 /// A call under way.
@@ -90,26 +51,22 @@ struct Sent {
 }
 
 impl Committer {
-    pub(crate) fn new(
-        root: u32,
-        policy: Policy,
-        store: Option<Store>,
-        denials: usize,
-        metrics: Metrics,
-    ) -> Self {
-        let memory = tollgate_shared::store::Memory::new(SharedShards::create(), crate::shards::COUNT);
+    /// `id` is drawn at random.
+    pub(crate) fn new(root: u32, plugin: Plugin, id: Id) -> Self {
+        let Plugin { policy, store, remembered } = plugin;
+        let memory = Memory::new(SharedShards::create(), shards::COUNT);
         let local = match &store {
-            Some(store) => Local::with_store(memory, denials, store.replicas),
-            None => Local::without_store(memory, denials),
+            Some(store) => Local::with_store(memory, remembered, store.replicas, id),
+            None => Local::without_store(memory, remembered, id),
         };
-        let bell = store.as_ref().and_then(|_| host::register_bell());
+        let bell = store.as_ref().and_then(|_| host::register_bell(id));
         Self {
             root,
+            metrics: Metrics::define(&policy),
             policy: Arc::new(policy),
             local,
-            metrics,
             store,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             calls: BTreeMap::new(),
             latest: 0,
             decided: VecDeque::new(),
@@ -120,22 +77,13 @@ impl Committer {
         }
     }
 
-    /// Queues the request of `context`. It is resumed or refused later, by way of the root.
-    ///
-    /// Gives the decision back at once when the request cannot wait: the queue is full, or the root cannot be woken.
-    pub(crate) fn submit(&mut self, context: u32, call: Call, slot: &Rc<Slot>) -> Option<Decision> {
-        if self.queue.len() >= MAX_QUEUE || !self.ring() {
-            return Some(self.fall_back(call, &StoreError::Busy));
-        }
-        // Only a clock of the tests' choosing differs from the host's.
-        let queued = if cfg!(feature = "test-clock") { host::now() } else { call.began() };
-        self.queue.push_back(Member::Request { context, call, slot: Rc::clone(slot), queued });
-        None
+    /// Whether somebody who queues now is heard: there is room, and the root will wake.
+    pub(crate) fn has_room(&mut self) -> bool {
+        !self.queue.is_full() && self.ring()
     }
 
-    /// Queues what a decision leaves to tell the store.
-    pub(crate) fn settle(&mut self, decision: &mut Decision, now: Timestamp) {
-        let ops = decision.settle();
+    /// Queues what nobody waits for.
+    pub(crate) fn settle(&mut self, ops: Vec<Op>, now: Timestamp) {
         if ops.is_empty() {
             return;
         }
@@ -143,14 +91,14 @@ impl Committer {
             for op in &ops {
                 let _ = self.local.memory().perform(op, now);
             }
-        } else if self.queue.len() < MAX_QUEUE && !self.local.store_is_open() {
-            self.queue.push_back(Member::Settle { ops, at: now });
+        } else if !self.queue.is_full() && !self.local.store_is_open() {
+            self.queue.push(Member::Settle { ops, at: now });
             self.ring();
         }
     }
 
     /// Has the root woken at the next turn; whether it will be.
-    fn ring(&mut self) -> bool {
+    pub(crate) fn ring(&mut self) -> bool {
         self.rung = self.rung || self.bell.is_some_and(host::ring);
         self.rung
     }
@@ -174,27 +122,12 @@ impl Committer {
             if self.queue.is_empty() || self.calls.len() >= store.calls_in_flight || !gathered {
                 break;
             }
-            let (batch, timeout) = (store.batch, millis(store.timeout));
-            let mut members = Vec::with_capacity(self.queue.len().min(batch));
-            let mut operations = 0;
-            while let Some(member) = self.queue.pop_front() {
-                match &member {
-                    Member::Request { slot, .. } if slot.gone.get() => {
-                        self.metrics.abandoned();
-                        continue;
-                    }
-                    _ => {}
-                }
-                operations += member.as_ref().len();
-                members.push(member);
-                if operations >= batch {
-                    break;
-                }
-            }
-            let waiting = members.iter().filter(|member| matches!(member, Member::Request { .. }));
-            let oldest = waiting.map(Member::queued).min().unwrap_or(now);
+            let timeout = millis(store.timeout);
+            let (members, abandoned) = self.queue.take(store.batch);
+            self.metrics.abandoned(abandoned);
+            let oldest = members.iter().filter_map(Member::waiting).map(|waiting| waiting.queued).min();
             if !members.is_empty() {
-                self.post(Pipeline::new(members), oldest.plus(timeout), now);
+                self.post(Pipeline::new(members), oldest.unwrap_or(now).plus(timeout), now);
             }
         }
         self.watch();
@@ -220,8 +153,8 @@ impl Committer {
         };
         match call {
             Some(number) => {
-                self.latest = pipeline.members().iter().map(|member| member.as_ref().len()).sum();
-                self.metrics.called(self.latest);
+                self.latest = pipeline.members().len();
+                self.metrics.called(pipeline.members().iter().map(|member| member.as_ref().len()).sum());
                 self.calls.insert(number, Sent { pipeline, at: now, deadline });
             }
             None => {
@@ -258,45 +191,24 @@ impl Committer {
             None => self.local.store_answered(),
             Some(error) => {
                 self.metrics.failed(error);
-                log::warn!("{error}; limits follow on_store_error");
+                log::warn!("{error}; limits and guards follow on_store_error");
                 self.local.store_failed(now);
             }
         }
         self.note_fallback();
+        let mut again = Vec::new();
         for (member, outcomes) in pipeline.finish() {
-            let Member::Request { context, call, slot, .. } = member else { continue };
-            let decision = self.resume(call, outcomes, now);
-            self.decided.push_back(Decided { context, slot, decision, at: now });
+            again.extend(self.go_on(member, outcomes, now));
         }
+        self.queue.push_again(again);
         self.tell();
-    }
-
-    /// Tells requests what became of them, a few in each event.
-    ///
-    /// The host resumes them one inside the other when the event ends: what the first one's response causes, such as our own
-    /// look at its header fields, resumes the second. A whole batch at once would pile up on the host's stack.
-    fn tell(&mut self) {
-        for _ in 0..AT_ONCE {
-            let Some(Decided { context, slot, decision, at }) = self.decided.pop_front() else { return };
-            self.release(context, &slot, decision, at);
-        }
-        while !self.decided.is_empty() && !self.ring() {
-            // Nobody will wake us: better deep than never.
-            if let Some(Decided { context, slot, decision, at }) = self.decided.pop_front() {
-                self.release(context, &slot, decision, at);
-            }
-        }
     }
 
     /// Time passes: who has waited long enough in the queue is decided without the store.
     pub(crate) fn tick(&mut self, now: Timestamp) {
         let Some(timeout) = self.store.as_ref().map(|store| millis(store.timeout)) else { return };
-        let late = |member: &Member| member.queued().plus(timeout) <= now;
-        while self.queue.front().is_some_and(late) {
-            if let Some(Member::Request { context, call, slot, .. }) = self.queue.pop_front() {
-                let decision = self.fall_back(call, &StoreError::Timeout);
-                self.decided.push_back(Decided { context, slot, decision, at: now });
-            }
+        for member in self.queue.take_late(timeout, now) {
+            self.give_up(member, &StoreError::Timeout);
         }
         self.tell();
         host::enter(self.root);
@@ -314,48 +226,6 @@ impl Committer {
         }
     }
 
-    fn release(&mut self, context: u32, slot: &Slot, mut decision: Decision, now: Timestamp) {
-        let there = !slot.gone.get() && self.answer(context, slot, &decision, now);
-        if !there {
-            self.metrics.abandoned();
-        }
-        self.settle(&mut decision, now);
-    }
-
-    /// Lets a request go on or refuses it; `false` when it is gone.
-    fn answer(&self, context: u32, slot: &Slot, decision: &Decision, now: Timestamp) -> bool {
-        self.metrics.decided(decision);
-        match decision {
-            Decision::Allow(report) => {
-                slot.fields.replace(answer::fields(&self.policy, report, now));
-                host::release(context, None, false)
-            }
-            Decision::Deny(denial) => {
-                host::release(context, Some(&answer::denial(&self.policy, denial, now)), slot.grpc.get())
-            }
-        }
-    }
-
-    fn fall_back(&mut self, call: Call, error: &StoreError) -> Decision {
-        let now = host::resumption_time(call.began());
-        let outcomes = all_failed(&call, error);
-        self.resume(call, outcomes, now)
-    }
-
-    fn resume(&mut self, call: Call, outcomes: Outcomes, now: Timestamp) -> Decision {
-        let mut step = call.resume(&mut self.local, outcomes, now);
-        loop {
-            match step {
-                Step::Decide(decision) => return decision,
-                // Limits need one call; a second stage would queue again here.
-                Step::Call(call) => {
-                    let outcomes = all_failed(&call, &StoreError::Busy);
-                    step = call.resume(&mut self.local, outcomes, now);
-                }
-            }
-        }
-    }
-
     fn note_fallback(&mut self) {
         let active = self.local.store_is_open();
         if active != self.fallback {
@@ -363,7 +233,7 @@ impl Committer {
             self.metrics.fallback(active);
             if active {
                 log::error!(
-                    "the store failed repeatedly and is left alone for now; limits follow on_store_error"
+                    "the store failed repeatedly and is left alone for now; limits and guards follow on_store_error"
                 );
             } else {
                 log::info!("the store answers again");
@@ -372,39 +242,14 @@ impl Committer {
     }
 }
 
-impl Member {
-    fn queued(&self) -> Timestamp {
-        match self {
-            Self::Request { queued, .. } => *queued,
-            Self::Settle { at, .. } => *at,
-        }
-    }
-
-    fn began(&self) -> Timestamp {
-        match self {
-            Self::Request { call, .. } => call.began(),
-            Self::Settle { at, .. } => *at,
-        }
-    }
-}
-
-/// The outcomes of a call that failed as a whole.
-fn all_failed(call: &Call, error: &StoreError) -> Outcomes {
-    call.batch().iter().map(|_| Err(error.clone())).collect()
-}
-
 fn resumption_time(pipeline: &Pipeline<Member>) -> Timestamp {
-    let began = pipeline.members().iter().map(Member::began).max();
-    host::resumption_time(began.unwrap_or_default())
+    let latest = pipeline.members().iter().map(Member::time).max();
+    host::resumption_time(latest.unwrap_or_default())
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Most requests that wait on one worker thread; more are decided as if the store had failed.
-const MAX_QUEUE: usize = 8192;
-/// Most requests that are told in one event.
-const AT_ONCE: usize = 8;
 /// How exactly the waiting time in the queue is kept.
 const TICK: Duration = Duration::from_millis(5);

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use std::time::Duration;
 
 use tollgate_shared::config::store::{self, StoreClock, in_range};
-use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig};
-use tollgate_shared::policy::Policy;
+use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig, VerifiedBy};
+use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
 
 /// What the plugin is configured with.
@@ -61,8 +61,8 @@ tollgate_shared::from_object!(PluginConfig, StoreConfig, DenialCacheConfig);
 pub(crate) struct Plugin {
     pub(crate) policy: Policy,
     pub(crate) store: Option<Store>,
-    /// Denials remembered at most, for each worker thread.
-    pub(crate) denials: usize,
+    /// Denials remembered at most, and tokens, for each worker thread.
+    pub(crate) remembered: usize,
 }
 
 /// How the store is called.
@@ -105,34 +105,35 @@ impl Endpoints {
 }
 
 impl Plugin {
-    /// Reads a plugin configuration; `variable` looks up an environment variable.
+    /// Reads a plugin configuration; `variables` looks up an environment variable.
     pub(crate) fn from_json(
         json: &[u8],
-        variable: impl FnOnce(&str) -> Option<String>,
+        variables: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<ConfigError>> {
         let config: PluginConfig = config::parse(json).map_err(|error| vec![error])?;
-        let mut policy = Policy::compile(config.policy, "policy.")?;
+        let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy) };
+        let mut policy = Policy::compile(config.policy, "policy.", Some(&surroundings))?;
         let store = match config.store {
             None => None,
             Some(store) => {
                 if let Some(prefix) = &store.key_prefix {
                     policy = policy.with_key_prefix(prefix);
                 }
-                Some(Store::new(store, variable).map_err(|error| vec![error])?)
+                Some(Store::new(store, variables).map_err(|error| vec![error])?)
             }
         };
-        Ok(Self { policy, store, denials: store::denials(config.denial_cache.keys) })
+        Ok(Self { policy, store, remembered: store::denials(config.denial_cache.keys) })
     }
 }
 
 impl Store {
-    fn new(config: StoreConfig, variable: impl FnOnce(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    fn new(config: StoreConfig, variables: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         if config.cluster.is_empty() {
             return Err(ConfigError::new("store.cluster", "an empty text", "the name of an Envoy cluster"));
         }
         let token = match (config.token, config.token_env) {
             (Some(token), None) => token,
-            (None, Some(name)) => variable(&name).ok_or_else(|| {
+            (None, Some(name)) => variables(&name).ok_or_else(|| {
                 let expected = "a variable that vm_config.environment_variables passes to the filter";
                 ConfigError::new("store.token_env", format!("`{name}`, which is not set"), expected)
             })?,

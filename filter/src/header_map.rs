@@ -1,9 +1,9 @@
-//! A request's header fields, fetched in one call and read where they lie.
+//! A request's header fields, fetched in one call and read where they lie, and set.
 //!
 //! The host answers every question for bytes by calling back into the sandbox for memory, which costs more than all the rest of
 //! the question. So the whole map is asked for once. The SDK's own reader copies each field, and panics on
 //! names that are not UTF-8.
-#![allow(unsafe_code, reason = "the SDK exposes this host call only through a reader that panics")]
+#![allow(unsafe_code, reason = "the SDK exposes these host calls only through functions that panic")]
 
 use std::ptr::null_mut;
 
@@ -54,6 +54,19 @@ impl HeaderMap {
     }
 }
 
+/// Sets a field of the current request, in the place of all lines of that name, or removes it; nothing where there is no
+/// request, which the SDK would panic at.
+pub(crate) fn set_request_field(name: &str, value: Option<&str>) {
+    // SAFETY: the host reads the texts where they lie, before it returns.
+    unsafe {
+        proxy_remove_header_map_value(HTTP_REQUEST_HEADERS, name.as_ptr(), name.len());
+        if let Some(value) = value {
+            let (name, value) = ((name.as_ptr(), name.len()), (value.as_ptr(), value.len()));
+            proxy_add_header_map_value(HTTP_REQUEST_HEADERS, name.0, name.1, value.0, value.1);
+        }
+    }
+}
+
 /// Takes a text of `length` and the NUL behind it off the front of `texts`.
 fn take<'a>(texts: &mut &'a [u8], length: u32) -> Option<&'a [u8]> {
     let (text, rest) = texts.split_at_checked(usize::try_from(length).ok()?)?;
@@ -67,4 +80,12 @@ const HTTP_REQUEST_HEADERS: u32 = 0;
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
+    fn proxy_add_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
 }

@@ -12,10 +12,11 @@ use proxy_wasm::types::{BufferType, Bytes, MapType};
 
 use tollgate_shared::answer::{Answer, Fields};
 use tollgate_shared::client_ip;
+use tollgate_shared::id::Id;
 use tollgate_shared::request::Request;
 use tollgate_shared::time::Timestamp;
 
-use crate::header_map::HeaderMap;
+use crate::header_map::{self, HeaderMap};
 
 /// The host's clock.
 pub(crate) fn now() -> Timestamp {
@@ -26,6 +27,11 @@ pub(crate) fn now() -> Timestamp {
 /// The time at which a decision that began at `began` goes on.
 pub(crate) fn resumption_time(began: Timestamp) -> Timestamp {
     if cfg!(feature = "test-clock") { began } else { now() }
+}
+
+/// The host's clock, at the time that decisions take for `now`.
+pub(crate) fn real_time(decided: Timestamp) -> Timestamp {
+    if cfg!(feature = "test-clock") { now() } else { decided }
 }
 
 /// The head of the request whose context is current.
@@ -106,23 +112,29 @@ pub(crate) fn set_response_fields(fields: &Fields) {
     }
 }
 
-/// Lets the request of `context` go on, or answers it. `false` when it is gone.
-pub(crate) fn release(context: u32, answer: Option<&Answer>, grpc: bool) -> bool {
-    if hostcalls::set_effective_context(context).is_err() {
-        return false;
-    }
-    match answer {
-        Some(answer) => refuse(answer, grpc),
-        None => {
-            let _ = hostcalls::resume_http_request();
-        }
-    }
-    true
+/// Sets header fields of the current request, or removes those without a value.
+pub(crate) fn set_request_fields<'a>(fields: impl Iterator<Item = (&'static str, Option<&'a str>)>) {
+    fields.for_each(|(name, value)| header_map::set_request_field(name, value));
 }
 
-/// Makes `context` the one that calls belong to.
-pub(crate) fn enter(context: u32) {
-    let _ = hostcalls::set_effective_context(context);
+/// The status of the current response; zero if there is none.
+pub(crate) fn response_status() -> u16 {
+    status(MapType::HttpResponseHeaders)
+}
+
+/// Lets the current request go on.
+pub(crate) fn resume_request() {
+    let _ = hostcalls::resume_http_request();
+}
+
+/// Lets the current response go on.
+pub(crate) fn resume_response() {
+    let _ = hostcalls::resume_http_response();
+}
+
+/// Makes `context` the one that calls belong to. `false` when it is gone.
+pub(crate) fn enter(context: u32) -> bool {
+    hostcalls::set_effective_context(context).is_ok()
 }
 
 /// Posts `body` to `/pipeline` of a cluster; the number of the call, or `None` when it could not leave.
@@ -145,14 +157,18 @@ pub(crate) fn post(
 
 /// The status and body of the call that was just answered.
 pub(crate) fn response(body_size: usize) -> (u16, Bytes) {
-    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
-    let status = status.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()).unwrap_or(0);
+    let status = status(MapType::HttpCallResponseHeaders);
     let body = if body_size == 0 {
         None
     } else {
         hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size.min(MAX_RESPONSE)).ok().flatten()
     };
     (status, body.unwrap_or_default())
+}
+
+fn status(map: MapType) -> u16 {
+    let text = hostcalls::get_map_value_bytes(map, ":status").ok().flatten();
+    text.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// The plugin configuration.
@@ -163,11 +179,16 @@ pub(crate) fn configuration(size: usize) -> Bytes {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten().unwrap_or_default()
 }
 
-/// A queue that only this context reads: pushing to it calls `on_queue_ready` at the next turn of the event loop.
-pub(crate) fn register_bell() -> Option<u32> {
-    let mut unique = [0; 16];
-    getrandom::fill(&mut unique).ok()?;
-    hostcalls::register_shared_queue(&format!("tollgate.{:032x}", u128::from_le_bytes(unique))).ok()
+/// A name that nobody else draws; `None` if the host has no randomness.
+pub(crate) fn draw_id() -> Option<Id> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(Id::from_bytes(bytes))
+}
+
+/// A queue that only the context of this name reads: pushing to it calls `on_queue_ready` at the next turn of the event loop.
+pub(crate) fn register_bell(id: Id) -> Option<u32> {
+    hostcalls::register_shared_queue(&format!("tollgate.{id}")).ok()
 }
 
 /// Wakes the root that registered `bell`.

@@ -1,27 +1,25 @@
 //! One request and its response.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use tollgate_shared::answer;
-use tollgate_shared::exchange::{self, Decision, Step};
 
-use crate::commit::{Committer, Slot};
-use crate::host::{self, RequestHead};
+use crate::host;
+use crate::queue::Slot;
+use crate::thread::Thread;
 
 /// A request that passes the filter.
 pub(crate) struct Http {
-    context: u32,
-    committer: Option<Rc<RefCell<Committer>>>,
+    thread: Option<Rc<Thread>>,
     slot: Rc<Slot>,
 }
 
 impl Http {
-    pub(crate) fn new(context: u32, committer: Option<Rc<RefCell<Committer>>>) -> Self {
-        Self { context, committer, slot: Rc::default() }
+    pub(crate) fn new(context: u32, thread: Option<Rc<Thread>>) -> Self {
+        Self { thread, slot: Rc::new(Slot { context, ..Slot::default() }) }
     }
 }
 
@@ -29,45 +27,35 @@ impl Context for Http {}
 
 impl HttpContext for Http {
     fn on_http_request_headers(&mut self, _fields: usize, _end_of_stream: bool) -> Action {
+        let action =
+            self.thread.as_ref().and_then(|thread| thread.with(|committer| committer.begin(&self.slot)));
         // Without configuration nothing is known of limits, so nobody passes.
-        let Some(committer) = &self.committer else {
+        action.unwrap_or_else(|| {
             host::refuse(&unconfigured(), false);
-            return Action::Pause;
-        };
-        let committer = &mut *committer.borrow_mut();
-        let request = RequestHead::fetch();
-        let now = request.time();
-        self.slot.grpc.set(request.is_grpc());
-        let step = exchange::begin(&committer.policy, &mut committer.local, &request, now);
-        let decision = match step {
-            Step::Decide(decision) => Some(decision),
-            Step::Call(call) => committer.submit(self.context, call, &self.slot),
-        };
-        let Some(mut decision) = decision else { return Action::Pause };
-        committer.metrics.decided(&decision);
-        let action = match &decision {
-            Decision::Allow(report) => {
-                self.slot.fields.replace(answer::fields(&committer.policy, report, now));
-                Action::Continue
-            }
-            Decision::Deny(denial) => {
-                host::refuse(&answer::denial(&committer.policy, denial, now), self.slot.grpc.get());
-                Action::Pause
-            }
-        };
-        committer.settle(&mut decision, now);
-        action
+            Action::Pause
+        })
     }
 
     fn on_http_response_headers(&mut self, _fields: usize, _end_of_stream: bool) -> Action {
         host::set_response_fields(&self.slot.fields.take());
-        Action::Continue
+        let (Some(thread), true) = (&self.thread, self.slot.is_completion_due()) else {
+            return Action::Continue;
+        };
+        let status = host::response_status();
+        if status < 200 && status != SWITCHING_PROTOCOLS {
+            return Action::Continue;
+        }
+        thread.with(|committer| committer.responded(&self.slot, status)).unwrap_or(Action::Continue)
     }
 }
 
+/// The host drops a request when its answer has left, and when its client or its upstream is gone.
 impl Drop for Http {
     fn drop(&mut self) {
         self.slot.gone.set(true);
+        if let (Some(thread), Some(completion)) = (&self.thread, self.slot.completion.take()) {
+            thread.ended(completion, self.slot.began.get());
+        }
     }
 }
 
@@ -78,3 +66,6 @@ fn unconfigured() -> answer::Answer {
         body: "tollgate is not configured\n".to_owned(),
     }
 }
+
+/// The only status below 200 that is an answer.
+const SWITCHING_PROTOCOLS: u16 = 101;

@@ -14,12 +14,18 @@
 //! request ─▶ http: begin ─▶ queue ─┘      to the store   └─▶ refuse ─▶ 429
 //! ```
 //!
+//! What a request leaves to be done meets its response: whether a logout's answer may go is asked in the same way while the
+//! response is paused, and what a breaker, a limit or a lock is told afterwards rides along in the next pipeline.
+//!
 //! | module | what lives there |
 //! | --- | --- |
 //! | [`config`] | the plugin configuration |
-//! | [`root`] | configuration, the queue, calls in flight |
-//! | [`http`] | one request and its response |
-//! | [`commit`] | the queue, the calls, what becomes of members |
+//! | [`root`] | configuration, and the events of a worker thread |
+//! | [`http`] | the events of one request and its response |
+//! | [`exchange`] | the decision about a request, its answer, its end |
+//! | [`commit`] | the calls, and what becomes of their members |
+//! | [`queue`] | who waits for the store |
+//! | [`thread`] | what a worker thread's root and requests share |
 //! | [`host`] | everything that is asked of the host; nothing here panics on what a client sends |
 //! | [`header_map`] | header fields, fetched at once |
 //! | [`metrics`] | counters and histograms |
@@ -28,9 +34,12 @@
 mod commit;
 mod config;
 mod entry;
+mod exchange;
 mod header_map;
 mod host;
 mod http;
 mod metrics;
+mod queue;
 mod root;
 mod shards;
+mod thread;

@@ -9,7 +9,7 @@ use proxy_wasm::types::MetricType;
 
 use tollgate_shared::config::FailureMode;
 use tollgate_shared::exchange::{Decision, Ruling, Source};
-use tollgate_shared::policy::Policy;
+use tollgate_shared::policy::{Guard, Policy};
 use tollgate_shared::store::StoreError;
 
 /// All metrics of a plugin.
@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     requests_denied: Metric,
     requests_abandoned: Metric,
     limits: Vec<LimitMetrics>,
+    guards: Vec<GuardMetrics>,
     denials_remembered: Metric,
     degraded: [(FailureMode, Metric); 3],
     calls: Metric,
@@ -37,12 +38,31 @@ struct LimitMetrics {
     shadow_exceeded: Metric,
 }
 
+/// By ruling.
+#[derive(Debug)]
+struct GuardMetrics {
+    allowed: Metric,
+    refused: Metric,
+    shadow_refused: Metric,
+    unavailable: Metric,
+}
+
 impl Metrics {
     pub(crate) fn define(policy: &Policy) -> Self {
         let of_limit = |name: &str| LimitMetrics {
             allowed: Metric::counter(&format!("rate_limit_allowed_total.limit.{name}")),
             exceeded: Metric::counter(&format!("rate_limit_exceeded_total.limit.{name}")),
             shadow_exceeded: Metric::counter(&format!("rate_limit_shadow_exceeded_total.limit.{name}")),
+        };
+        let of_guard = |guard: &Guard| {
+            let (kind, name) = (guard.rule().kind(), guard.name());
+            let counter = |what| Metric::counter(&format!("guard_{what}_total.kind.{kind}.name.{name}"));
+            GuardMetrics {
+                allowed: counter("allowed"),
+                refused: counter("refused"),
+                shadow_refused: counter("shadow_refused"),
+                unavailable: counter("unavailable"),
+            }
         };
         let of_mode = |mode: FailureMode| {
             (mode, Metric::counter(&format!("rate_limit_degraded_total.mode.{}", mode.as_str())))
@@ -52,6 +72,7 @@ impl Metrics {
             requests_denied: Metric::counter("tollgate_requests_denied_total"),
             requests_abandoned: Metric::counter("tollgate_requests_abandoned_total"),
             limits: policy.limits().iter().map(|limit| of_limit(limit.name())).collect(),
+            guards: policy.guards().iter().map(of_guard).collect(),
             denials_remembered: Metric::counter("rate_limit_denial_cache_hits_total"),
             degraded: [FailureMode::Allow, FailureMode::Deny, FailureMode::Local].map(of_mode),
             calls: Metric::counter("redis_calls_total"),
@@ -87,19 +108,36 @@ impl Metrics {
                     Ruling::Unavailable => {}
                 }
             }
-            match verdict.source {
-                Source::Store => {}
-                Source::Denials => self.denials_remembered.add(1),
-                Source::Degraded(mode) => {
-                    self.degraded.iter().filter(|(of, _)| *of == mode).for_each(|(_, metric)| metric.add(1));
+            self.count_source(verdict.source);
+        }
+        for verdict in &decision.report().guards {
+            if let Some(guard) = self.guards.get(verdict.guard) {
+                match verdict.ruling {
+                    Ruling::Admitted => guard.allowed.add(1),
+                    Ruling::Refused => guard.refused.add(1),
+                    Ruling::ShadowRefused => guard.shadow_refused.add(1),
+                    Ruling::Unavailable => guard.unavailable.add(1),
                 }
+            }
+            self.count_source(verdict.source);
+        }
+    }
+
+    fn count_source(&self, source: Source) {
+        match source {
+            Source::Store => {}
+            Source::Denials => self.denials_remembered.add(1),
+            Source::Degraded(mode) => {
+                self.degraded.iter().filter(|(of, _)| *of == mode).for_each(|(_, metric)| metric.add(1));
             }
         }
     }
 
-    /// Counts a request whose client left while it waited.
-    pub(crate) fn abandoned(&self) {
-        self.requests_abandoned.add(1);
+    /// Counts requests whose clients left while they waited.
+    pub(crate) fn abandoned(&self, requests: usize) {
+        if requests > 0 {
+            self.requests_abandoned.add(i64::try_from(requests).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts a call to the store that was sent.

@@ -1,6 +1,5 @@
 //! The root context: configuration, and the events of a worker thread.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -10,22 +9,22 @@ use crate::commit::Committer;
 use crate::config::Plugin;
 use crate::host;
 use crate::http::Http;
-use crate::metrics::Metrics;
+use crate::thread::Thread;
 
 /// The plugin on one worker thread.
 pub(crate) struct Root {
     id: u32,
-    committer: Option<Rc<RefCell<Committer>>>,
+    thread: Option<Rc<Thread>>,
 }
 
 impl Root {
     pub(crate) fn new(id: u32) -> Self {
-        Self { id, committer: None }
+        Self { id, thread: None }
     }
 
     fn with(&self, event: impl FnOnce(&mut Committer)) {
-        if let Some(committer) = &self.committer {
-            event(&mut committer.borrow_mut());
+        if let Some(thread) = &self.thread {
+            thread.with(event);
         }
     }
 }
@@ -39,23 +38,24 @@ impl Context for Root {
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
         let json = host::configuration(size);
-        match Plugin::from_json(&json, |name| std::env::var(name).ok()) {
-            Ok(Plugin { policy, store, denials }) => {
-                if store.is_none() {
-                    log::warn!("no store is configured: limits hold for this Envoy alone, in its memory");
-                }
-                let metrics = Metrics::define(&policy);
-                let committer = Committer::new(self.id, policy, store, denials, metrics);
-                self.committer = Some(Rc::new(RefCell::new(committer)));
-                true
-            }
+        let plugin = match Plugin::from_json(&json, &|name| std::env::var(name).ok()) {
+            Ok(plugin) => plugin,
             Err(errors) => {
                 for error in errors {
                     log::error!("configuration: {error}");
                 }
-                false
+                return false;
             }
+        };
+        let Some(id) = host::draw_id() else {
+            log::error!("the host gives no random numbers");
+            return false;
+        };
+        if plugin.store.is_none() {
+            log::warn!("no store is configured: limits and guards hold for this Envoy alone, in its memory");
         }
+        self.thread = Some(Rc::new(Thread::new(Committer::new(self.id, plugin, id))));
+        true
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
@@ -71,6 +71,6 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Http::new(context, self.committer.clone())))
+        Some(Box::new(Http::new(context, self.thread.clone())))
     }
 }

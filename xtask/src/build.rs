@@ -197,4 +197,4 @@ const EXPORTS: [&str; 15] = [
 const MOST_ZIPPED_WORKER_BYTES: usize = 250_000;
 
 /// The filter's bound, uncompressed.
-const MOST_BYTES: usize = 500_000;
+const MOST_BYTES: usize = 800_000;

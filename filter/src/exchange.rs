@@ -1,0 +1,218 @@
+//! What a request meets: the decision about it, its answer, its end.
+
+use std::rc::Rc;
+
+use proxy_wasm::types::Action;
+
+use tollgate_shared::answer;
+use tollgate_shared::exchange::{self, Before, Call, Completion, Decision, Step};
+use tollgate_shared::redis::rest::Outcomes;
+use tollgate_shared::store::{Op, StoreError};
+use tollgate_shared::time::Timestamp;
+
+use crate::commit::Committer;
+use crate::host::{self, RequestHead};
+use crate::queue::{Member, Slot, Waiting};
+
+/// Somebody who waited, and what is to be told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    slot: Rc<Slot>,
+    news: News,
+    at: Timestamp,
+}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all news are decisions")]
+enum News {
+    /// What becomes of the request.
+    Decision(Decision),
+    /// Whether the answer may go.
+    Answer(bool),
+}
+
+impl Committer {
+    /// A request has come, and its context is the current one.
+    pub(crate) fn begin(&mut self, slot: &Rc<Slot>) -> Action {
+        let request = RequestHead::fetch();
+        let now = request.time();
+        slot.began.set(now);
+        slot.grpc.set(request.is_grpc());
+        let step = exchange::begin(&self.policy, &mut self.local, &request, now);
+        let decision = match self.advance(step, slot, now) {
+            Ok(decision) => decision,
+            Err(call) if self.has_room() => {
+                self.queue.push(Member::Request { waiting: waiting(slot, now), call });
+                return Action::Pause;
+            }
+            Err(call) => self.fall_back(call, slot, &StoreError::Busy),
+        };
+        if self.carry_out(decision, slot, now) { Action::Continue } else { Action::Pause }
+    }
+
+    /// The request's answer has come, with this status, and its context is the current one.
+    pub(crate) fn responded(&mut self, slot: &Rc<Slot>, status: u16) -> Action {
+        let Some(mut completion) = slot.completion.take() else { return Action::Continue };
+        let now = host::resumption_time(slot.began.get());
+        let before = completion.before_answer(&mut self.local, status, now);
+        let ops = completion.responded(&mut self.local, status, now);
+        slot.completion.replace(Some(completion));
+        let action = match before {
+            Before::Pass => Action::Continue,
+            Before::Ask(revoking) if self.has_room() => {
+                self.queue.push(Member::Answer { waiting: waiting(slot, now), revoking });
+                Action::Pause
+            }
+            before => {
+                if let Before::Ask(revoking) = before {
+                    let failed = all_failed(revoking.as_ref(), &StoreError::Busy);
+                    revoking.resume(&mut self.local, failed, now);
+                }
+                host::refuse(&answer::not_revoked(), slot.grpc.get());
+                Action::Pause
+            }
+        };
+        self.settle(ops, now);
+        action
+    }
+
+    /// A request that came at `began` is over.
+    pub(crate) fn ended(&mut self, completion: Completion, began: Timestamp) {
+        let now = host::resumption_time(began);
+        let ops = completion.ended(&mut self.local, now);
+        self.settle(ops, now);
+    }
+
+    /// Takes in what became of a member's operations; who has to ask once more comes back.
+    pub(crate) fn go_on(&mut self, member: Member, outcomes: Outcomes, now: Timestamp) -> Option<Member> {
+        match member {
+            Member::Request { waiting, call } => {
+                let step = call.resume(&mut self.local, outcomes, now);
+                let slot = Rc::clone(&waiting.slot);
+                let decision = match self.advance(step, &slot, now) {
+                    Ok(decision) => decision,
+                    // It goes on waiting since it queued first.
+                    Err(call) if !self.queue.is_full() => return Some(Member::Request { waiting, call }),
+                    Err(call) => self.fall_back(call, &slot, &StoreError::Busy),
+                };
+                self.decided.push_back(Told { slot, news: News::Decision(decision), at: now });
+            }
+            Member::Answer { waiting: Waiting { slot, .. }, revoking } => {
+                let news = News::Answer(revoking.resume(&mut self.local, outcomes, now));
+                self.decided.push_back(Told { slot, news, at: now });
+            }
+            Member::Settle { .. } => {}
+        }
+        None
+    }
+
+    /// Goes on without the store for a member that cannot wait for it any longer.
+    pub(crate) fn give_up(&mut self, member: Member, error: &StoreError) {
+        let outcomes = all_failed(member.as_ref(), error);
+        let now = host::resumption_time(member.time());
+        if let Some(Member::Request { waiting: Waiting { slot, .. }, call }) =
+            self.go_on(member, outcomes, now)
+        {
+            let decision = self.fall_back(call, &slot, error);
+            self.decided.push_back(Told { slot, news: News::Decision(decision), at: now });
+        }
+    }
+
+    /// Tells requests what became of them, a few in each event.
+    ///
+    /// The host resumes them one inside the other when the event ends: what the first one's response causes, such as our own
+    /// look at its header fields, resumes the second. A whole batch at once would pile up on the host's stack.
+    pub(crate) fn tell(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Some(told) = self.decided.pop_front() else { return };
+            self.release(told);
+        }
+        while !self.decided.is_empty() && !self.ring() {
+            // Nobody will wake us: better deep than never.
+            if let Some(told) = self.decided.pop_front() {
+                self.release(told);
+            }
+        }
+    }
+
+    fn release(&mut self, Told { slot, news, at }: Told) {
+        let is_there = !slot.gone.get() && host::enter(slot.context);
+        match news {
+            News::Decision(decision) if is_there => {
+                if self.carry_out(decision, &slot, at) {
+                    host::resume_request();
+                }
+            }
+            News::Decision(mut decision) => {
+                self.metrics.abandoned(1);
+                self.settle(decision.settle(), at);
+                if let Decision::Allow(admission) = &mut decision
+                    && let Some(completion) = admission.completion()
+                {
+                    self.ended(completion, slot.began.get());
+                }
+            }
+            News::Answer(true) if is_there => host::resume_response(),
+            News::Answer(false) if is_there => host::refuse(&answer::not_revoked(), slot.grpc.get()),
+            News::Answer(_) => {}
+        }
+    }
+
+    /// Prepares the current request for going on, or refuses it; whether it goes on.
+    fn carry_out(&mut self, mut decision: Decision, slot: &Slot, now: Timestamp) -> bool {
+        self.metrics.decided(&decision);
+        let goes_on = match &mut decision {
+            Decision::Allow(admission) => {
+                host::set_request_fields(admission.onward());
+                slot.fields.replace(answer::fields(&self.policy, admission.report(), now));
+                slot.completion.replace(admission.completion());
+                true
+            }
+            Decision::Deny(denial) => {
+                host::refuse(&answer::denial(&self.policy, denial, now), slot.grpc.get());
+                false
+            }
+        };
+        self.settle(decision.settle(), now);
+        goes_on
+    }
+
+    /// Goes on until there is a decision, or a call that has to be made for it.
+    fn advance(&mut self, mut step: Step, slot: &Slot, now: Timestamp) -> Result<Decision, Box<Call>> {
+        loop {
+            step = match step {
+                Step::Decide(decision) => return Ok(decision),
+                Step::Call(call) => return Err(Box::new(call)),
+                // Envoy has nothing that would verify a signature for us; a core that cannot either believes none.
+                Step::Verify(verify) => {
+                    host::enter(slot.context);
+                    verify.resume(&mut self.local, &RequestHead::fetch(), false, now)
+                }
+            };
+        }
+    }
+
+    fn fall_back(&mut self, mut call: Box<Call>, slot: &Slot, error: &StoreError) -> Decision {
+        let now = host::resumption_time(call.began());
+        loop {
+            let outcomes = all_failed(call.batch(), error);
+            let step = call.resume(&mut self.local, outcomes, now);
+            call = match self.advance(step, slot, now) {
+                Ok(decision) => return decision,
+                Err(call) => call,
+            };
+        }
+    }
+}
+
+fn waiting(slot: &Rc<Slot>, now: Timestamp) -> Waiting {
+    Waiting { slot: Rc::clone(slot), queued: host::real_time(now) }
+}
+
+/// The outcomes of operations of which none was performed.
+fn all_failed(ops: &[Op], error: &StoreError) -> Outcomes {
+    ops.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// Most requests that are told in one event.
+const AT_ONCE: usize = 8;
