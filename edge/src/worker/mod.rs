@@ -32,6 +32,8 @@ use js_sys::{Array, Promise};
 use wasm_bindgen::intern;
 use wasm_bindgen::prelude::*;
 use web_sys::Request;
+// What worker-build puts around the Worker, so that it starts anew after a panic, calls a function of this.
+use worker as _;
 
 use tollgate_shared::answer;
 use tollgate_shared::client_ip;
