@@ -19,11 +19,13 @@
 //! | [`health`] | the control path: whether it lives, and how the store is |
 //! | [`metrics`] | data points for Analytics Engine |
 //! | [`origin`] | requests on their way to the origin, and answers |
+//! | [`panics`] | that wasm starts anew after one |
 
 mod health;
 mod instance;
 mod metrics;
 mod origin;
+mod panics;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -32,8 +34,6 @@ use js_sys::{Array, Promise};
 use wasm_bindgen::intern;
 use wasm_bindgen::prelude::*;
 use web_sys::Request;
-// What worker-build puts around the Worker, so that it starts anew after a panic, calls a function of this.
-use worker as _;
 
 use tollgate_shared::answer;
 use tollgate_shared::client_ip;
