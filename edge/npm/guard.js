@@ -118,9 +118,9 @@ class Decision {
       return respond(JSON.parse(left), this.#method);
     }
     if (left === 0) return this.apply(response);
-    const { readable, writable } = new TransformStream();
-    this.#finish(this.#road.watch(response, response.body, writable, due.ticket, left, this.#finish));
-    return this.apply(new Response(response.body && readable, response));
+    const [body, told] = this.#road.watch(response, due.ticket, left, this.#finish);
+    this.#finish(told);
+    return this.apply(new Response(body, response));
   }
 }
 

@@ -62,28 +62,41 @@ export class Road {
     return this.core.verified(ticket, holds, carried);
   }
 
-  /** Sends the body of a response on, and tells the core of its end, and with `left` of 2 what is in it. */
-  async watch({ headers }, body, writable, ticket, left, carried) {
-    let source = body;
+  /**
+   * The body of a response, which is sent on as it comes: the core is told its end, and with `left` of 2 what is in it. The other promise
+   * is of the time when all is told.
+   * @returns {[ReadableStream | null, Promise]}
+   */
+  watch({ headers, body }, ticket, left, carried) {
+    let whole = true;
+    const told = () => {
+      this.core.wake?.();
+      return this.core.ended(ticket, whole, carried);
+    };
     if (left === 2) {
       this.core.wake?.();
       this.core.fields(ticket, [...headers].flat().join("\n"));
-      const transform = (piece, onward) => {
-        this.core.wake?.();
-        this.core.piece(ticket, piece);
+    }
+    if (body === null) return [null, Promise.resolve().then(told)];
+    const length = headers.get("content-length");
+    // Of the runtime's own streams, an idle one does not notice that nobody wants the rest.
+    const { readable, writable } = new TransformStream({
+      expectedLength: length === null ? undefined : Number(length),
+      transform: (piece, onward) => {
+        if (left === 2) {
+          this.core.wake?.();
+          this.core.piece(ticket, piece);
+        }
         onward.enqueue(piece);
-      };
-      source = body?.pipeThrough(new TransformStream({ transform }));
-    }
-    let whole = true;
-    try {
-      await source?.pipeTo(writable);
-    } catch {
-      // Who breaks off at one end is heard of at the other.
+      },
+      cancel() {
+        whole = false;
+      },
+    });
+    const broken = () => {
       whole = false;
-    }
-    this.core.wake?.();
-    return this.core.ended(ticket, whole, carried);
+    };
+    return [readable, body.pipeTo(writable).catch(broken).then(told)];
   }
 
   /** The first bytes of a body that somebody else has, too. */
@@ -201,13 +214,17 @@ export class Front extends Road {
 
   /** A copy, of whose body the core is told the end, and with `left` of 2 what is in it. */
   watched(response, method, ticket, left, context) {
-    const { body, status, statusText, headers, webSocket } = response;
+    const { status, statusText, headers, webSocket } = response;
     // Nobody sees the end of a WebSocket: what it holds ends by its time.
     if (webSocket) return new Response(null, response);
-    const { readable, writable } = stream(headers);
-    const source = method === "HEAD" ? null : body;
-    context.waitUntil(this.watch(response, source, writable, ticket, left, context));
-    return new Response(source && readable, { status, statusText, headers, encodeBody: "manual" });
+    const [body, told] = this.watch(
+      method === "HEAD" ? { headers, body: null } : response,
+      ticket,
+      left,
+      context,
+    );
+    context.waitUntil(told);
+    return new Response(body, { status, statusText, headers, encodeBody: "manual" });
   }
 }
 

@@ -160,6 +160,8 @@ async fn a_lock_is_held_until_the_last_byte_or_until_the_client_leaves() {
     assert_locked(&client::send(there, request("/", "one")).await.unwrap());
     site.origin.set_reply(Reply::default());
     assert_locked(&client::send(here, request("/", "one")).await.unwrap());
+    // Of a client that says nothing more workerd does not know that it hears nothing more either, until it has something to tell it.
+    connection.set_zero_linger().unwrap();
     drop(connection);
     free_again(there).await;
     // The origin breaks off.
