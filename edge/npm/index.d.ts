@@ -1,5 +1,5 @@
 /**
- * Rate limits for edge functions and servers, counted together in Redis.
+ * Rate limits and other guards for edge functions and servers, shared in Redis.
  *
  * ```ts
  * import { createGuard } from "tollgate";
@@ -17,7 +17,7 @@
  *
  * const decision = await guard.check(request, { ip, waitUntil });
  * if (!decision.allowed) return decision.response;
- * return decision.apply(await answer(request));
+ * return decision.complete(await answer(request));
  * ```
  *
  * @module
@@ -43,6 +43,12 @@ export interface GuardOptions {
    * Without those, or with `null`, this instance counts for itself in its memory, and says so once in the log.
    */
   redis?: RedisOptions | null;
+  /**
+   * What the policy names secrets by: `{"env": "JWT_SECRET"}` there is `variables.JWT_SECRET` here. `process.env` will do.
+   *
+   * @default {}
+   */
+  variables?: Readonly<Record<string, string | undefined>>;
   /** How long a request may wait for the store, at most `"10s"`. @default "500ms" */
   timeout?: Duration;
   /** What keys in the store begin with: 1 to 64 of `A-Z a-z 0-9 . _ -`. @default "tg" */
@@ -69,9 +75,10 @@ export interface RedisOptions {
 /** Decides. */
 export interface Guard {
   /**
-   * Decides about a request, as the policy's routes say. That is one call to the store at most.
+   * Decides about a request, as the policy's routes say. That is one call to the store at most, and one more where the route has a
+   * lock, a `dedup` or an `idempotency`.
    *
-   * It is never rejected because of the store: if that is down, slow or refuses, each limit does what its `on_store_error` says.
+   * It is never rejected because of the store: if that is down, slow or refuses, each guard does what its `on_store_error` says.
    *
    * @throws {TypeError} An argument is of another type than it has to be, or `ip` is no IP address.
    */
@@ -97,7 +104,10 @@ export interface Guard {
   limit(name: string, key: string | readonly string[], options?: LimitOptions): Promise<LimitDecision>;
 }
 
-/** What is read of a request: its head. A `Request` of the Fetch API is one. */
+/**
+ * What is read of a request: its head. A `Request` of the Fetch API is one, and has to be where the policy goes by the body: then a
+ * clone of it is read.
+ */
 export interface RequestLike {
   readonly method: string;
   /** Absolute. */
@@ -123,8 +133,8 @@ export interface CheckOptions {
   ip?: string | null;
   /**
    * The platform's function that keeps an instance alive for a promise: `(promise) => context.waitUntil(promise)`. What a refused
-   * request was charged by other limits is given back behind the answer. Without it that is done as well, if the instance lives
-   * that long.
+   * request was charged by other limits is given back behind the answer, and guards are told how it went. Without it that is done as
+   * well, if the instance lives that long.
    */
   waitUntil?: ((promise: Promise<unknown>) => void) | null;
 }
@@ -144,12 +154,27 @@ export type Decision = Admission | Refusal;
 export interface Admission extends Decided {
   readonly allowed: true;
   readonly response?: undefined;
+  /**
+   * A copy of the header fields of a request as the upstream is to see them: with those that guards tell it (`X-Tollgate-Fence` of a
+   * lock, `X-Tollgate-Duplicate`), whatever the client has sent.
+   */
+  onward(headers: Headers): Headers;
+  /**
+   * Tells the guards of the answer, and gives the response for the client: as {@link Decided.apply} does, or another one in its place,
+   * where a logout did not reach the store. Locks are released when its body has ended, or when nobody wants the rest.
+   *
+   * Guards that go by answers need it: `circuit_breaker`, `lock`, `revokes`, `idempotency`, and limits with `count`. If there is no answer,
+   * complete with the one that stands in for it. Without it, what is held ends by its time.
+   *
+   * @throws {TypeError} It is no response, or somebody reads its body.
+   */
+  complete(response: Response): Promise<Response>;
 }
 
 /** The request is refused. */
 export interface Refusal extends Decided {
   readonly allowed: false;
-  /** The answer to it, ready to be sent: 429, or 503 where the store cannot be asked and the policy says `"deny"`. */
+  /** The answer to it, ready to be sent: 429, 401, 409 …, or 503 where the store cannot be asked and the policy says `"deny"`. */
   readonly response: Response;
 }
 
@@ -159,12 +184,29 @@ export interface Decided {
   readonly route: string | null;
   /** What each limit of the route said; of a refusal that was remembered, only the one that refused. */
   readonly limits: readonly LimitDecision[];
-  /** Whether a limit was decided without the store. */
+  /** What each other guard of the route said, as far as it was asked. */
+  readonly guards: readonly GuardDecision[];
+  /** Whether a limit or another guard was decided without the store. */
   readonly degraded: boolean;
   /** The header fields for any answer to this request: `RateLimit`, `RateLimit-Policy` and others, as the policy says. */
   readonly headers: Headers;
   /** A copy of a response with these header fields; its body is not read. */
   apply(response: Response): Response;
+}
+
+/** What one guard said that is no limit. */
+export interface GuardDecision {
+  readonly kind: "token" | "revocation" | "circuit_breaker" | "idempotency" | "dedup" | "lock" | "revokes";
+  /** Its name in the policy: its route's, unless that says otherwise. */
+  readonly name: string;
+  /** Whether it lets the request pass. */
+  readonly allowed: boolean;
+  /** As of a limit. */
+  readonly ruling: LimitDecision["ruling"];
+  /** As of a limit. */
+  readonly source: LimitDecision["source"];
+  /** Whether it was decided without the store although there is one. */
+  readonly degraded: boolean;
 }
 
 /** What one limit said. */

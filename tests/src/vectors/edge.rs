@@ -61,6 +61,8 @@ impl Adapter for EdgeAdapter {
     async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
         self.store.set_open(!step.store_down);
         let answer = self.origin.ask(self.workerd.addresses()[vector], step, "cf-connecting-ip").await;
+        // What is told behind an answer must not be overtaken by the next request.
+        self.store.quiet().await;
         answer.with_context(|| match self.workerd.ended() {
             Some(status) => format!("workerd ended ({status})"),
             None => format!("see `{}`", self.workerd.log_path().display()),
