@@ -2,7 +2,7 @@
 //!
 //! Paths are compared as they are sent, letter by letter, so no other spelling leads here.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
 use tollgate_shared::answer::{self, Answer};

@@ -68,7 +68,7 @@ impl Core {
                 // Without a policy nothing is known of limits, so nobody passes.
                 Err(refusal) => return origin::answer(&refusal, is_head).into(),
             };
-            match health::Control::of(&instance, head) {
+            match Control::of(&instance, head) {
                 None => {}
                 Some(Control::Given(answer)) => return origin::answer(&answer, is_head).into(),
                 Some(Control::Details) => {

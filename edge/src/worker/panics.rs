@@ -22,6 +22,7 @@ fn start() {
 
 /// Where worker-build looks for what [`start`] writes.
 #[wasm_bindgen(js_name = "__worker_init_state")]
+#[allow(unreachable_pub, reason = "what JavaScript calls has to be public")]
 pub fn state() -> JsValue {
     js::STATE.with(|state| state.into())
 }

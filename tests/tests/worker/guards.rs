@@ -116,7 +116,7 @@ async fn forged_and_expired_tokens_are_refused() {
 #[tokio::test]
 async fn of_equal_requests_at_once_the_origin_sees_one() {
     let dedup = json!({ "dedup": { "key": ["header:x-client"], "ttl": "1h" } });
-    let site = two_workers(policy(dedup), |edge| edge).await;
+    let site = two_workers(policy(&dedup), |edge| edge).await;
     let report = at_once(&site, "one").await;
     assert_eq!((report.count(200), report.failed()), (64, 0), "{report:?}");
     assert_eq!(site.origin.requests(), 1);
@@ -129,7 +129,7 @@ async fn of_equal_requests_at_once_the_origin_sees_one() {
 
 #[tokio::test]
 async fn of_many_who_want_a_lock_one_gets_it() {
-    let site = two_workers(policy(lock()), |edge| edge).await;
+    let site = two_workers(policy(&lock()), |edge| edge).await;
     site.origin.set_reply(Reply { delay: Duration::from_secs(2), ..Reply::default() });
     let report = at_once(&site, "one").await;
     assert_eq!((report.count(200), report.count(409)), (1, 63), "{report:?}");
@@ -153,7 +153,7 @@ async fn of_many_who_want_a_lock_one_gets_it() {
 /// An answer that is still on its way is not over.
 #[tokio::test]
 async fn a_lock_is_held_until_the_last_byte_or_until_the_client_leaves() {
-    let site = two_workers(policy(lock()), |edge| edge).await;
+    let site = two_workers(policy(&lock()), |edge| edge).await;
     let [here, there] = addresses(&site);
     site.origin.set_reply(Reply { body: ReplyBody::Unfinished("begun".into()), ..Reply::default() });
     let connection = begin(here).await;
@@ -176,7 +176,7 @@ async fn a_lock_is_held_until_the_last_byte_or_until_the_client_leaves() {
 /// Until the origin has answered, it is still at work for who has left.
 #[tokio::test]
 async fn a_lock_is_held_while_the_origin_works_for_a_client_that_has_left() {
-    let site = two_workers(policy(lock()), |edge| edge).await;
+    let site = two_workers(policy(&lock()), |edge| edge).await;
     let [here, there] = addresses(&site);
     site.origin.set_reply(Reply { delay: Duration::from_secs(2), ..Reply::default() });
     let mut connection = TcpStream::connect(here).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_lock_is_held_while_the_origin_works_for_a_client_that_has_left() {
 /// Bodies that are watched arrive as they were sent.
 #[tokio::test]
 async fn what_a_lock_is_held_for_arrives_as_it_was_sent() {
-    let site = two_workers(policy(lock()), |edge| edge).await;
+    let site = two_workers(policy(&lock()), |edge| edge).await;
     let bytes = Bytes::from((0..=255).cycle().take(300_000).collect::<Vec<u8>>());
     for encoding in [None, Some("gzip"), Some("br")] {
         let headers = encoding.map(|encoding| {
@@ -226,7 +226,7 @@ async fn what_a_lock_is_held_for_arrives_as_it_was_sent() {
 #[tokio::test]
 async fn a_breaker_opens_for_both_and_then_lets_one_probe_through() {
     let breaker = json!({ "circuit_breaker": { "failures": 3, "within": "60s", "open_for": "2s" } });
-    let site = two_workers(policy(breaker), |edge| edge).await;
+    let site = two_workers(policy(&breaker), |edge| edge).await;
     let [here, there] = addresses(&site);
     site.origin.set_reply(Reply { status: StatusCode::BAD_GATEWAY, ..Reply::default() });
     for _ in 0..3 {
@@ -312,7 +312,7 @@ fn addresses(site: &Site) -> [SocketAddr; 2] {
 }
 
 /// A route for everything with these guards.
-fn policy(guards: Value) -> Value {
+fn policy(guards: &Value) -> Value {
     let mut route = json!({ "name": "all" });
     route.as_object_mut().unwrap().extend(guards.as_object().unwrap().clone());
     json!({ "routes": [route] })
