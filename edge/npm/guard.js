@@ -1,7 +1,7 @@
 // Guards, the same for every runtime; only how the core is loaded differs. Everything is decided in the core. What is done here
 // is JavaScript's part: that arguments have their types, and that answers are its objects.
 
-import { Core } from "./core.js";
+import { Core, Resume } from "./core.js";
 
 /** Makes the `createGuard` of a runtime; `load` loads the core. */
 export function creator(load) {
@@ -16,6 +16,7 @@ export function creator(load) {
       "an object, or its JSON as a text",
     );
     if (settings.redis === undefined) settings.redis = fromEnvironment();
+    settings.variables = variables(settings.variables);
     const texts = [typeof policy === "string" ? policy : json("policy", policy), json("options", settings)];
     try {
       await (loaded ??= load());
@@ -30,9 +31,11 @@ export function creator(load) {
 
 class Guard {
   #core;
+  #road;
 
   constructor(core) {
     this.#core = core;
+    this.#road = core.road;
   }
 
   async check(request, options = {}) {
@@ -42,7 +45,17 @@ class Guard {
     expect(isRequest, "request", request, "a Request, or an object with its `method`, `url` and `headers`");
     const { ip, waitUntil } = checked(options, ["ip", "waitUntil"]);
     expect(ip == null || typeof ip === "string", "ip", ip, "a text");
-    return new Decision(JSON.parse(await this.#core.check(method, url, headers, ip, waitUntil)), method);
+    const finish = behind(waitUntil);
+    const ask = (body) => this.#core.check(method, url, headers, ip, finish, body);
+    const told = (await ask()) ?? (await ask(await this.#begun(request)));
+    return new Decision(this.#road, JSON.parse(told), method, finish);
+  }
+
+  /** The first bytes of a body, which stays to be read. */
+  #begun(request) {
+    const hasBody = typeof request.clone === "function";
+    expect(hasBody, "request", request, "a Request with its body: the policy goes by that here");
+    return this.#road.peek(request.clone().body, LONGEST_BODY);
   }
 
   async limit(name, key, options = {}) {
@@ -55,21 +68,33 @@ class Guard {
       expect(typeof cost === "number", "cost", cost, "a number");
       expect(Number.isInteger(cost) && cost > 0, "cost", cost, "a whole number from 1", RangeError);
     }
-    return limited(JSON.parse(await this.#core.limit(name, values, cost, waitUntil)));
+    return limited(JSON.parse(await this.#core.limit(name, values, cost, behind(waitUntil))));
   }
 }
 
 class Decision {
-  constructor({ allowed, route, limits, degraded, headers, refusal }, method) {
+  #road;
+  #onward;
+  #due;
+  #method;
+  #finish;
+
+  constructor(road, told, method, finish) {
+    const { allowed, route, limits, guards, degraded, headers, refusal, onward, due } = told;
     this.allowed = allowed;
     this.route = route;
     this.limits = limits.map(limited);
+    this.guards = guards;
     this.degraded = degraded;
     this.headers = new Headers(headers);
-    if (refusal) {
-      const { status, headers, body } = refusal;
-      this.response = new Response(method === "HEAD" ? null : body, { status, headers });
-    }
+    [this.#road, this.#onward, this.#due, this.#method, this.#finish] = [road, onward, due, method, finish];
+    if (refusal) this.response = respond(refusal, method);
+  }
+
+  onward(headers) {
+    const copy = new Headers(headers);
+    for (const [name, value] of this.#onward) value === null ? copy.delete(name) : copy.set(name, value);
+    return copy;
   }
 
   apply(response) {
@@ -79,6 +104,43 @@ class Decision {
     this.headers.forEach((value, name) => copy.headers.set(name, value));
     return copy;
   }
+
+  async complete(response) {
+    const isUnread = typeof response?.status === "number" && !response.body?.locked;
+    expect(isUnread, "response", response, "a Response whose body nobody reads");
+    const due = this.#due;
+    // What is due is due once.
+    this.#due = null;
+    if (!due) return this.apply(response);
+    const left = await Resume.answered(due.ticket, response.status, due.confirms, this.#finish);
+    if (typeof left === "string") {
+      await response.body?.cancel();
+      return respond(JSON.parse(left), this.#method);
+    }
+    if (left === 0) return this.apply(response);
+    const [body, told] = this.#road.watch(response, due.ticket, left, this.#finish);
+    this.#finish(told);
+    return this.apply(new Response(body, response));
+  }
+}
+
+/** A response of ours. Bodies that are no text come as numbers. */
+function respond({ status, headers, body }, method) {
+  const bytes = typeof body === "string" ? body : new Uint8Array(body);
+  return new Response(method === "HEAD" ? null : bytes, { status, headers });
+}
+
+/** Has the platform wait for what is done behind an answer, if it can. It is done in any case, as long as the instance lives. */
+function behind(waitUntil) {
+  const warn = (what) => console.warn(JSON.stringify({ message: `${what}: the store may not be told what is left to tell it` }));
+  return (promise) => {
+    const done = promise.catch((error) => warn(`what is done behind an answer failed (${error})`));
+    try {
+      waitUntil?.(done);
+    } catch (error) {
+      warn(`waitUntil failed (${error?.message})`);
+    }
+  };
 }
 
 /** JSON has no infinity. */
@@ -117,6 +179,17 @@ function fromEnvironment() {
   return url && token ? { url, token } : undefined;
 }
 
+/** Texts by their names. They may be secrets, so none is shown. */
+function variables(given = {}) {
+  expect(isObject(given), "variables", given, "an object with texts");
+  const found = Object.entries(given).filter(([, value]) => value !== undefined);
+  for (const [name, value] of found) {
+    const isText = typeof value === "string";
+    expect(isText, `variables.${name}`, isText || Object(value), "a text (what is found is not shown)");
+  }
+  return Object.fromEntries(found);
+}
+
 /** JSON, of what has such a form: `JSON.stringify` alone leaves functions out, and makes null of NaN. */
 function json(place, value) {
   return JSON.stringify(value, (name, part) => {
@@ -145,3 +218,6 @@ function inWords(value) {
   if (Array.isArray(value)) return "an array";
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }
+
+/** Bytes. What is behind them tells nobody apart. */
+const LONGEST_BODY = 64 * 1024;

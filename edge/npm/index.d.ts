@@ -1,5 +1,5 @@
 /**
- * Rate limits for edge functions and servers, counted together in Redis.
+ * Rate limits and other guards for edge functions and servers, shared in Redis.
  *
  * ```ts
  * import { createGuard } from "tollgate";
@@ -17,7 +17,7 @@
  *
  * const decision = await guard.check(request, { ip, waitUntil });
  * if (!decision.allowed) return decision.response;
- * return decision.apply(await answer(request));
+ * return decision.complete(await answer(request));
  * ```
  *
  * @module
@@ -43,6 +43,12 @@ export interface GuardOptions {
    * Without those, or with `null`, this instance counts for itself in its memory, and says so once in the log.
    */
   redis?: RedisOptions | null;
+  /**
+   * What the policy names secrets by: `{"env": "JWT_SECRET"}` there is `variables.JWT_SECRET` here. `process.env` will do.
+   *
+   * @default {}
+   */
+  variables?: Readonly<Record<string, string | undefined>>;
   /** How long a request may wait for the store, at most `"10s"`. @default "500ms" */
   timeout?: Duration;
   /** What keys in the store begin with: 1 to 64 of `A-Z a-z 0-9 . _ -`. @default "tg" */
@@ -69,9 +75,10 @@ export interface RedisOptions {
 /** Decides. */
 export interface Guard {
   /**
-   * Decides about a request, as the policy's routes say. That is one call to the store at most.
+   * Decides about a request, as the policy's routes say. That is one call to the store at most, and one more where the route has a
+   * lock, a `dedup` or an `idempotency`.
    *
-   * It is never rejected because of the store: if that is down, slow or refuses, each limit does what its `on_store_error` says.
+   * It is never rejected because of the store: if that is down, slow or refuses, each guard does what its `on_store_error` says.
    *
    * @throws {TypeError} An argument is of another type than it has to be, or `ip` is no IP address.
    */
@@ -97,7 +104,10 @@ export interface Guard {
   limit(name: string, key: string | readonly string[], options?: LimitOptions): Promise<LimitDecision>;
 }
 
-/** What is read of a request: its head. A `Request` of the Fetch API is one. */
+/**
+ * What is read of a request: its head. A `Request` of the Fetch API is one, and has to be where the policy goes by the body: then a
+ * clone of it is read.
+ */
 export interface RequestLike {
   readonly method: string;
   /** Absolute. */
@@ -123,8 +133,8 @@ export interface CheckOptions {
   ip?: string | null;
   /**
    * The platform's function that keeps an instance alive for a promise: `(promise) => context.waitUntil(promise)`. What a refused
-   * request was charged by other limits is given back behind the answer. Without it that is done as well, if the instance lives
-   * that long.
+   * request was charged by other limits is given back behind the answer, and guards are told how it went. Without it that is done as
+   * well, if the instance lives that long.
    */
   waitUntil?: ((promise: Promise<unknown>) => void) | null;
 }
@@ -144,12 +154,27 @@ export type Decision = Admission | Refusal;
 export interface Admission extends Decided {
   readonly allowed: true;
   readonly response?: undefined;
+  /**
+   * A copy of the header fields of a request as the upstream is to see them: with those that guards tell it (`X-Tollgate-Fence` of a
+   * lock, `X-Tollgate-Duplicate`), whatever the client has sent.
+   */
+  onward(headers: Headers): Headers;
+  /**
+   * Tells the guards of the answer, and gives the response for the client: as {@link Decided.apply} does, or another one in its place,
+   * where a logout did not reach the store. Locks are released when its body has ended, or when nobody wants the rest.
+   *
+   * Guards that go by answers need it: `circuit_breaker`, `lock`, `revokes`, `idempotency`, and limits with `count`. If there is no answer,
+   * complete with the one that stands in for it. Without it, what is held ends by its time.
+   *
+   * @throws {TypeError} It is no response, or somebody reads its body.
+   */
+  complete(response: Response): Promise<Response>;
 }
 
 /** The request is refused. */
 export interface Refusal extends Decided {
   readonly allowed: false;
-  /** The answer to it, ready to be sent: 429, or 503 where the store cannot be asked and the policy says `"deny"`. */
+  /** The answer to it, ready to be sent: 429, 401, 409 …, or 503 where the store cannot be asked and the policy says `"deny"`. */
   readonly response: Response;
 }
 
@@ -159,12 +184,29 @@ export interface Decided {
   readonly route: string | null;
   /** What each limit of the route said; of a refusal that was remembered, only the one that refused. */
   readonly limits: readonly LimitDecision[];
-  /** Whether a limit was decided without the store. */
+  /** What each other guard of the route said, as far as it was asked. */
+  readonly guards: readonly GuardDecision[];
+  /** Whether a limit or another guard was decided without the store. */
   readonly degraded: boolean;
   /** The header fields for any answer to this request: `RateLimit`, `RateLimit-Policy` and others, as the policy says. */
   readonly headers: Headers;
   /** A copy of a response with these header fields; its body is not read. */
   apply(response: Response): Response;
+}
+
+/** What one guard said that is no limit. */
+export interface GuardDecision {
+  readonly kind: "token" | "revocation" | "circuit_breaker" | "idempotency" | "dedup" | "lock" | "revokes";
+  /** Its name in the policy: its route's, unless that says otherwise. */
+  readonly name: string;
+  /** Whether it lets the request pass. */
+  readonly allowed: boolean;
+  /** As of a limit. */
+  readonly ruling: LimitDecision["ruling"];
+  /** As of a limit. */
+  readonly source: LimitDecision["source"];
+  /** Whether it was decided without the store although there is one. */
+  readonly degraded: boolean;
 }
 
 /** What one limit said. */
@@ -230,14 +272,16 @@ export interface Policy {
   };
   /** Decide and log everything, enforce nothing. @default false */
   shadow?: boolean;
+  /** JSON Web Tokens: where a request's token is, who may have signed it, and what it must claim. */
+  jwt?: Jwt;
   /** Tried in order; the first that matches is a request's route. At most 1,000. */
   routes?: readonly Route[];
   /** The route of requests that match no other; without it they pass. */
-  default?: { rate_limits?: readonly RateLimit[] };
+  default?: Guards;
 }
 
-/** A route: which requests it is for, and their limits. */
-export interface Route {
+/** A route: which requests it is for, and what guards them. */
+export interface Route extends Guards {
   /** Unique; 1 to 64 of `A-Z a-z 0-9 . _ -`. */
   name: string;
   /** Conditions that all have to hold. */
@@ -251,9 +295,141 @@ export interface Route {
     /** By name: a text to equal, `true` for present, `false` for absent. */
     headers?: Readonly<Record<string, string | boolean>>;
   };
+}
+
+/** What guards a route. */
+export interface Guards {
   /** All hold at once; at most 16. */
   rate_limits?: readonly RateLimit[];
+  /**
+   * Whether a request must have a token that holds. Left out, it must where something asks for one: `revocation`, `revokes`, or a key
+   * with `claim:NAME`.
+   */
+  token?: "required" | "optional";
+  /** Refuses tokens that were revoked. */
+  revocation?: {
+    /** For how long it may be believed that a token was not revoked, at most `"1m"`; left out, the store is asked each time. */
+    cache?: Duration;
+    /** @default "deny" */
+    on_store_error?: FailureMode;
+    /** The status of that refusal. @default 503 */
+    unavailable_status?: 401 | 503;
+    shadow?: boolean;
+  };
+  /** A logout: revokes the token of the request, or all of its subject's, once the upstream has answered with 2xx. */
+  revokes?: RevokesWhat | { what: RevokesWhat; when?: "success" | "at_once" };
+  /** Leaves the upstream alone while it fails. */
+  circuit_breaker?: CircuitBreaker;
+  /** Carries out a request once, and replays its answer to who repeats it with the same `Idempotency-Key`. */
+  idempotency?: Named & {
+    /** Whose `Idempotency-Key` it is. */
+    key: readonly KeyPart[];
+    /** Whether a request without one is refused. @default false */
+    required?: boolean;
+    /** For how long an answer is replayed. @default "24h" */
+    ttl?: Duration;
+    /** After how long a request that gave no answer may be carried out again. @default "1m" */
+    lease?: Duration;
+    /** Which answers are kept: all below 500 if left out. */
+    statuses?: readonly Status[];
+    /** Most bytes of an answer that is kept, at most 262,144. */
+    max_response?: number;
+    /** @default "deny" */
+    on_store_error?: FailureMode;
+  };
+  /** Lets the first of equal requests through. */
+  dedup?: Named & {
+    /** What makes two requests the same. */
+    key: readonly KeyPart[];
+    /** For how long the first one is known. */
+    ttl: Duration;
+    /** What becomes of the others: they are answered, or sent on with `X-Tollgate-Duplicate: true`. @default "answer" */
+    on_duplicate?: "answer" | "mark";
+    /** What they are answered: 200 and `{"tracked": false, "reason": "duplicate"}`, unless this says otherwise. */
+    answer?: { status?: number; body?: unknown };
+    /** @default "allow" */
+    on_store_error?: FailureMode;
+  };
+  /** Lets one request at a time through. */
+  lock?: Named & {
+    /** Of which requests. */
+    key: readonly KeyPart[];
+    /** After how long it is free again in any case: longer than any answer takes. */
+    lease: Duration;
+    /** The status of the refusal. @default 409 */
+    status?: 409 | 423;
+    /** @default "deny" */
+    on_store_error?: FailureMode;
+  };
 }
+
+/** What guards that may be shared by routes have. */
+export interface Named {
+  /** Guards of one kind and name are one, and have to be alike. @default the route's name */
+  name?: string;
+  /** Decide and log, do not enforce. @default false */
+  shadow?: boolean;
+}
+
+/** When an upstream is left alone, and for how long. */
+export interface CircuitBreaker extends Named {
+  /** How many failures within `within` open it; either this or `ratio`. */
+  failures?: number;
+  /** How many of a hundred calls within `within` must fail to open it. */
+  ratio?: number;
+  /** With `ratio`: how many calls there must be before it opens. */
+  min_volume?: number;
+  /** The time within which failures are counted. */
+  within: Duration;
+  /** How many instances must have seen a failure. @default 1 */
+  reporters?: number;
+  /** For how long it opens. */
+  open_for: Duration;
+  /** How many requests are let through then, all of which must succeed. @default 1 */
+  half_open_probes?: number;
+  /** How long such a request may take before another takes its place. @default "1m" */
+  probe_timeout?: Duration;
+  /** Which statuses are failures. @default ["5xx"] */
+  failure_statuses?: readonly Status[];
+  /** @default "local" */
+  on_store_error?: FailureMode;
+}
+
+/** What is revoked: the token, or all of its subject's, which needs `jwt.max_lifetime`. */
+export type RevokesWhat = "token" | "subject";
+
+/** A status, or all of a class. */
+export type Status = `${number}` | `${1 | 2 | 3 | 4 | 5}xx`;
+
+/** What is asked of tokens. */
+export interface Jwt {
+  /** Where the token is. @default "authorization" */
+  from?: "authorization" | `${"cookie" | "header"}:${string}`;
+  /** The only algorithms a token may be signed with. */
+  algorithms: readonly JwtAlgorithm[];
+  /** Who may have signed it; at most 64. */
+  keys: readonly JwtKey[];
+  /** What `iss` must be. */
+  issuer?: string;
+  /** Of which `aud` must name one. */
+  audience?: readonly string[];
+  /** How far the issuer's clock may be off, at most `"5m"`. */
+  leeway?: Duration;
+  /** How long after `iat` a token may expire. */
+  max_lifetime?: Duration;
+}
+
+/** A key that verifies tokens: a secret that `variables` hold, or a public key. */
+export interface JwtKey {
+  alg?: JwtAlgorithm;
+  kid?: string;
+  secret?: { env: string };
+  pem?: string;
+  jwk?: Readonly<Record<string, unknown>>;
+}
+
+/** How tokens are signed. */
+export type JwtAlgorithm = "HS256" | "HS384" | "HS512" | "RS256" | "ES256" | "EdDSA";
 
 /** A rate limit. */
 export interface RateLimit {
@@ -272,6 +448,8 @@ export interface RateLimit {
   cost?: number | { header: string; default?: number; max: number };
   /** Limits of a request that share a tag are all or nothing; without a tag, those with the same `key` are. */
   tag?: string;
+  /** Which answers leave what a request consumed consumed: after any other, it is given back. @default "all" */
+  count?: "all" | "failures" | { statuses: readonly Status[] };
   /** What happens when the store cannot be asked. @default "local" */
   on_store_error?: FailureMode;
   /** Decide and log, do not enforce. @default false */
@@ -283,7 +461,7 @@ export type Duration = `${number}${"ms" | "s" | "m" | "h" | "d"}`;
 
 /** What tells subjects apart. */
 export type KeyPart =
-  "client_ip" | "method" | "path" | "route" | `${"header" | "cookie" | "query" | "const"}:${string}`;
+  "client_ip" | "method" | "path" | "route" | `${"header" | "cookie" | "query" | "claim" | "body" | "const"}:${string}`;
 
 /** When header fields are sent. */
 export type Sent = "always" | "refusals" | "never";

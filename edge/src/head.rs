@@ -8,20 +8,30 @@ use web_sys::Headers;
 use tollgate_shared::request::Request;
 
 /// What a runtime's request says. Header fields are asked for one by one, because each is copied.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestHead<'a> {
     method: &'a str,
     authority: &'a str,
     target: &'a str,
     headers: &'a Headers,
     peer: Option<IpAddr>,
+    body: &'a [u8],
 }
 
 impl<'a> RequestHead<'a> {
     /// `url` is absolute, as runtimes have it.
     pub(crate) fn new(method: &'a str, url: &'a str, headers: &'a Headers, peer: Option<IpAddr>) -> Self {
         let (authority, target) = split(url);
-        Self { method, authority, target, headers, peer }
+        Self { method, authority, target, headers, peer, body: &[] }
+    }
+
+    /// The same with what has been read of the body.
+    pub(crate) fn with_body(self, body: &'a [u8]) -> Self {
+        Self { body, ..self }
+    }
+
+    pub(crate) fn method(&self) -> &'a str {
+        self.method
     }
 
     /// The path and the query.
@@ -67,6 +77,10 @@ impl Request for RequestHead<'_> {
 
     fn peer(&self) -> Option<IpAddr> {
         self.peer
+    }
+
+    fn body(&self) -> &[u8] {
+        self.body
     }
 }
 

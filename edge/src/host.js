@@ -1,60 +1,177 @@
 // What the runtime is asked for. It decides nothing.
 
-/**
- * Posts a pipeline to the store.
- * @returns {Promise<[number, string]>} status and text; rejects with a `TimeoutError` when `ms` are over
- */
-export async function post(url, authorization, body, ms) {
-  const response = await fetch(url, { ...question(authorization, body), signal: AbortSignal.timeout(ms) });
-  return [response.status, await text(response)];
-}
-
 /** Writes a line of JSON to the log. */
 export function log(level, line) {
   console[level](line);
+}
+
+/** Where those wait who wait for the store, or for a signature. What waits here and not in wasm survives a panic there. */
+export class Road {
+  /** Imported, by their JWKs: as many as a policy has. */
+  keys = new Map();
+
+  constructor({ constructor: core }, store, authorization) {
+    Object.assign(this, { core, store, authorization });
+  }
+
+  /** Posts a pipeline to the store, and hands what comes to who decides by it, and waits with this ticket. */
+  ask(...question) {
+    return this.carry("came", ...question);
+  }
+
+  /** The same of what nobody decides by. */
+  tell(...question) {
+    return this.carry("told", ...question);
+  }
+
+  async carry(onward, ticket, body, ms, ...carried) {
+    let [status, came, failure] = [0, "", undefined];
+    try {
+      came = await this.post(body, ms, (response) => {
+        status = response.status;
+        return text(response);
+      });
+    } catch (error) {
+      failure = String(error?.name);
+    }
+    // If another request panicked, wasm starts anew with the next call, which must not bring a text that lies in the old one's memory.
+    this.core.wake?.();
+    return this.core[onward](ticket, status, came, failure, ...carried);
+  }
+
+  /** What `read` makes of the store's response; rejects with a `TimeoutError` when `ms` are over. */
+  post(body, ms, read) {
+    const { authorization } = this;
+    const headers = { authorization, "content-type": "application/json" };
+    // A store that sends us elsewhere does not get our token sent there.
+    return this.within(ms, this.store, { method: "POST", headers, body, redirect: "manual" }, read);
+  }
+
+  within(ms, url, init, read) {
+    return fetch(url, { ...init, signal: AbortSignal.timeout(ms) }).then(read);
+  }
+
+  /** Has the platform say whether one of these keys made a signature, and hands that to who waits with this ticket. */
+  async verify(ticket, jwks, name, hash, namedCurve, signed, signature, carried) {
+    // Both lie in wasm's memory, which is others' as soon as anything is waited for.
+    const [data, made] = [signed.slice(), signature.slice()];
+    const algorithm = { name, hash, namedCurve };
+    let holds = false;
+    for (const jwk of jwks.split("\n")) holds ||= await this.holds(jwk, algorithm, made, data);
+    this.core.wake?.();
+    return this.core.verified(ticket, holds, carried);
+  }
+
+  /**
+   * The body of a response, which is sent on as it comes: the core is told its end, and with `left` of 2 what is in it. The other promise
+   * is of the time when all is told.
+   * @returns {[ReadableStream | null, Promise]}
+   */
+  watch({ headers, body }, ticket, left, carried) {
+    let whole = true;
+    const told = () => {
+      this.core.wake?.();
+      return this.core.ended(ticket, whole, carried);
+    };
+    if (left === 2) {
+      this.core.wake?.();
+      this.core.fields(ticket, [...headers].flat().join("\n"));
+    }
+    if (body === null) return [null, Promise.resolve().then(told)];
+    const length = headers.get("content-length");
+    // Of the runtime's own streams, an idle one does not notice that nobody wants the rest.
+    const { readable, writable } = new TransformStream({
+      expectedLength: length === null ? undefined : Number(length),
+      transform: (piece, onward) => {
+        if (left === 2) {
+          this.core.wake?.();
+          this.core.piece(ticket, piece);
+        }
+        onward.enqueue(piece);
+      },
+      cancel() {
+        whole = false;
+      },
+    });
+    const broken = () => {
+      whole = false;
+    };
+    return [readable, body.pipeTo(writable).catch(broken).then(told)];
+  }
+
+  /** The first bytes of a body that somebody else has, too. */
+  async peek(body, most) {
+    const reader = body?.getReader();
+    const { begun } = await begin(reader, most);
+    await reader?.cancel();
+    return begun;
+  }
+
+  async holds(jwk, algorithm, signature, data) {
+    const { subtle } = crypto;
+    try {
+      let key = this.keys.get(jwk);
+      if (key === undefined) {
+        key = await subtle.importKey("jwk", JSON.parse(jwk), algorithm, false, ["verify"]);
+        this.keys.set(jwk, key);
+      }
+      return await subtle.verify(algorithm, key, signature, data);
+    } catch {
+      // A key that is none, or one of a kind that the platform does not know, made no signature.
+      return false;
+    }
+  }
 }
 
 // What follows is for Workers. In their runtime each promise costs microseconds, each text that crosses from wasm some more, and
 // each `AbortController` twenty. So texts that stay the same cross once, and what took too long is not aborted but left behind:
 // the runtime ends it with its request.
 
-/** Where requests wait: for the store, and for the origin. What waits here and not in wasm survives a panic there. */
-export class Front {
+/** Where requests wait for the origin, too. */
+export class Front extends Road {
   /** `origin` has no slash at its end. Its answers have to begin within `patience` milliseconds. */
-  constructor({ constructor: core }, origin, patience, store, authorization, dataset) {
-    Object.assign(this, { core, origin, patience, store, authorization, dataset, failures: {} });
+  constructor(core, origin, patience, store, authorization, dataset) {
+    super(core, store, authorization);
+    Object.assign(this, { origin, patience, dataset, failures: {} });
   }
 
   /** What is told when the origin fails in some way; without the body if it must not be sent. */
-  tell(kind, status, fields, body) {
-    this.failures[kind] = (head) => answer(status, fields, body, head);
+  failing(kind, status, fields, body) {
+    const own = body.slice();
+    this.failures[kind] = (head) => answer(status, fields, own, head);
   }
 
-  /**
-   * Posts a pipeline to the store, and hands what comes to who waits with this ticket.
-   * @returns {Promise<Response>}
-   */
-  async ask(ticket, request, env, context, body, ms) {
-    let [status, came, failure] = [0, "", undefined];
+  /** Asks the store whether it is there. */
+  async ping(ms, env, head) {
+    const asked = Date.now();
+    let [status, failure] = [0, undefined];
     try {
-      const answered = fetch(this.store, question(this.authorization, body)).then((response) => {
-        status = response.status;
-        return text(response);
-      });
-      came = await within(ms, answered);
+      status = await this.post('[["PING"]]', ms, (response) => text(response).then(() => response.status));
     } catch (error) {
       failure = String(error?.name);
     }
-    // If another request panicked, wasm starts anew with the next call, which must not bring a text that lies in the old one's memory.
     this.core.wake();
-    return this.core.came(ticket, status, came, failure, request, env, context);
+    return this.core.pinged(Date.now() - asked, status, failure, env, head);
+  }
+
+  within(ms, url, init, read) {
+    return within(ms, fetch(url, init).then(read));
+  }
+
+  /** Reads the first bytes of a body, and begins with the request anew. */
+  async read(request, env, context, most) {
+    const again = await read(request, most);
+    this.core.wake();
+    return this.core.fetch(again, env, context);
   }
 
   /**
    * Sends a request on to the origin, and adds fields to the answer. It has to begin in time; then it may take as long as it likes.
+   * `onward` are fields that the origin is to see, or not at all. With a ticket something is left to do with the answer: it goes only if
+   * the core `confirms` it, or something `lasts` until its end.
    * @returns {Promise<Response>}
    */
-  async forward(request, fields) {
+  async forward(request, fields, onward, ticket, lasts, confirms, context) {
     const { url } = request;
     const authority = url.indexOf("//") + 2;
     const length = url.slice(authority).search(/[/?]/);
@@ -63,21 +180,51 @@ export class Front {
     const headers = new Headers(request.headers);
     headers.set("x-forwarded-host", url.slice(authority, target).toLowerCase());
     headers.set("x-forwarded-proto", url.slice(0, authority - 3));
+    if (onward !== undefined) {
+      for (const [name, value] of pairs(onward)) value === "" ? headers.delete(name) : headers.set(name, value);
+    }
     // Not a `Request` made of the other one: it would be copied once more, which takes a tenth of all the time of a request.
-    const onward = { method, headers, body, redirect: "manual" };
+    const init = { method, headers, body, redirect: "manual" };
+    // A body whose end is waited for is read on its way, and has to arrive as it was sent all the same.
+    if (lasts) init.encodeResponseBody = "manual";
     let response;
     try {
-      response = await within(this.patience, fetch(this.origin + url.slice(target), onward));
+      response = await within(this.patience, fetch(this.origin + url.slice(target), init));
     } catch (error) {
       const kind = error?.name === "TimeoutError" ? "timeout" : "unreachable";
       if (this.dataset) point(this.dataset, "origin", `origin\n${kind}`, [1]);
       response = this.failures[kind](method === "HEAD");
     }
-    if (fields === "") return response;
+    let left = 0;
+    if (ticket !== undefined) {
+      this.core.wake();
+      left = await this.core.answered(ticket, response.status, confirms, context);
+      if (typeof left === "object") {
+        await response.body?.cancel();
+        return left;
+      }
+    }
+    if (fields === "" && left === 0) return response;
     // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
-    const copy = new Response(response.body, response);
+    const copy =
+      left === 0 ? new Response(response.body, response) : this.watched(response, method, ticket, left, context);
     for (const [name, value] of pairs(fields)) copy.headers.set(name, value);
     return copy;
+  }
+
+  /** A copy, of whose body the core is told the end, and with `left` of 2 what is in it. */
+  watched(response, method, ticket, left, context) {
+    const { status, statusText, headers, webSocket } = response;
+    // Nobody sees the end of a WebSocket: what it holds ends by its time.
+    if (webSocket) return new Response(null, response);
+    const [body, told] = this.watch(
+      method === "HEAD" ? { headers, body: null } : response,
+      ticket,
+      left,
+      context,
+    );
+    context.waitUntil(told);
+    return new Response(body, { status, statusText, headers, encodeBody: "manual" });
   }
 }
 
@@ -90,19 +237,65 @@ export function ticket() {
 
 /** A response of our own; `head` says that its body must not be sent. */
 export function answer(status, fields, body, head) {
-  return new Response(head ? null : body, { status, headers: pairs(fields) });
+  // It lies in wasm's memory. One that was encoded when it was first given is encoded already.
+  return new Response(head ? null : body.slice(), { status, headers: pairs(fields), encodeBody: "manual" });
+}
+
+/** What `read` has read of the body of a request. */
+export function begun(request) {
+  return request.begun;
+}
+
+/** A request whose body has been begun: `begun` are its first bytes, and `body` has them still. */
+async function read({ url, method, headers, body }, most) {
+  const reader = body?.getReader();
+  const { begun, whole, ended } = await begin(reader, most);
+  // Nothing that is whole needs a stream.
+  if (ended) return { url, method, headers, begun, body: body && whole };
+  const { readable, writable } = stream(headers);
+  const sent = async () => {
+    const writer = writable.getWriter();
+    await writer.write(whole);
+    writer.releaseLock();
+    reader.releaseLock();
+    await body.pipeTo(writable);
+  };
+  // Who breaks off at one end is heard of at the other.
+  sent().catch(() => {});
+  return { url, method, headers, begun, body: readable };
+}
+
+/** Reads until `most` bytes have come: these, and all that has come. */
+async function begin(reader, most) {
+  const pieces = [];
+  let [size, ended] = [0, reader === undefined];
+  while (!ended && size < most) {
+    const { done, value } = await reader.read();
+    ended = done;
+    if (!done) {
+      pieces.push(value);
+      size += value.byteLength;
+    }
+  }
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.byteLength;
+  }
+  return { begun: whole.subarray(0, most), whole, ended };
+}
+
+/** A way for bytes, which says how many if that is known. */
+function stream(headers) {
+  const length = headers.get("content-length");
+  return length === null ? new IdentityTransformStream() : new FixedLengthStream(Number(length));
 }
 
 /** Hands a data point to Analytics Engine. */
 export function point(dataset, index, blobs, doubles) {
   // Numbers come as a typed array, and only a plain one will do.
   dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles: Array.from(doubles) });
-}
-
-function question(authorization, body) {
-  const headers = { authorization, "content-type": "application/json" };
-  // A store that sends us elsewhere does not get our token sent there.
-  return { method: "POST", headers, body, redirect: "manual" };
 }
 
 /** What `promise` comes to, unless `ms` are over first. One promise instead of the four of a race. */

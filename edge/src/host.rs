@@ -2,30 +2,17 @@
 //!
 //! The calls are JavaScript, in `host.js`: one crossing each, where the same through bindings would be a dozen.
 
-use js_sys::{Array, Reflect};
+use js_sys::Promise;
 use serde::Serialize;
 use wasm_bindgen::JsValue;
 
+use tollgate_shared::exchange::Verify;
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
 /// The runtime's clock. Where Workers are deployed it stands still between two calls to the outside.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(whole(js_sys::Date::now()))
-}
-
-/// Posts `body` to the store, and waits at most `millis` for status and answer.
-pub(crate) async fn post(
-    url: &str,
-    authorization: &str,
-    body: &str,
-    millis: u32,
-) -> Result<(u16, String), StoreError> {
-    let came = js::post(url, authorization, body, millis).await;
-    let came = came.map_err(|error| store_error(&name(&error).unwrap_or_default()))?;
-    let came = Array::from(&came);
-    let status = came.get(0).as_f64().map_or(0, whole);
-    Ok((u16::try_from(status).unwrap_or(0), came.get(1).as_string().unwrap_or_default()))
 }
 
 /// What the name of an error means that came instead of an answer.
@@ -62,10 +49,6 @@ pub(crate) fn log(level: Level, fields: &impl Serialize) {
     js::log(level, &serde_json::to_string(fields).unwrap_or_default());
 }
 
-fn name(error: &JsValue) -> Option<String> {
-    Reflect::get(error, &JsValue::from_str("name")).ok()?.as_string()
-}
-
 /// A number of JavaScript's that is a whole one: nothing below zero, and the end of the range above it.
 pub(crate) fn whole(number: f64) -> u64 {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "casts of floats saturate")]
@@ -73,18 +56,60 @@ pub(crate) fn whole(number: f64) -> u64 {
     whole
 }
 
+/// Has the platform verify a signature: the promise of what comes of it. The core is handed `carried` again with that.
+pub(crate) fn verify(road: &Road, ticket: u32, verify: &Verify, carried: &JsValue) -> Promise {
+    let questions = verify.questions();
+    // All are about one signature, with keys of its algorithm.
+    let first = questions.first();
+    let algorithm = first.and_then(|it| it.key().algorithm().web_crypto());
+    let jwks: Vec<String> = questions.iter().filter_map(|it| Some(it.key().public()?.jwk())).collect();
+    road.verify(
+        ticket,
+        &jwks.join("\n"),
+        algorithm.map_or("", |algorithm| algorithm.name),
+        algorithm.and_then(|algorithm| algorithm.hash),
+        algorithm.and_then(|algorithm| algorithm.named_curve),
+        first.map_or(&[], |it| it.signing_input()),
+        first.map_or(&[], |it| it.signature()),
+        carried,
+    )
+}
+
+pub(crate) use js::Road;
+
 mod js {
+    use js_sys::Promise;
     use wasm_bindgen::prelude::*;
 
     #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
-        #[wasm_bindgen(catch)]
-        pub(super) async fn post(
-            url: &str,
-            authorization: &str,
-            body: &str,
-            ms: u32,
-        ) -> Result<JsValue, JsValue>;
+        /// Where those wait who wait for the store, or for a signature.
+        #[derive(Debug)]
+        pub(crate) type Road;
+
+        /// `core` is of the class that is told what came.
+        #[wasm_bindgen(constructor)]
+        pub(crate) fn new(core: JsValue, store: &str, authorization: &str) -> Road;
+        /// Asks the store: the promise of what becomes of who waits with the ticket.
+        #[wasm_bindgen(method)]
+        pub(crate) fn ask(this: &Road, ticket: u32, body: &str, ms: u32) -> Promise;
+        /// Posts to the store what nobody decides by.
+        #[wasm_bindgen(method)]
+        pub(crate) fn tell(this: &Road, ticket: u32, body: &str, ms: u32, context: &JsValue) -> Promise;
+        #[wasm_bindgen(method)]
+        #[allow(clippy::too_many_arguments, reason = "each crosses as it is")]
+        pub(super) fn verify(
+            this: &Road,
+            ticket: u32,
+            jwks: &str,
+            algorithm: &str,
+            hash: Option<&str>,
+            curve: Option<&str>,
+            signed: &[u8],
+            signature: &[u8],
+            carried: &JsValue,
+        ) -> Promise;
+
         pub(super) fn log(level: &str, line: &str);
     }
 }

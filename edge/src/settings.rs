@@ -1,5 +1,7 @@
 //! What a guard is told beside its policy.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -9,7 +11,7 @@ use tollgate_shared::config::{self, ConfigError, Name};
 use tollgate_shared::time::Span;
 
 /// Where the store is and how it is asked, as the npm package is told; a Worker's variables come to the same.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase", remote = "Self")]
 pub(crate) struct Settings {
     redis: Option<RedisSettings>,
@@ -18,6 +20,7 @@ pub(crate) struct Settings {
     key_prefix: Option<Name>,
     replicas: Option<u32>,
     denial_cache: Option<u32>,
+    variables: BTreeMap<String, String>,
 }
 
 /// A Redis behind the Upstash dialect.
@@ -39,6 +42,25 @@ pub(crate) struct Checked {
     pub(crate) replicas: u32,
     /// How many denials are remembered at most.
     pub(crate) denials: usize,
+    /// What policies name secrets by.
+    pub(crate) variables: Variables,
+}
+
+/// Variables by their names.
+#[derive(Clone, Default)]
+pub(crate) struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
+}
+
+/// Without the secrets.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// Where the store is and how it is asked, checked.
@@ -78,6 +100,7 @@ impl Settings {
             key_prefix: self.key_prefix,
             replicas: store::replicas("replicas", self.replicas)?,
             denials: store::denials(self.denial_cache),
+            variables: Variables(self.variables),
         })
     }
 }

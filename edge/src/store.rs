@@ -1,9 +1,7 @@
-//! The way to the store: one call for each decision.
+//! The way to the store: one call for each stage of a decision.
 //!
 //! Requests do not share calls here, as they do in the filter: what one request awaits must not be driven by
 //! another, or the runtime takes it for hung.
-
-use std::time::Duration;
 
 use tollgate_shared::config::store::StoreClock;
 use tollgate_shared::redis::rest::{Outcomes, Progress};
@@ -26,8 +24,20 @@ pub(crate) struct Question {
     pipeline: Pipeline<Vec<Op>>,
     /// When the decision began that asks.
     began: Timestamp,
-    /// When it was asked first.
+    /// Since when it has waited for the store.
+    waits: Timestamp,
     asked: Timestamp,
+}
+
+/// What came from the store: a status and a body, or an error.
+pub(crate) type Came<'a> = Result<(u16, &'a [u8]), StoreError>;
+
+/// What JavaScript says came; `failure` is the name of the error that came instead.
+pub(crate) fn came(status: u16, body: &str, failure: Option<String>) -> Came<'_> {
+    match failure {
+        None => Ok((status, body.as_bytes())),
+        Some(error) => Err(host::store_error(&error)),
+    }
 }
 
 /// What to post, and for how many milliseconds to wait for its answer.
@@ -42,8 +52,8 @@ pub(crate) struct Post {
 pub(crate) enum Answered {
     /// Post it once more: the store did not know a script.
     Not(Question),
-    /// This became of each operation.
-    With(Outcomes, CallReport),
+    /// This became of each operation; and since when the decision has waited for the store.
+    With(Outcomes, CallReport, Timestamp),
 }
 
 /// What a call to the store was like.
@@ -62,14 +72,9 @@ impl Store {
         Self { settings }
     }
 
-    /// Where questions are posted to.
-    pub(crate) fn url(&self) -> &str {
-        &self.settings.url
-    }
-
-    /// The value of `authorization`.
-    pub(crate) fn authorization(&self) -> &str {
-        &self.settings.authorization
+    /// For how many milliseconds a request may wait, in all.
+    pub(crate) fn patience(&self) -> u32 {
+        u32::try_from(self.settings.timeout.as_millis()).unwrap_or(u32::MAX)
     }
 
     /// What to post; `None` when there is no time left.
@@ -79,82 +84,43 @@ impl Store {
             StoreClock::Host => Clock::Host(resumption_time(question.began)),
         };
         // A clock that is set back must not make anybody wait longer.
-        let timeout = millis(self.settings.timeout);
-        let left = question.asked.plus(timeout).since(host::now()).min(timeout);
+        let timeout = u64::from(self.patience());
+        let left = question.waits.plus(timeout).since(host::now()).min(timeout);
         let patience = u32::try_from(left).unwrap_or(u32::MAX);
         (patience > 0).then(|| Post { body: question.pipeline.body(clock), patience })
-    }
-
-    /// Asks, and asks again, in all for no longer than one call may take.
-    pub(crate) async fn ask(&self, mut question: Question) -> (Outcomes, CallReport) {
-        loop {
-            let answered = match self.post(&question) {
-                None => question.failed(&StoreError::Timeout),
-                Some(Post { body, patience }) => {
-                    match host::post(self.url(), self.authorization(), &body, patience).await {
-                        Ok((status, body)) => question.came(status, body.as_bytes()),
-                        Err(error) => question.failed(&error),
-                    }
-                }
-            };
-            match answered {
-                Answered::Not(again) => question = again,
-                Answered::With(outcomes, report) => return (outcomes, report),
-            }
-        }
-    }
-
-    /// Asks the store whether it is there.
-    pub(crate) async fn ping(&self) -> CallReport {
-        let asked = host::now();
-        let patience = u32::try_from(millis(self.settings.timeout)).unwrap_or(u32::MAX);
-        let failure = match host::post(self.url(), self.authorization(), r#"[["PING"]]"#, patience).await {
-            Ok((200, _)) => None,
-            Ok((status, _)) => Some(StoreError::Status(status)),
-            Err(error) => Some(error),
-        };
-        CallReport { operations: 1, took: host::now().since(asked), failure }
     }
 }
 
 impl Question {
-    /// About operations of a decision begun at `began`.
-    pub(crate) fn new(ops: Vec<Op>, began: Timestamp) -> Self {
-        Self { pipeline: Pipeline::new(vec![ops]), began, asked: host::now() }
+    /// About operations of a decision begun at `began`, which has waited for the store since `waits`, if it has.
+    pub(crate) fn new(ops: Vec<Op>, began: Timestamp, waits: Option<Timestamp>) -> Self {
+        let asked = host::now();
+        Self { pipeline: Pipeline::new(vec![ops]), began, waits: waits.unwrap_or(asked), asked }
     }
 
-    /// When it was asked first.
-    pub(crate) fn asked(&self) -> Timestamp {
-        self.asked
+    /// When the decision began that asks.
+    pub(crate) fn began(&self) -> Timestamp {
+        self.began
     }
 
-    /// The store answered.
-    pub(crate) fn came(mut self, status: u16, body: &[u8]) -> Answered {
-        match self.pipeline.receive(status, body) {
-            Progress::Again => Answered::Not(self),
-            Progress::Done => self.finish(),
+    /// Takes what came.
+    pub(crate) fn answered(mut self, came: Came<'_>) -> Answered {
+        let progress = match came {
+            Ok((status, body)) => self.pipeline.receive(status, body),
+            Err(error) => self.pipeline.fail(&error),
+        };
+        if progress == Progress::Again {
+            return Answered::Not(self);
         }
-    }
-
-    /// It did not.
-    pub(crate) fn failed(mut self, error: &StoreError) -> Answered {
-        self.pipeline.fail(error);
-        self.finish()
-    }
-
-    fn finish(self) -> Answered {
-        let took = host::now().since(self.asked);
         let operations = self.pipeline.members().iter().map(Vec::len).sum();
+        let took = host::now().since(self.asked);
         let report = CallReport { operations, took, failure: self.pipeline.failure().cloned() };
-        Answered::With(self.pipeline.finish().flat_map(|(_, outcomes)| outcomes).collect(), report)
+        let outcomes = self.pipeline.finish().flat_map(|(_, outcomes)| outcomes).collect();
+        Answered::With(outcomes, report, self.waits)
     }
 }
 
 /// The time at which a decision that began at `began` goes on.
 pub(crate) fn resumption_time(began: Timestamp) -> Timestamp {
     if cfg!(feature = "test-clock") { began } else { host::now() }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

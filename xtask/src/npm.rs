@@ -117,5 +117,6 @@ fn clear(work: &PathBuf) -> Result<()> {
 const CORE_WASM: &str = "core.wasm";
 const CORE_JS: &str = "core.js";
 
-/// The bound of the packed package, which npm gzips.
-const MOST_PACKED_BYTES: u64 = 120_000;
+/// The bound of the packed package, which npm gzips: what it has, and 3 %. Nine tenths are the core, whose largest part reads policies
+/// and says what is wrong with them; tokens and guards beside the limits are two fifths.
+const MOST_PACKED_BYTES: u64 = 205_000;

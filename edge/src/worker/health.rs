@@ -2,14 +2,17 @@
 //!
 //! Paths are compared as they are sent, letter by letter, so no other spelling leads here.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::{ConfigError, store};
+use tollgate_shared::store::StoreError;
 
 use super::instance::Instance;
 use crate::head::RequestHead;
+use crate::host;
+use crate::store::CallReport;
 
 /// What a request has to have in `Authorization` to be told details.
 pub(super) struct ControlToken(String);
@@ -36,15 +39,15 @@ impl std::fmt::Debug for ControlToken {
 pub(super) enum Control {
     /// This is its answer.
     Given(Answer),
-    /// It asks how the store is.
+    /// It asks how the store is, which [`details`] tells.
     Details,
 }
 
 impl Control {
     /// What a request asks for; `None` for all that have to do with the origin.
-    pub(super) fn of(instance: &Instance, method: &str, head: &RequestHead<'_>) -> Option<Self> {
+    pub(super) fn of(instance: &Instance, head: &RequestHead<'_>) -> Option<Self> {
         let path = head.target().strip_prefix(PREFIX)?;
-        let token = instance.control.as_ref()?;
+        let (token, method) = (instance.control.as_ref()?, head.method());
         Some(match path {
             "health/detailed" if READING.contains(&method) && token.admits(head) => Self::Details,
             _ => Self::Given(match path {
@@ -61,24 +64,14 @@ impl Control {
             }),
         })
     }
-
-    pub(super) async fn answer(self, instance: &Instance) -> Answer {
-        match self {
-            Self::Given(answer) => answer,
-            Self::Details => {
-                let (healthy, details) = details(instance).await;
-                answer::json(if healthy { 200 } else { 503 }, &details)
-            }
-        }
-    }
 }
 
 /// In the shape of the health checks that Tollgate replaces.
-async fn details(instance: &Instance) -> (bool, Value) {
-    let call = instance.guard.ping().await;
-    let failure = call.as_ref().and_then(|call| call.failure.as_ref());
+/// `call` is what became of a call to the store, if there is one.
+pub(super) fn details(instance: &Instance, call: Option<&CallReport>) -> Answer {
+    let failure = call.and_then(|call| call.failure.as_ref());
     let (status, overall) = if failure.is_none() { ("ok", "healthy") } else { ("degraded", "unhealthy") };
-    let message = match (&call, failure) {
+    let message = match (call, failure) {
         (_, Some(error)) => error.to_string(),
         (Some(_), None) => "the store answers".to_owned(),
         (None, None) => "no store is configured: limits hold for this isolate alone".to_owned(),
@@ -88,15 +81,24 @@ async fn details(instance: &Instance) -> (bool, Value) {
         "status": overall,
         "message": message,
         "details": {
-            "latency": call.as_ref().map(|call| call.took),
-            "circuitBreakerOpen": instance.guard.store_is_open(),
+            "latency": call.map(|call| call.took),
+            "circuitBreakerOpen": instance.guard.local().store_is_open(),
         },
     });
     let version = env!("CARGO_PKG_VERSION");
-    (
-        failure.is_none(),
-        json!({ "status": status, "version": version, "checks": [check], "overall": overall }),
-    )
+    let details = json!({ "status": status, "version": version, "checks": [check], "overall": overall });
+    answer::json(if failure.is_none() { 200 } else { 503 }, &details)
+}
+
+/// What became of a call that took so many milliseconds, and that the store answered with a status, or did not: then `failure` is the
+/// name of the error.
+pub(super) fn call(took: f64, status: u16, failure: Option<String>) -> CallReport {
+    let failure = match (status, failure) {
+        (_, Some(error)) => Some(host::store_error(&error)),
+        (200, None) => None,
+        (status, None) => Some(StoreError::Status(status)),
+    };
+    CallReport { operations: 1, took: host::whole(took), failure }
 }
 
 const PREFIX: &str = "/.tollgate/";

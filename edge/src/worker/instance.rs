@@ -3,21 +3,22 @@
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-use js_sys::Reflect;
+use js_sys::{Promise, Reflect};
 use serde_json::{Map, Value, json};
-use wasm_bindgen::JsValue;
-use worker::Env;
+use wasm_bindgen::{JsCast as _, JsValue};
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::ConfigError;
-use tollgate_shared::policy::Policy;
+use tollgate_shared::policy::{Policy, Surroundings};
 
 use super::health::ControlToken;
 use super::metrics::Metrics;
-use super::origin::Origin;
+use super::origin::{self, Origin};
+use crate::after::Host;
 use crate::guard::Guard;
-use crate::host::{Level, Line, log};
+use crate::host::{Level, Line, Road, log};
 use crate::settings::Settings;
+use crate::store::CallReport;
 
 /// A Worker, ready to serve.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub(super) struct Instance {
 
 impl Instance {
     /// This isolate's; or the answer to everybody, where the variables are wrong.
-    pub(super) fn get(env: &Env) -> Result<Rc<Self>, Rc<Answer>> {
+    pub(super) fn get(env: &JsValue) -> Result<Rc<Self>, Rc<Answer>> {
         thread_local! {
             static INSTANCE: OnceCell<Result<Rc<Instance>, Rc<Answer>>> = const { OnceCell::new() };
         }
@@ -41,7 +42,7 @@ impl Instance {
         })
     }
 
-    fn new(env: &Env) -> Result<Self, Vec<ConfigError>> {
+    fn new(env: &JsValue) -> Result<Self, Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut note = |error: ConfigError| errors.push(error);
         let policy = policy(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
@@ -59,23 +60,46 @@ impl Instance {
             return Err(errors);
         };
         let guard = Guard::new(policy, settings);
-        if !guard.has_store() {
+        if guard.store().is_none() {
             log(Level::Warn, &Line { message: NO_STORE });
         }
         Ok(Self { guard, origin, metrics: Metrics::new(dataset), control })
     }
 }
 
-fn policy(env: &Env) -> Result<Policy, Vec<ConfigError>> {
+impl Host for Instance {
+    fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    fn road(&self) -> &Road {
+        self.origin.road()
+    }
+
+    fn called(&self, call: &CallReport) {
+        self.metrics.called(call);
+    }
+
+    fn wait_until(&self, context: &JsValue, promise: &Promise) {
+        context.unchecked_ref::<js::Context>().wait_until(promise);
+    }
+
+    fn answer(&self, answer: &Answer) -> JsValue {
+        origin::answer(answer, false).into()
+    }
+}
+
+fn policy(env: &JsValue) -> Result<Policy, Vec<ConfigError>> {
     let json = text(env, POLICY).ok_or_else(|| {
         let expected = "the policy, as a text binding of JSON";
         vec![ConfigError::new(POLICY, "nothing", expected)]
     })?;
-    Policy::from_json_at(POLICY, json.as_bytes())
+    let surroundings = Surroundings { variables: &|name| text(env, name), in_front: None };
+    Policy::from_json_in(&surroundings, POLICY, json.as_bytes())
 }
 
 /// Reads the variables that are settings; errors name the variables.
-fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
+fn settings(env: &JsValue) -> Result<crate::settings::Checked, ConfigError> {
     let mut written = Map::new();
     for (setting, variable) in SETTINGS {
         let Some(text) = text(env, variable) else { continue };
@@ -108,7 +132,7 @@ fn settings(env: &Env) -> Result<crate::settings::Checked, ConfigError> {
 }
 
 /// A variable or a secret; one that is empty is not there.
-fn text(env: &Env, name: &str) -> Option<String> {
+fn text(env: &JsValue, name: &str) -> Option<String> {
     let value = Reflect::get(env, &JsValue::from_str(name)).ok()?;
     value.as_string().filter(|text| !text.is_empty())
 }
@@ -141,3 +165,17 @@ const SETTINGS: [(&str, &str); 7] = [
 
 /// Those that are numbers; variables are texts.
 const NUMBERS: [&str; 2] = ["replicas", "denialCache"];
+
+mod js {
+    use js_sys::Promise;
+    use wasm_bindgen::prelude::*;
+
+    #[wasm_bindgen]
+    extern "C" {
+        /// The context of a request.
+        pub(super) type Context;
+
+        #[wasm_bindgen(method, js_name = waitUntil)]
+        pub(super) fn wait_until(this: &Context, promise: &Promise);
+    }
+}

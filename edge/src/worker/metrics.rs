@@ -4,16 +4,17 @@
 //! | --- | --- | --- | --- |
 //! | `request` | route | route; `allowed` or `denied` | 1 |
 //! | `limit` | limit | limit; `allowed`, `exceeded`, `shadow_exceeded` or `unavailable`; `store`, `denial_cache` or the mode of a degraded decision | 1 |
+//! | `token`, `revocation`, `circuit_breaker`, `dedup`, `lock`, `revokes` | guard | guard; `allowed`, `refused`, `shadow_refused` or `unavailable`; as of a limit | 1 |
 //! | `store` | `store` | `ok`, or the kind of error | 1, milliseconds, operations |
 //! | `origin` | `origin` | the kind of error | 1 |
 //!
 //! Names come from the policy, other words from a fixed set, so the number of series is bounded. A request writes one point,
-//! one for each of its at most 16 limits, and one for its call to the store. Points about the
-//! origin are written where it is waited for.
+//! one for each of its at most 16 limits and 6 other guards, and one for each of its calls to the store. Points about the origin are written
+//! where it is waited for.
 
 use wasm_bindgen::JsValue;
 
-use tollgate_shared::exchange::{Decision, Ruling, Source, Verdict};
+use tollgate_shared::exchange::{Decision, Ruling, Source};
 use tollgate_shared::policy::Policy;
 
 use crate::store::CallReport;
@@ -30,7 +31,7 @@ impl Metrics {
     }
 
     /// Takes down what became of a request.
-    pub(super) fn decided(&self, policy: &Policy, decision: &Decision, call: Option<&CallReport>) {
+    pub(super) fn decided(&self, policy: &Policy, decision: &Decision, calls: &[CallReport]) {
         if self.dataset.is_none() {
             return;
         }
@@ -44,11 +45,14 @@ impl Metrics {
         self.point(route, &["request", route, outcome], &[1.0]);
         for verdict in &report.verdicts {
             let limit = policy.limits().get(verdict.limit).map_or("", |limit| limit.name());
-            self.point(limit, &["limit", limit, ruling(verdict), source(verdict)], &[1.0]);
+            self.point(limit, &["limit", limit, ruling(verdict.ruling), source(verdict.source)], &[1.0]);
         }
-        if let Some(call) = call {
-            self.called(call);
+        for verdict in &report.guards {
+            let Some(guard) = policy.guards().get(verdict.guard) else { continue };
+            let (ruling, source) = (ruling_of_guard(verdict.ruling), source(verdict.source));
+            self.point(guard.name(), &[guard.rule().kind(), guard.name(), ruling, source], &[1.0]);
         }
+        calls.iter().for_each(|call| self.called(call));
     }
 
     /// Takes down a call to the store.
@@ -64,8 +68,8 @@ impl Metrics {
     }
 }
 
-fn ruling(verdict: &Verdict) -> &'static str {
-    match verdict.ruling {
+fn ruling(ruling: Ruling) -> &'static str {
+    match ruling {
         Ruling::Admitted => "allowed",
         Ruling::Refused => "exceeded",
         Ruling::ShadowRefused => "shadow_exceeded",
@@ -73,8 +77,17 @@ fn ruling(verdict: &Verdict) -> &'static str {
     }
 }
 
-fn source(verdict: &Verdict) -> &'static str {
-    match verdict.source {
+/// Nothing is exceeded where nothing is counted.
+fn ruling_of_guard(of: Ruling) -> &'static str {
+    match of {
+        Ruling::Refused => "refused",
+        Ruling::ShadowRefused => "shadow_refused",
+        Ruling::Admitted | Ruling::Unavailable => ruling(of),
+    }
+}
+
+fn source(source: Source) -> &'static str {
+    match source {
         Source::Store => "store",
         Source::Denials => "denial_cache",
         Source::Degraded(mode) => mode.as_str(),

@@ -4,9 +4,10 @@
 //! of the decision:
 //!
 //! ```text
-//! Core::fetch ─▶ begin ─┬─▶ refused, or sent on                 host.js: forward
+//! Core::fetch ─▶ begin ─┬─▶ refused, or sent on                 host.js: forward ─▶ Core::answered, where something is due
+//!                       ├─▶ host.js: verify ─▶ Core::verified ─▶ as after begin
 //!                       └─▶ host.js: ask ─▶ Core::came ─┬─▶ refused, or sent on
-//!                                                       └─▶ ask once more, with the text of the script
+//!                                                       └─▶ ask once more: with the text of the script, or to claim something
 //! ```
 //!
 //! `entry.js` is what the runtime loads. It is an object with a function: the class that `worker-build` makes costs an object and
@@ -18,33 +19,36 @@
 //! | [`health`] | the control path: whether it lives, and how the store is |
 //! | [`metrics`] | data points for Analytics Engine |
 //! | [`origin`] | requests on their way to the origin, and answers |
-//! | [`waiting`] | requests that wait for the store |
+//! | [`panics`] | that wasm starts anew after one |
 
 mod health;
 mod instance;
 mod metrics;
 mod origin;
-mod waiting;
+mod panics;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
+use js_sys::{Array, Promise};
 use wasm_bindgen::intern;
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::future_to_promise;
-use web_sys::{Headers, Request};
-use worker::Context;
+use web_sys::Request;
 
 use tollgate_shared::answer;
 use tollgate_shared::client_ip;
-use tollgate_shared::exchange::Decision;
+use tollgate_shared::exchange::{Decision, Verify};
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
-use crate::guard::{Decided, Next};
+use crate::after::{self, Host};
+use crate::guard::{Asking, Decided, Next};
 use crate::head::RequestHead;
 use crate::host;
+use crate::store::{came, resumption_time};
+use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
+use health::Control;
 use instance::Instance;
-use waiting::Waiting;
 
 /// What JavaScript calls. Nothing is made of it but one value, by which JavaScript knows the class: an object of wasm for each request
 /// would cost the runtime a finalizer.
@@ -56,26 +60,41 @@ pub struct Core;
 impl Core {
     /// A request has come. Returns a response, or the promise of one.
     pub fn fetch(request: Request, env: JsValue, context: JsValue) -> JsValue {
-        let (method, url, headers) = (request.method(), request.url(), request.headers());
-        let is_head = method == "HEAD";
-        let instance = match Instance::get(env.unchecked_ref()) {
-            Ok(instance) => instance,
-            // Without a policy nothing is known of limits, so nobody passes.
-            Err(refusal) => return origin::answer(&refusal, is_head).into(),
+        let incoming = Incoming { request, env, context };
+        incoming.read(|head| {
+            let is_head = head.method() == "HEAD";
+            let instance = match Instance::get(&incoming.env) {
+                Ok(instance) => instance,
+                // Without a policy nothing is known of limits, so nobody passes.
+                Err(refusal) => return origin::answer(&refusal, is_head).into(),
+            };
+            match Control::of(&instance, head) {
+                None => {}
+                Some(Control::Given(answer)) => return origin::answer(&answer, is_head).into(),
+                Some(Control::Details) => {
+                    return match instance.guard.store() {
+                        Some(store) => instance.origin.ping(store.patience(), &incoming.env, is_head).into(),
+                        None => origin::answer(&health::details(&instance, None), is_head).into(),
+                    };
+                }
+            }
+            let body = match incoming.body(&instance, head) {
+                Ok(body) => body,
+                Err(read) => return read.into(),
+            };
+            let (head, began) = (head.with_body(&body), time(head));
+            let next = instance.guard.begin(&head, began);
+            Guarded { instance, began, is_head, body }.carry_on(&incoming, next)
+        })
+    }
+
+    /// The store was asked whether it is there, which took so many milliseconds. Returns the response to who asked how it is.
+    pub fn pinged(took: f64, status: u16, failure: Option<String>, env: &JsValue, is_head: bool) -> JsValue {
+        let answer = match Instance::get(env) {
+            Ok(instance) => health::details(&instance, Some(&health::call(took, status, failure))),
+            Err(refusal) => (*refusal).clone(),
         };
-        // Cloudflare writes this field, whatever a client sends.
-        let peer = headers.get(intern("cf-connecting-ip")).ok().flatten();
-        let peer = peer.and_then(|address| client_ip::parse_entry(address.as_bytes()));
-        let head = RequestHead::new(&method, &url, &headers, peer);
-        if let Some(control) = health::Control::of(&instance, &method, &head) {
-            let instance = Rc::clone(&instance);
-            let answered =
-                async move { Ok(origin::answer(&control.answer(&instance).await, is_head).into()) };
-            return future_to_promise(answered).into();
-        }
-        let began = time(&headers);
-        let next = instance.guard.begin(&head, began);
-        Guarded { instance, began, is_head }.carry_on(&Incoming { request, env, context }, next)
+        origin::answer(&answer, is_head).into()
     }
 
     /// Has wasm start anew, if a panic made that necessary.
@@ -92,16 +111,53 @@ impl Core {
         env: JsValue,
         context: JsValue,
     ) -> JsValue {
-        let Some(Waiting { guarded, asking }) = waiting::take(ticket) else {
+        let Some(Waiting { guarded, until: Until::Answered(asking) }) = take(ticket) else {
             // Another request panicked, and what waited is of a wasm that is no more. This request has not left yet: it begins anew.
             return Self::fetch(request, env, context);
         };
-        let came = match failure {
-            None => Ok((status, body.as_bytes())),
-            Some(error) => Err(host::store_error(&error)),
-        };
-        let next = guarded.instance.guard.came(asking, came);
+        let next = guarded.instance.guard.came(asking, came(status, body, failure));
         guarded.carry_on(&Incoming { request, env, context }, next)
+    }
+
+    /// The platform has verified the signature for who waits with this ticket. Returns a response, or the promise of one.
+    pub fn verified(ticket: u32, holds: bool, carried: &Array) -> JsValue {
+        let [request, env, context] = [0, 1, 2].map(|place| carried.get(place));
+        let request = request.unchecked_into();
+        let Some(Waiting { guarded, until: Until::Verified(verify) }) = take(ticket) else {
+            return Self::fetch(request, env, context);
+        };
+        let (incoming, now) = (Incoming { request, env, context }, resumption_time(guarded.began));
+        let guard = &guarded.instance.guard;
+        let next = incoming.read(|head| guard.verified(verify, &head.with_body(&guarded.body), holds, now));
+        guarded.carry_on(&incoming, next)
+    }
+
+    /// The origin has answered a request of which something is due. Returns another response in the place of that, or what is left to do
+    /// with it, or the promise of one of these: 1 says that [`Core::ended`] is to be called, 2 that [`Core::fields`] and [`Core::piece`] are, too.
+    pub fn answered(ticket: u32, status: u16, confirms: bool, context: &JsValue) -> JsValue {
+        after::answered(ticket, status, confirms, context).unwrap_or_else(not_revoked)
+    }
+
+    /// The header fields of the answer, as lines of names and values in turn.
+    pub fn fields(ticket: u32, lines: &str) {
+        after::fields(ticket, lines);
+    }
+
+    /// A piece of the answer's body.
+    pub fn piece(ticket: u32, piece: &[u8]) {
+        after::piece(ticket, piece);
+    }
+
+    /// The store has been told something, or has not: as for [`Core::came`]. Returns what [`Core::answered`] promised.
+    pub fn told(ticket: u32, status: u16, body: &str, failure: Option<String>, context: &JsValue) -> JsValue {
+        let told = after::told(ticket, came(status, body, failure), context);
+        told.unwrap_or_else(not_revoked)
+    }
+
+    /// The end of the answer has left, and it was `whole`, or nobody wants the rest. Returns the promise of an end, if there is something
+    /// to wait for.
+    pub fn ended(ticket: u32, whole: bool, context: &JsValue) -> JsValue {
+        after::ended(ticket, whole, context)
     }
 }
 
@@ -113,69 +169,128 @@ struct Incoming {
     context: JsValue,
 }
 
+impl Incoming {
+    fn read<T>(&self, read: impl FnOnce(&RequestHead<'_>) -> T) -> T {
+        let (method, url, headers) = (self.request.method(), self.request.url(), self.request.headers());
+        // Cloudflare writes this field, whatever a client sends.
+        let peer = headers.get(intern("cf-connecting-ip")).ok().flatten();
+        let peer = peer.and_then(|address| client_ip::parse_entry(address.as_bytes()));
+        read(&RequestHead::new(&method, &url, &headers, peer))
+    }
+
+    /// What a decision has to know of the body; or the promise of a response, if that is still to be read.
+    fn body(&self, instance: &Instance, head: &RequestHead<'_>) -> Result<Vec<u8>, Promise> {
+        if !instance.guard.policy().reads_body(head) {
+            return Ok(Vec::new());
+        }
+        let Self { request, env, context } = self;
+        origin::begun(request).ok_or_else(|| instance.origin.read(request, env, context))
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+struct Waiting {
+    guarded: Guarded,
+    until: Until,
+}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all wait for the store")]
+enum Until {
+    /// The store has answered.
+    Answered(Asking),
+    /// The platform has verified a signature.
+    Verified(Verify),
+}
+
+thread_local! {
+    static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
+}
+
+fn take(ticket: u32) -> Option<Waiting> {
+    WAITING.with_borrow_mut(|all| all.take(ticket))
+}
+
 /// A request that is being decided about.
 #[derive(Debug)]
 struct Guarded {
     instance: Rc<Instance>,
     began: Timestamp,
     is_head: bool,
+    /// As much of it as was read.
+    body: Vec<u8>,
 }
 
 impl Guarded {
     fn carry_on(self, incoming: &Incoming, mut next: Next) -> JsValue {
+        let instance = Rc::clone(&self.instance);
         loop {
-            let asking = match next {
+            match next {
                 Next::Decided(decided) => return self.decided(incoming, decided),
-                Next::Ask(asking) => asking,
-            };
-            match asking.post() {
-                Some(post) => {
-                    let instance = Rc::clone(&self.instance);
-                    let ticket = waiting::keep(Waiting { guarded: self, asking });
-                    return instance.origin.ask(ticket, incoming, &post).into();
+                Next::Verify(verify) => {
+                    let Incoming { request, env, context } = incoming;
+                    let carried = Array::of3(request, env, context);
+                    let (ticket, road) = (ticket(), instance.origin.road());
+                    let promise = host::verify(road, ticket, &verify, &carried);
+                    self.wait(ticket, Until::Verified(verify));
+                    return promise.into();
                 }
-                None => next = self.instance.guard.came(asking, Err(StoreError::Timeout)),
+                Next::Ask(asking) => match asking.post() {
+                    Some(post) => {
+                        let ticket = ticket();
+                        self.wait(ticket, Until::Answered(asking));
+                        return instance.origin.ask(ticket, incoming, &post).into();
+                    }
+                    None => next = instance.guard.came(asking, Err(StoreError::Timeout)),
+                },
             }
         }
+    }
+
+    fn wait(self, ticket: u32, until: Until) {
+        let waiting = Waiting { guarded: self, until };
+        WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
     }
 
     fn decided(self, incoming: &Incoming, decided: Decided) -> JsValue {
-        let Decided { mut decision, at, call } = decided;
-        let policy = self.instance.guard.policy();
-        self.instance.metrics.decided(policy, &decision, call.as_ref());
-        self.settle(incoming, &mut decision);
-        match &decision {
-            Decision::Deny(denial) => {
-                origin::answer(&answer::denial(policy, denial, at), self.is_head).into()
+        let Self { instance, began, is_head, .. } = self;
+        let Incoming { request, context, .. } = incoming;
+        let Decided { mut decision, at, calls } = decided;
+        let policy = instance.guard.policy();
+        instance.metrics.decided(policy, &decision, &calls);
+        let refunds = decision.settle();
+        let host: Rc<dyn Host> = Rc::clone(&instance) as _;
+        after::tell(&host, refunds, began, context);
+        match &mut decision {
+            Decision::Deny(denial) => origin::answer(&answer::denial(policy, denial, at), is_head).into(),
+            Decision::Allow(admission) => {
+                let fields = answer::fields(policy, admission.report(), at);
+                let onward = origin::onward(admission);
+                let Some(completion) = admission.completion() else {
+                    return instance.origin.forward(request, &fields, onward.as_deref()).into();
+                };
+                let due = after::keep(Rc::clone(&host), completion, began);
+                let answered =
+                    instance.origin.forward_and_complete(request, &fields, onward.as_deref(), due, context);
+                // If the client leaves, the origin's answer is waited for all the same: until then, what the request holds is in use.
+                host.wait_until(context, &answered);
+                answered.into()
             }
-            Decision::Allow(report) => {
-                let fields = answer::fields(policy, report, at);
-                self.instance.origin.forward(&incoming.request, &fields).into()
-            }
-        }
-    }
-
-    /// What a decision leaves to tell the store is told behind the answer.
-    fn settle(&self, incoming: &Incoming, decision: &mut Decision) {
-        let ops = decision.settle();
-        if !ops.is_empty() {
-            let (instance, began) = (Rc::clone(&self.instance), self.began);
-            let context = Context::new(incoming.context.clone().unchecked_into());
-            context.wait_until(async move {
-                if let Some(call) = instance.guard.settle(ops, began).await {
-                    instance.metrics.called(&call);
-                }
-            });
         }
     }
 }
 
+/// Where what waited for the store to know of a logout is of a wasm that is no more.
+fn not_revoked() -> JsValue {
+    origin::answer(&answer::not_revoked(), false).into()
+}
+
 /// The time of the request; of tests' choosing if the Worker was built for that.
-fn time(headers: &Headers) -> Timestamp {
+fn time(head: &RequestHead<'_>) -> Timestamp {
     if cfg!(feature = "test-clock") {
-        let chosen = |name| headers.get(name).ok().flatten();
-        assert!(chosen("x-tollgate-test-panic").is_none(), "a test asked for this");
-        if let Some(millis) = chosen("x-tollgate-test-now").and_then(|text| text.parse().ok()) {
+        assert!(head.field("x-tollgate-test-panic").is_none(), "a test asked for this");
+        if let Some(millis) = head.field("x-tollgate-test-now").and_then(|text| text.parse().ok()) {
             return Timestamp::from_millis(millis);
         }
     }

@@ -8,9 +8,13 @@ use web_sys::{Request, Response};
 
 use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
+use tollgate_shared::exchange::Admission;
+use tollgate_shared::request::MAX_BODY;
 use tollgate_shared::time::Span;
 
 use super::{Core, Incoming};
+use crate::after::Due;
+use crate::host::Road;
 use crate::settings::{StoreSettings, base_url, quoted};
 use crate::store::Post;
 
@@ -49,22 +53,55 @@ impl Origin {
         let dataset = dataset.cloned().unwrap_or(JsValue::UNDEFINED);
         let front = js::Front::new(Core, base, patience, store, authorization, &dataset);
         for (kind, answer) in failures() {
-            front.tell(kind, answer.status, &lines(&answer.headers), &answer.body);
+            front.failing(kind, answer.status, &lines(&answer.headers), &answer.body);
         }
         Ok(Self { front })
     }
 
-    /// Sends `request` on, as it is but for its host, and adds header fields to the answer; bodies stream both ways. The promise
-    /// of a response.
-    pub(super) fn forward(&self, request: &Request, fields: &Fields) -> Promise {
-        self.front.forward(request, &lines(fields))
+    /// Sends `request` on, as it is but for its host and what the admission says, and adds header fields to the answer; bodies
+    /// stream both ways. The promise of a response.
+    pub(super) fn forward(&self, request: &Request, fields: &Fields, onward: Option<&str>) -> Promise {
+        self.front.forward(request, &lines(fields), onward)
+    }
+
+    /// The same where something is left to do with the answer.
+    pub(super) fn forward_and_complete(
+        &self,
+        request: &Request,
+        fields: &Fields,
+        onward: Option<&str>,
+        due: Due,
+        context: &JsValue,
+    ) -> Promise {
+        let Due { ticket, lasts, confirms } = due;
+        self.front.complete(request, &lines(fields), onward, ticket, lasts, confirms, context)
     }
 
     /// Asks the store, and has who waits with `ticket` go on with what comes: the promise of a response.
     pub(super) fn ask(&self, ticket: u32, from: &Incoming, post: &Post) -> Promise {
         let Incoming { request, env, context } = from;
-        self.front.ask(ticket, request, env, context, &post.body, post.patience)
+        self.front.ask(ticket, &post.body, post.patience, request, env, context)
     }
+
+    /// Reads what a decision has to know of the body, and begins anew: the promise of a response.
+    pub(super) fn read(&self, request: &Request, env: &JsValue, context: &JsValue) -> Promise {
+        self.front.read(request, env, context, MAX_BODY)
+    }
+
+    /// Asks the store whether it is there: the promise of a response to who asked how it is.
+    pub(super) fn ping(&self, millis: u32, env: &JsValue, is_head: bool) -> Promise {
+        self.front.ping(millis, env, is_head)
+    }
+
+    /// Where the store is asked, and signatures are verified.
+    pub(super) fn road(&self) -> &Road {
+        &self.front
+    }
+}
+
+/// What has been read of the body; `None` if nobody has read it.
+pub(super) fn begun(request: &Request) -> Option<Vec<u8>> {
+    js::begun(request).map(|begun| begun.to_vec())
 }
 
 /// What clients are told when there is no answer, by a word for it in metrics.
@@ -85,6 +122,17 @@ pub(super) fn answer(answer: &Answer, is_head: bool) -> Response {
     js::answer(answer.status, &lines(&answer.headers), &answer.body, is_head)
 }
 
+/// The fields that the origin is to see, or, without a value, not at all; `None` where all are the client's.
+pub(super) fn onward(admission: &Admission) -> Option<String> {
+    let mut lines = String::new();
+    for (name, value) in admission.onward() {
+        for text in [name, "\n", value.unwrap_or_default(), "\n"] {
+            lines.push_str(text);
+        }
+    }
+    (!lines.is_empty()).then_some(lines)
+}
+
 /// Header fields as lines, names and values in turn: neither can hold a line's end.
 fn lines(fields: &Fields) -> String {
     let mut lines = String::new();
@@ -100,15 +148,17 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
 mod js {
-    use js_sys::Promise;
+    use js_sys::{Promise, Uint8Array};
     use wasm_bindgen::prelude::*;
     use web_sys::{Request, Response};
 
+    use crate::host::Road;
     use crate::worker::Core;
 
     #[wasm_bindgen(module = "/src/host.js")]
     extern "C" {
         #[derive(Debug)]
+        #[wasm_bindgen(extends = Road)]
         pub(super) type Front;
 
         #[wasm_bindgen(constructor)]
@@ -121,20 +171,44 @@ mod js {
             dataset: &JsValue,
         ) -> Front;
         #[wasm_bindgen(method)]
-        pub(super) fn tell(this: &Front, kind: &str, status: u16, fields: &str, body: &str);
+        pub(super) fn failing(this: &Front, kind: &str, status: u16, fields: &str, body: &[u8]);
         #[wasm_bindgen(method)]
         pub(super) fn ask(
             this: &Front,
             ticket: u32,
+            body: &str,
+            ms: u32,
             request: &Request,
             env: &JsValue,
             context: &JsValue,
-            body: &str,
-            ms: u32,
         ) -> Promise;
         #[wasm_bindgen(method)]
-        pub(super) fn forward(this: &Front, request: &Request, fields: &str) -> Promise;
+        pub(super) fn read(
+            this: &Front,
+            request: &Request,
+            env: &JsValue,
+            context: &JsValue,
+            most: usize,
+        ) -> Promise;
+        #[wasm_bindgen(method)]
+        pub(super) fn ping(this: &Front, ms: u32, env: &JsValue, head: bool) -> Promise;
+        #[wasm_bindgen(method)]
+        pub(super) fn forward(this: &Front, request: &Request, fields: &str, onward: Option<&str>)
+        -> Promise;
+        #[wasm_bindgen(method, js_name = forward)]
+        #[allow(clippy::too_many_arguments, reason = "each crosses as it is")]
+        pub(super) fn complete(
+            this: &Front,
+            request: &Request,
+            fields: &str,
+            onward: Option<&str>,
+            ticket: u32,
+            lasts: bool,
+            confirms: bool,
+            context: &JsValue,
+        ) -> Promise;
 
-        pub(super) fn answer(status: u16, fields: &str, body: &str, head: bool) -> Response;
+        pub(super) fn answer(status: u16, fields: &str, body: &[u8], head: bool) -> Response;
+        pub(super) fn begun(request: &Request) -> Option<Uint8Array>;
     }
 }

@@ -146,6 +146,11 @@ impl Revoking {
 }
 
 impl Completion {
+    /// Whether [`Completion::before_answer`] may say anything but [`Before::Pass`]: a host that has lost it must not let the answer go.
+    pub fn confirms(&self) -> bool {
+        self.due.revokes.is_some()
+    }
+
     /// The status of the answer is known: whether it may go to the client.
     pub fn before_answer<S: Shards>(&mut self, local: &mut Local<S>, status: u16, now: Timestamp) -> Before {
         let Some(op) = self.due.revokes.take().filter(|_| (200..300).contains(&status)) else {

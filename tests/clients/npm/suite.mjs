@@ -183,6 +183,136 @@ const ALL = {
     }
   },
 
+  async "a lock is held until the end of the body, and its fence is told the upstream"({ guard }) {
+    const guarded = await guard(all({ lock: { key: ["client_ip"], lease: "1h" } }));
+    const ask = () => guarded.check(request("/"), { ip: "192.0.2.1" });
+    const locked = async () => {
+      const { allowed, response, guards } = await ask();
+      equal([allowed, response?.status, guards[0].kind, guards[0].ruling], [false, 409, "lock", "refused"]);
+    };
+    const first = await ask();
+    equal([first.allowed, first.guards[0].allowed], [true, true]);
+    await locked();
+    const sent = first.onward(new Headers({ "x-tollgate-fence": "forged", accept: "text/html" }));
+    const fence = Number(sent.get("x-tollgate-fence"));
+    holds(fence > 0 && sent.get("accept") === "text/html", [...sent].join());
+    let pieces;
+    const body = new ReadableStream({ start: (controller) => void (pieces = controller) });
+    const page = await first.complete(new Response(body, { status: 201, headers: { "x-page": "kept" } }));
+    equal([page.status, page.headers.get("x-page")], [201, "kept"]);
+    pieces.enqueue(new TextEncoder().encode("hello"));
+    await locked();
+    pieces.close();
+    equal(await page.text(), "hello");
+    const second = await admitted(ask);
+    holds(Number(second.onward(new Headers()).get("x-tollgate-fence")) > fence, "a later one is larger");
+    // Nobody wants the rest.
+    const abandoned = await second.complete(new Response(new ReadableStream()));
+    await locked();
+    await abandoned.body.cancel();
+    // One without a body is over at once, and what was completed is completed.
+    const third = await admitted(ask);
+    equal((await third.complete(new Response(null, { status: 204 }))).status, 204);
+    equal((await third.complete(new Response("again"))).status, 200);
+    await admitted(ask);
+  },
+
+  async "of equal requests the first passes, whatever the body of the others says beside"({ guard }) {
+    const guarded = await guard(all({ dedup: { key: ["body:/id"], ttl: "1h" } }));
+    const send = (body) => request("/", { method: "POST", body: JSON.stringify(body) });
+    const first = send({ id: 1, at: 1 });
+    equal((await guarded.check(first)).allowed, true);
+    equal(await first.json(), { id: 1, at: 1 });
+    const second = await guarded.check(send({ id: 1, at: 2 }));
+    equal([second.allowed, await second.response.json()], [false, { tracked: false, reason: "duplicate" }]);
+    equal((await guarded.check(send({ id: 2 }))).allowed, true);
+    const { method, url, headers } = send({});
+    await rejects(guarded.check({ method, url, headers }), /^request: found an object, expected a Request with its body/);
+  },
+
+  async "an answer is given again to who asks again"({ guard }) {
+    const guarded = await guard(all({ idempotency: { key: ["client_ip"], required: true } }));
+    const ask = (key) => guarded.check(request("/", { method: "POST", headers: key && { "idempotency-key": key } }));
+    equal((await ask()).response.status, 400);
+    const first = await ask("one");
+    equal((await ask("one")).response.status, 409);
+    const bytes = Uint8Array.from([0, 255, 128, 10]);
+    const given = await first.complete(new Response(bytes, { status: 201, headers: { "x-order": "7" } }));
+    equal([...new Uint8Array(await given.arrayBuffer())], [...bytes]);
+    const again = await admitted(() => ask("one"), ({ response }) => response.status === 201);
+    equal([again.response.headers.get("idempotent-replayed"), again.response.headers.get("x-order")], ["true", "7"]);
+    equal([...new Uint8Array(await again.response.arrayBuffer())], [...bytes]);
+  },
+
+  async "a breaker hears of answers, and opens"({ guard }) {
+    const guarded = await guard(all({ circuit_breaker: { failures: 2, within: "1m", open_for: "1h" } }));
+    for (let i = 0; i < 2; i += 1) {
+      const decision = await guarded.check(request("/"));
+      equal((await decision.complete(new Response("no", { status: 502 }))).status, 502);
+    }
+    const refused = await admitted(() => guarded.check(request("/")), ({ allowed }) => !allowed);
+    equal([refused.response.status, refused.guards[0].kind], [503, "circuit_breaker"]);
+  },
+
+  async "signatures are verified, and a logout is known to others"({ guard }) {
+    const { subtle } = crypto;
+    const algorithms = {
+      RS256: {
+        name: "RSASSA-PKCS1-v1_5",
+        hash: "SHA-256",
+        modulusLength: 2048,
+        publicExponent: Uint8Array.from([1, 0, 1]),
+      },
+      ES256: { name: "ECDSA", hash: "SHA-256", namedCurve: "P-256" },
+      EdDSA: { name: "Ed25519" },
+    };
+    for (const [alg, algorithm] of Object.entries(algorithms)) {
+      const pair = await subtle.generateKey(algorithm, true, ["sign", "verify"]);
+      const { kty, crv, n, e, x, y } = await subtle.exportKey("jwk", pair.publicKey);
+      const keys = [{ jwk: { kty, crv, n, e, x, y, alg } }];
+      const policy = {
+        jwt: { algorithms: [alg], keys },
+        routes: [
+          { name: "logout", match: { path: "/logout" }, revokes: "token" },
+          { name: "all", revocation: {} },
+        ],
+      };
+      const [here, there] = [await guard(policy), await guard(policy)];
+      const signed = async (claims) => {
+        const parts = [{ alg }, claims].map((part) => base64url(new TextEncoder().encode(JSON.stringify(part))));
+        const input = parts.join(".");
+        const made = await subtle.sign(algorithm, pair.privateKey, new TextEncoder().encode(input));
+        return `${input}.${base64url(new Uint8Array(made))}`;
+      };
+      const now = Math.floor(Date.now() / 1000);
+      const token = await signed({ sub: "ann", jti: `${alg}-${now}`, exp: now + 60 });
+      const ask = (guarded, path, token) =>
+        guarded.check(request(path, { headers: { authorization: `Bearer ${token}` } }));
+      equal([(await ask(here, "/", token)).allowed, (await ask(there, "/", token)).allowed], [true, true], alg);
+      for (const wrong of [`${token.slice(0, -8)}AAAAAAAA`, await signed({ exp: now - 60 }), "a.b.c"])
+        equal((await ask(here, "/", wrong)).response.status, 401, alg);
+      const logout = await ask(here, "/logout", token);
+      equal((await logout.complete(new Response("bye"))).status, 200);
+      equal([(await ask(there, "/", token)).response.status, (await ask(here, "/", token)).response.status], [401, 401]);
+    }
+  },
+
+  async "secrets are variables, which no error shows"({ createGuard }) {
+    const keys = [{ alg: "HS256", secret: { env: "SECRET" } }];
+    const policy = { jwt: { algorithms: ["HS256"], keys }, routes: [{ name: "all", token: "required" }] };
+    const made = (variables) => quietly(() => createGuard({ policy, redis: null, variables }));
+    await made({ SECRET: "s".repeat(32), OTHER: undefined });
+    for (const variables of [undefined, {}, { SECRET: "too-short" }])
+      await rejects(made(variables), /SECRET/);
+    for (const variables of [{ SECRET: 7654321 }, ["too-short"], "too-short"]) {
+      const error = await made(variables).then(
+        () => undefined,
+        (error) => error,
+      );
+      holds(error instanceof TypeError && !/7654321|too-short/.test(error.message), String(error));
+    }
+  },
+
   async "header fields are put on any response, which stays as it is"({ guard }) {
     const guarded = await guard(one({ quota: 5, window: "1d" }));
     const decision = await guarded.check(request("/"));
@@ -477,6 +607,23 @@ const FAILURES = {
     holds(Date.now() - begun < 1500, `twenty requests took ${Date.now() - begun} ms`);
   },
 };
+
+/** Asks until the answer is as it should be: what is told behind an answer takes its time. */
+async function admitted(ask, holds = ({ allowed }) => allowed) {
+  let decision;
+  await eventually("the decision turns", async () => holds((decision = await ask())));
+  return decision;
+}
+
+function base64url(bytes) {
+  const text = btoa(String.fromCharCode(...bytes));
+  return text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+/** A policy of one route with these guards. */
+function all(guards) {
+  return { routes: [{ name: "all", ...guards }] };
+}
 
 /** A policy of one route with one limit. */
 function one(limit) {

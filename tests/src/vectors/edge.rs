@@ -47,6 +47,7 @@ impl EdgeAdapter {
                 let store = [("UPSTASH_REDIS_REST_URL", &*store_url), ("UPSTASH_REDIS_REST_TOKEN", TOKEN)];
                 worker.variables.extend(store.map(|(name, value)| (name.to_owned(), value.to_owned())));
             }
+            worker.variables.extend(vector.variables.clone());
             workers.push(worker);
         }
         let modules = tools::worker_test_clock()?;
@@ -60,6 +61,8 @@ impl Adapter for EdgeAdapter {
     async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
         self.store.set_open(!step.store_down);
         let answer = self.origin.ask(self.workerd.addresses()[vector], step, "cf-connecting-ip").await;
+        // What is told behind an answer must not be overtaken by the next request.
+        self.store.quiet().await;
         answer.with_context(|| match self.workerd.ended() {
             Some(status) => format!("workerd ended ({status})"),
             None => format!("see `{}`", self.workerd.log_path().display()),

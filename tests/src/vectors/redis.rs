@@ -39,6 +39,11 @@ impl GatewayStore {
         self.road.address()
     }
 
+    /// Waits until nobody asks any more, and nobody is answered.
+    pub(super) async fn quiet(&self) {
+        self.road.quiet().await;
+    }
+
     pub(super) fn set_open(&self, open: bool) {
         self.road.set_open(open);
     }

@@ -7,6 +7,7 @@
 //! | [`exactness`] | one limit for workerds and Envoys, to the last request |
 //! | [`failures`] | the store, the origin, clients and the Worker itself fail |
 //! | [`forwarding`] | what is let through arrives as it was sent, and so does its answer |
+//! | [`guards`] | tokens, revocations, locks, duplicates and breakers, over two Workers |
 //!
 //! Doubles stand only where no real part does what is needed on demand: the origin, a store that fails as told, and the dataset
 //! of Analytics Engine, which exists at Cloudflare alone.
@@ -25,6 +26,7 @@ mod control;
 mod exactness;
 mod failures;
 mod forwarding;
+mod guards;
 #[path = "../support/mod.rs"]
 mod support;
 

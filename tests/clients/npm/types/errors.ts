@@ -47,3 +47,7 @@ declare const decision: Decision;
 export const response: Response = decision.response;
 // @ts-expect-error nothing can be assigned
 decision.allowed = true;
+// @ts-expect-error a refusal is complete
+await decision.complete(new Response());
+// @ts-expect-error a lease is required
+export const lock: Policy = { routes: [{ name: "a", lock: { key: ["client_ip"] } }] };

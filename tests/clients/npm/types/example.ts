@@ -33,8 +33,19 @@ const policy: Policy = {
       ],
     },
   ],
-  default: { rate_limits: [] },
+  default: { rate_limits: [], circuit_breaker: { ratio: 50, min_volume: 20, within: "1m", open_for: "30s" } },
 };
+
+const guards: Policy = {
+  jwt: { from: "cookie:session", algorithms: ["HS256"], keys: [{ alg: "HS256", secret: { env: "JWT_SECRET" } }] },
+  routes: [
+    { name: "logout", match: { path: "/logout" }, revokes: { what: "token", when: "at_once" } },
+    { name: "orders", revocation: { cache: "5s" }, idempotency: { key: ["claim:sub"], statuses: ["2xx", "404"] } },
+    { name: "track", dedup: { key: ["body:/id"], ttl: "5m", on_duplicate: "mark" } },
+    { name: "refresh", lock: { key: ["claim:sub"], lease: "30s", status: 423 } },
+  ],
+};
+await createGuard({ policy: guards, variables: { JWT_SECRET: "…" } });
 
 const guard: Guard = await createGuard({
   policy,
@@ -61,7 +72,8 @@ export async function middleware(
   const none: undefined = decision.response;
   const fields: Headers = decision.headers;
   void [none, fields, decision.route?.length, decision.limits.map(({ remaining }) => (remaining ?? 0) + 1)];
-  return decision.apply(new Response("hello"));
+  const upstream = await fetch("https://upstream.example", { headers: decision.onward(request.headers) });
+  return decision.guards.length > 0 ? decision.complete(upstream) : decision.apply(upstream);
 }
 
 const answer: LimitDecision = await guard.limit("burst", ["k-123", "192.0.2.1"] as const, { cost: 2 });
