@@ -39,6 +39,8 @@ pub(crate) enum Next {
     Ask(Asking),
     /// Have the platform verify a signature, and hand what comes of it to [`Guard::verified`].
     Verify(Verify),
+    /// Fetch keys of tokens, hand them to [`Guard::keys_fetched`], and begin anew.
+    FetchKeys,
     /// Nothing.
     Decided(Decided),
 }
@@ -130,6 +132,13 @@ impl Guard {
         self.next(step, now, Vec::new(), None)
     }
 
+    /// Takes up keys of tokens; `None` if none could be fetched.
+    pub(crate) fn keys_fetched(&self, document: Option<&[u8]>, now: Timestamp) {
+        if let Err(error) = self.local().keys_fetched(&self.policy, document, now) {
+            log(Level::Warn, &Line { message: &format!("jwt.jwks: {error}; the keys stay as they were") });
+        }
+    }
+
     /// Goes on with what came from the store.
     pub(crate) fn came(&self, asking: Asking, came: Came<'_>) -> Next {
         let Asking { store, question, call, mut calls } = asking;
@@ -151,6 +160,7 @@ impl Guard {
             let call = match step {
                 Step::Decide(decision) => return Next::Decided(Decided { decision, at, calls }),
                 Step::Verify(verify) => return Next::Verify(verify),
+                Step::FetchKeys => return Next::FetchKeys,
                 Step::Call(call) => call,
             };
             if let Some(store) = &self.store {

@@ -10,6 +10,8 @@ use tollgate_shared::exchange::Verify;
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
+use crate::guard::Guard;
+
 /// The runtime's clock. Where Workers are deployed it stands still between two calls to the outside.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(whole(js_sys::Date::now()))
@@ -57,8 +59,9 @@ pub(crate) fn whole(number: f64) -> u64 {
 }
 
 /// Has the platform verify a signature: the promise of what comes of it. The core is handed `carried` again with that.
-pub(crate) fn verify(road: &Road, ticket: u32, verify: &Verify, carried: &JsValue) -> Promise {
-    let questions = verify.questions();
+pub(crate) fn verify(road: &Road, guard: &Guard, ticket: u32, verify: &Verify, carried: &JsValue) -> Promise {
+    let local = guard.local();
+    let questions = verify.questions(&local);
     // All are about one signature, with keys of its algorithm.
     let first = questions.first();
     let algorithm = first.and_then(|it| it.key().algorithm().web_crypto());

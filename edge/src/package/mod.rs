@@ -284,9 +284,15 @@ impl Deciding {
                     // A limit alone has no token.
                     let Some(asked) = self.asked.take() else { return JsValue::UNDEFINED };
                     let ticket = ticket();
-                    let promise = host::verify(&desk.road, ticket, &verify, &JsValue::UNDEFINED);
+                    let promise = host::verify(&desk.road, &desk.guard, ticket, &verify, &JsValue::UNDEFINED);
                     self.wait(ticket, Until::Verified(verify, asked));
                     return promise.into();
+                }
+                Next::FetchKeys => {
+                    let Some(asked) = &self.asked else { return JsValue::UNDEFINED };
+                    // Nobody fetches any yet.
+                    desk.guard.keys_fetched(None, self.began);
+                    next = desk.guard.begin(&asked.head(), self.began);
                 }
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {

@@ -232,9 +232,17 @@ impl Guarded {
                     let Incoming { request, env, context } = incoming;
                     let carried = Array::of3(request, env, context);
                     let (ticket, road) = (ticket(), instance.origin.road());
-                    let promise = host::verify(road, ticket, &verify, &carried);
+                    let promise = host::verify(road, &instance.guard, ticket, &verify, &carried);
                     self.wait(ticket, Until::Verified(verify));
                     return promise.into();
+                }
+                Next::FetchKeys => {
+                    // Nobody fetches any yet.
+                    instance.guard.keys_fetched(None, self.began);
+                    let begin = |head: &RequestHead<'_>| {
+                        instance.guard.begin(&head.with_body(&self.body), self.began)
+                    };
+                    next = incoming.read(begin);
                 }
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {
