@@ -192,7 +192,7 @@ async fn an_error_names_the_part_and_shows_its_log() {
     };
     let ended = Process::start(spec("echo no such file >&2; exit 3")).await.unwrap_err().to_string();
     assert!(ended.contains("part ended (exit status: 3)") && ended.contains("no such file"), "{ended}");
-    let late = Process::start(spec("echo still thinking; sleep 1000")).await.unwrap_err().to_string();
+    let late = Process::start(spec("echo still thinking; exec sleep 1000")).await.unwrap_err().to_string();
     assert!(late.contains("not ready within 300ms") && late.contains("still thinking"), "{late}");
     let absent = Process::start(Spec { program: "/nowhere/part".into(), ..spec("") }).await.unwrap_err();
     assert!(format!("{absent:#}").contains("/nowhere/part"), "{absent:#}");

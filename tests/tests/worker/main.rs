@@ -8,6 +8,7 @@
 //! | [`failures`] | the store, the origin, clients and the Worker itself fail |
 //! | [`forwarding`] | what is let through arrives as it was sent, and so does its answer |
 //! | [`guards`] | tokens, revocations, locks, duplicates and breakers, over two Workers |
+//! | [`mesh_and_edge`] | the same over two Envoys and a Worker |
 //!
 //! Doubles stand only where no real part does what is needed on demand: the origin, a store that fails as told, and the dataset
 //! of Analytics Engine, which exists at Cloudflare alone.
@@ -27,6 +28,7 @@ mod exactness;
 mod failures;
 mod forwarding;
 mod guards;
+mod mesh_and_edge;
 #[path = "../support/mod.rs"]
 mod support;
 
