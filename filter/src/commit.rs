@@ -28,6 +28,7 @@ pub(crate) struct Committer {
     pub(crate) local: Local<SharedShards>,
     pub(crate) metrics: Metrics,
     store: Option<Store>,
+    pub(crate) read_bodies: bool,
     pub(crate) queue: Queue,
     calls: BTreeMap<u32, Sent>,
     /// How many members the latest call carried.
@@ -53,7 +54,7 @@ struct Sent {
 impl Committer {
     /// `id` is drawn at random.
     pub(crate) fn new(root: u32, plugin: Plugin, id: Id) -> Self {
-        let Plugin { policy, store, remembered } = plugin;
+        let Plugin { policy, store, read_bodies, remembered } = plugin;
         let memory = Memory::new(SharedShards::create(), shards::COUNT);
         let local = match &store {
             Some(store) => Local::with_store(memory, remembered, store.replicas, id),
@@ -66,6 +67,7 @@ impl Committer {
             policy: Arc::new(policy),
             local,
             store,
+            read_bodies,
             queue: Queue::default(),
             calls: BTreeMap::new(),
             latest: 0,

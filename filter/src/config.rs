@@ -21,6 +21,8 @@ struct PluginConfig {
     #[serde(default)]
     store: Option<StoreConfig>,
     #[serde(default)]
+    read_bodies: bool,
+    #[serde(default)]
     denial_cache: DenialCacheConfig,
 }
 
@@ -62,6 +64,8 @@ tollgate_shared::from_object!(PluginConfig, StoreConfig, DenialCacheConfig);
 pub(crate) struct Plugin {
     pub(crate) policy: Policy,
     pub(crate) store: Option<Store>,
+    /// Whether requests wait for their bodies where the policy goes by them.
+    pub(crate) read_bodies: bool,
     /// Denials remembered at most, and tokens, for each worker thread.
     pub(crate) remembered: usize,
 }
@@ -114,10 +118,13 @@ impl Plugin {
         let config: PluginConfig = config::parse(json).map_err(|error| vec![error])?;
         let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy) };
         let mut policy = Policy::compile(config.policy, "policy.", Some(&surroundings))?;
-        if let Some(route) = policy.route_with_body() {
-            let found = format!("`{}`, a route that goes by the body of its requests", route.name());
-            let expected = "routes without `idempotency` and without keys with `body:`, for which this filter reads no bodies";
-            return Err(vec![ConfigError::new("policy.routes", found, expected)]);
+        if let Some(route) = policy.route_with_body_keys()
+            && !config.read_bodies
+        {
+            let found = format!("`false`, and a key with `body:` on the route `{}`", route.name());
+            let expected =
+                "`true`, and `allow_on_headers_stop_iteration` in Envoy's own configuration of the plugin";
+            return Err(vec![ConfigError::new("read_bodies", found, expected)]);
         }
         if let Some(jwks) = policy.jwt().and_then(JwtPolicy::jwks) {
             let found = format!("`{}`", jwks.url());
@@ -133,7 +140,8 @@ impl Plugin {
                 Some(Store::new(store, variables).map_err(|error| vec![error])?)
             }
         };
-        Ok(Self { policy, store, remembered: store::denials(config.denial_cache.keys) })
+        let remembered = store::denials(config.denial_cache.keys);
+        Ok(Self { policy, store, read_bodies: config.read_bodies, remembered })
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::types::Action;
-
 use tollgate_shared::answer;
 use tollgate_shared::exchange::{self, Before, Call, Completion, Decision, Step};
 use tollgate_shared::redis::rest::Outcomes;
@@ -11,8 +9,8 @@ use tollgate_shared::store::{Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
 use crate::commit::Committer;
-use crate::host::{self, RequestHead};
-use crate::queue::{Member, Slot, Waiting};
+use crate::host::{self, Received};
+use crate::queue::{Member, Slot, Stage, Waiting};
 
 /// Somebody who waited, and what is to be told.
 #[derive(Debug)]
@@ -32,40 +30,58 @@ enum News {
 }
 
 impl Committer {
-    /// A request has come, and its context is the current one.
-    pub(crate) fn begin(&mut self, slot: &Rc<Slot>) -> Action {
-        let request = RequestHead::fetch();
+    /// The head of a request has come, and its context is the current one.
+    pub(crate) fn arrived(&mut self, slot: &Rc<Slot>, has_body: bool) -> Stage {
+        let request = Received::fetch(false);
+        if has_body && self.read_bodies && self.policy.reads_body(&request) && !request.is_tunnel() {
+            return Stage::Gathers;
+        }
+        self.begin(slot, &request)
+    }
+
+    /// The body of a request has come too, as far as it is waited for.
+    pub(crate) fn gathered(&mut self, slot: &Rc<Slot>) -> Stage {
+        slot.has_body.set(true);
+        self.begin(slot, &Received::fetch(true))
+    }
+
+    fn begin(&mut self, slot: &Rc<Slot>, request: &Received) -> Stage {
         let now = request.time();
         slot.began.set(now);
         slot.grpc.set(request.is_grpc());
-        let step = exchange::begin(&self.policy, &mut self.local, &request, now);
+        let step = exchange::begin(&self.policy, &mut self.local, request, now);
         let decision = match self.advance(step, slot, now) {
             Ok(decision) => decision,
             Err(call) if self.has_room() => {
                 self.queue.push(Member::Request { waiting: waiting(slot, now), call });
-                return Action::Pause;
+                return Stage::Waits;
             }
             Err(call) => self.fall_back(*call, slot, &StoreError::Busy),
         };
-        if self.carry_out(decision, slot, now) { Action::Continue } else { Action::Pause }
+        if self.carry_out(decision, slot, now) { Stage::Passes } else { Stage::Waits }
     }
 
-    /// The request's answer has come, with this status, and its context is the current one.
-    pub(crate) fn responded(&mut self, slot: &Rc<Slot>, status: u16) -> Action {
-        let Some(mut completion) = slot.completion.take() else { return Action::Continue };
+    /// The head of the answer has come, with this status, and its context is the current one.
+    pub(crate) fn responded(&mut self, slot: &Rc<Slot>, status: u16) -> Stage {
+        let Some(mut completion) = slot.completion.take() else { return Stage::Passes };
         let now = host::resumption_time(slot.began.get());
         let before = completion.before_answer(&mut self.local, status, now);
         let mut ops = completion.responded(&mut self.local, status, now);
+        if completion.records() {
+            for (name, value) in host::response_fields().fields() {
+                completion.record_field(&String::from_utf8_lossy(name), value);
+            }
+        }
         if completion.lasts() {
             slot.completion.replace(Some(completion));
         } else {
             ops.extend(completion.ended(&mut self.local, now));
         }
-        let action = match before {
-            Before::Pass => Action::Continue,
+        let stage = match before {
+            Before::Pass => Stage::Passes,
             Before::Ask(revoking) if self.has_room() => {
                 self.queue.push(Member::Answer { waiting: waiting(slot, now), revoking });
-                Action::Pause
+                Stage::Waits
             }
             before => {
                 if let Before::Ask(revoking) = before {
@@ -73,11 +89,11 @@ impl Committer {
                     revoking.resume(&mut self.local, failed, now);
                 }
                 host::refuse(&answer::not_revoked(), slot.grpc.get());
-                Action::Pause
+                Stage::Waits
             }
         };
         self.settle(ops, now);
-        action
+        stage
     }
 
     /// A request that came at `began` is over.
@@ -144,6 +160,7 @@ impl Committer {
         match news {
             News::Decision(decision) if is_there => {
                 if self.carry_out(decision, &slot, at) {
+                    slot.request.set(Stage::Passes);
                     host::resume_request();
                 }
             }
@@ -156,7 +173,10 @@ impl Committer {
                     self.ended(completion, slot.began.get());
                 }
             }
-            News::Answer(true) if is_there => host::resume_response(),
+            News::Answer(true) if is_there => {
+                slot.response.set(Stage::Passes);
+                host::resume_response();
+            }
             News::Answer(false) if is_there => host::refuse(&answer::not_revoked(), slot.grpc.get()),
             News::Answer(_) => {}
         }
@@ -191,12 +211,13 @@ impl Committer {
                 Step::FetchKeys => {
                     let _ = self.local.keys_fetched(&self.policy, None, now);
                     host::enter(slot.context);
-                    exchange::begin(&self.policy, &mut self.local, &RequestHead::fetch(), now)
+                    let request = Received::fetch(slot.has_body.get());
+                    exchange::begin(&self.policy, &mut self.local, &request, now)
                 }
                 // Envoy has nothing that would verify a signature for us; a core that cannot either believes none.
                 Step::Verify(verify) => {
                     host::enter(slot.context);
-                    verify.resume(&mut self.local, &RequestHead::fetch(), false, now)
+                    verify.resume(&mut self.local, &Received::fetch(slot.has_body.get()), false, now)
                 }
             };
         }

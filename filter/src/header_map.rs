@@ -1,4 +1,4 @@
-//! A request's header fields, fetched in one call and read where they lie, and set.
+//! A message's header fields, fetched in one call and read where they lie, and set.
 //!
 //! The host answers every question for bytes by calling back into the sandbox for memory, which costs more than all the rest of
 //! the question. So the whole map is asked for once. The SDK's own reader copies each field, and panics on
@@ -6,6 +6,8 @@
 #![allow(unsafe_code, reason = "the SDK exposes these host calls only through functions that panic")]
 
 use std::ptr::null_mut;
+
+use proxy_wasm::types::MapType;
 
 /// All fields of a message, in the order received.
 ///
@@ -16,14 +18,13 @@ use std::ptr::null_mut;
 pub(crate) struct HeaderMap(Vec<u8>);
 
 impl HeaderMap {
-    /// The fields of the current request; none when there is no request.
-    pub(crate) fn of_request() -> Self {
+    /// The fields of the current request or response; none when there is none.
+    pub(crate) fn of(message: MapType) -> Self {
         let (mut data, mut size) = (null_mut::<u8>(), 0_usize);
         // SAFETY: the host writes an address and a size, or fails and writes nothing. The memory is what the SDK's
         // `proxy_on_memory_allocate` gave the host for exactly this: a vector of that capacity, given up by its owner.
         let bytes = unsafe {
-            if proxy_get_header_map_pairs(HTTP_REQUEST_HEADERS, &raw mut data, &raw mut size) != 0
-                || data.is_null()
+            if proxy_get_header_map_pairs(message as u32, &raw mut data, &raw mut size) != 0 || data.is_null()
             {
                 Vec::new()
             } else {
@@ -59,10 +60,10 @@ impl HeaderMap {
 pub(crate) fn set_request_field(name: &str, value: Option<&str>) {
     // SAFETY: the host reads the texts where they lie, before it returns.
     unsafe {
-        proxy_remove_header_map_value(HTTP_REQUEST_HEADERS, name.as_ptr(), name.len());
+        proxy_remove_header_map_value(REQUEST, name.as_ptr(), name.len());
         if let Some(value) = value {
             let (name, value) = ((name.as_ptr(), name.len()), (value.as_ptr(), value.len()));
-            proxy_add_header_map_value(HTTP_REQUEST_HEADERS, name.0, name.1, value.0, value.1);
+            proxy_add_header_map_value(REQUEST, name.0, name.1, value.0, value.1);
         }
     }
 }
@@ -74,8 +75,7 @@ fn take<'a>(texts: &mut &'a [u8], length: u32) -> Option<&'a [u8]> {
     Some(text)
 }
 
-/// `proxy_map_type_t` of the ABI.
-const HTTP_REQUEST_HEADERS: u32 = 0;
+const REQUEST: u32 = MapType::HttpRequestHeaders as u32;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {

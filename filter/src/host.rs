@@ -13,7 +13,7 @@ use proxy_wasm::types::{BufferType, Bytes, MapType};
 use tollgate_shared::answer::{Answer, Fields};
 use tollgate_shared::client_ip;
 use tollgate_shared::id::Id;
-use tollgate_shared::request::Request;
+use tollgate_shared::request::{MAX_BODY, Request};
 use tollgate_shared::time::Timestamp;
 
 use crate::header_map::{self, HeaderMap};
@@ -34,15 +34,30 @@ pub(crate) fn real_time(decided: Timestamp) -> Timestamp {
     if cfg!(feature = "test-clock") { now() } else { decided }
 }
 
-/// The head of the request whose context is current.
-pub(crate) struct RequestHead {
+/// The request whose context is current, as far as it is there.
+pub(crate) struct Received {
     fields: HeaderMap,
     peer: Cell<Option<Option<IpAddr>>>,
+    body: Bytes,
 }
 
-impl RequestHead {
-    pub(crate) fn fetch() -> Self {
-        Self { fields: HeaderMap::of_request(), peer: Cell::new(None) }
+impl Received {
+    /// Its head, and of its body what a decision goes by, if that has been waited for.
+    pub(crate) fn fetch(with_body: bool) -> Self {
+        let body = if with_body { body(BufferType::HttpRequestBody, MAX_BODY) } else { Bytes::new() };
+        Self { fields: HeaderMap::of(MapType::HttpRequestHeaders), peer: Cell::new(None), body }
+    }
+
+    /// Whether what follows its head is no body, but another protocol that begins with the answer: a client would wait for that
+    /// for ever. As Envoy tells them.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        let upgrades = |line: &[u8]| {
+            line.split(|byte| *byte == b',')
+                .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        };
+        let asks = self.fields.values("connection").any(upgrades)
+            && self.fields.values("upgrade").any(|protocol| !protocol.is_empty());
+        asks || self.fields.values(":method").any(|method| method == b"CONNECT")
     }
 
     /// The time of the request; of tests' choosing if the filter was built for that.
@@ -65,7 +80,7 @@ impl RequestHead {
     }
 }
 
-impl Request for RequestHead {
+impl Request for Received {
     fn method(&self, read: &mut dyn FnMut(&[u8])) {
         self.pseudo_field(":method", read);
     }
@@ -91,6 +106,10 @@ impl Request for RequestHead {
         self.peer.set(Some(peer));
         peer
     }
+
+    fn body(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 /// Answers the current request here.
@@ -115,6 +134,21 @@ pub(crate) fn set_response_fields(fields: &Fields) {
 /// Sets header fields of the current request, or removes those without a value.
 pub(crate) fn set_request_fields<'a>(fields: impl Iterator<Item = (&'static str, Option<&'a str>)>) {
     fields.for_each(|(name, value)| header_map::set_request_field(name, value));
+}
+
+/// The header fields of the current response.
+pub(crate) fn response_fields() -> HeaderMap {
+    HeaderMap::of(MapType::HttpResponseHeaders)
+}
+
+/// The first `length` bytes of what the host has of the current response's body.
+pub(crate) fn response_body(length: usize) -> Bytes {
+    body(BufferType::HttpResponseBody, length)
+}
+
+fn body(buffer: BufferType, length: usize) -> Bytes {
+    let bytes = if length == 0 { None } else { hostcalls::get_buffer(buffer, 0, length).ok().flatten() };
+    bytes.unwrap_or_default()
 }
 
 /// The status of the current response; zero if there is none.
@@ -158,12 +192,7 @@ pub(crate) fn post(
 /// The status and body of the call that was just answered.
 pub(crate) fn response(body_size: usize) -> (u16, Bytes) {
     let status = status(MapType::HttpCallResponseHeaders);
-    let body = if body_size == 0 {
-        None
-    } else {
-        hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_size.min(MAX_RESPONSE)).ok().flatten()
-    };
-    (status, body.unwrap_or_default())
+    (status, body(BufferType::HttpCallResponseBody, body_size.min(MAX_RESPONSE)))
 }
 
 fn status(map: MapType) -> u16 {

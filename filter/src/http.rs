@@ -6,9 +6,11 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use tollgate_shared::answer;
+use tollgate_shared::request::MAX_BODY;
 
+use crate::commit::Committer;
 use crate::host;
-use crate::queue::Slot;
+use crate::queue::{Slot, Stage};
 use crate::thread::Thread;
 
 /// A request that passes the filter.
@@ -26,17 +28,19 @@ impl Http {
 impl Context for Http {}
 
 impl HttpContext for Http {
-    fn on_http_request_headers(&mut self, _fields: usize, _end_of_stream: bool) -> Action {
-        let action =
-            self.thread.as_ref().and_then(|thread| thread.with(|committer| committer.begin(&self.slot)));
-        // Without configuration nothing is known of limits, so nobody passes.
-        action.unwrap_or_else(|| {
-            host::refuse(&unconfigured(), false);
-            Action::Pause
-        })
+    fn on_http_request_headers(&mut self, _fields: usize, end_of_stream: bool) -> Action {
+        self.decide(|committer, slot| committer.arrived(slot, !end_of_stream))
     }
 
-    fn on_http_response_headers(&mut self, _fields: usize, _end_of_stream: bool) -> Action {
+    fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        self.request_body(end_of_stream || size >= MAX_BODY)
+    }
+
+    fn on_http_request_trailers(&mut self, _fields: usize) -> Action {
+        self.request_body(true)
+    }
+
+    fn on_http_response_headers(&mut self, _fields: usize, end_of_stream: bool) -> Action {
         host::set_response_fields(&self.slot.fields.take());
         let (Some(thread), true) = (&self.thread, self.slot.is_completion_due()) else {
             return Action::Continue;
@@ -45,7 +49,51 @@ impl HttpContext for Http {
         if status < 200 && status != SWITCHING_PROTOCOLS {
             return Action::Continue;
         }
-        thread.with(|committer| committer.responded(&self.slot, status)).unwrap_or(Action::Continue)
+        let stage = thread.with(|committer| committer.responded(&self.slot, status));
+        self.slot.response.set(stage.unwrap_or_default());
+        self.response_body(0, end_of_stream)
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        self.response_body(size, end_of_stream)
+    }
+
+    fn on_http_response_trailers(&mut self, _fields: usize) -> Action {
+        self.response_body(0, true)
+    }
+}
+
+impl Http {
+    /// More of the body is in the host's buffer; `enough` for the decision, or not yet.
+    fn request_body(&self, enough: bool) -> Action {
+        match self.slot.request.get() {
+            Stage::Gathers if enough => self.decide(Committer::gathered),
+            stage => stage.into(),
+        }
+    }
+
+    fn decide(&self, begin: impl FnOnce(&mut Committer, &Rc<Slot>) -> Stage) -> Action {
+        let thread = self.thread.as_ref();
+        let stage = thread.and_then(|thread| thread.with(|committer| begin(committer, &self.slot)));
+        // Without configuration nothing is known of limits, so nobody passes.
+        let stage = stage.unwrap_or_else(|| {
+            host::refuse(&unconfigured(), false);
+            Stage::Waits
+        });
+        self.slot.request.set(stage);
+        stage.into()
+    }
+
+    /// The next `size` bytes of the answer's body have come. Of an answer that waits, the host would count its first ones again; none of
+    /// those is taken down, because no route has both a logout and idempotency.
+    fn response_body(&self, size: usize, end_of_stream: bool) -> Action {
+        if let Some(completion) = self.slot.completion.borrow_mut().as_mut().filter(|c| c.records()) {
+            completion.record_body(&host::response_body(size));
+            if end_of_stream {
+                completion.record_end();
+            }
+        }
+        self.slot.response.get().into()
     }
 }
 

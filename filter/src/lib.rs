@@ -14,6 +14,9 @@
 //! request ─▶ http: begin ─▶ queue ─┘      to the store   └─▶ refuse ─▶ 429
 //! ```
 //!
+//! Where the policy goes by bodies, a request is paused until as much of its body has come as the core looks at; that stays in the host's
+//! buffer and goes on with the rest.
+//!
 //! What a request leaves to be done meets its response: whether a logout's answer may go is asked in the same way while the
 //! response is paused, and what a breaker, a limit or a lock is told afterwards rides along in the next pipeline.
 //!

@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use proxy_wasm::types::Action;
+
 use tollgate_shared::answer::Fields;
 use tollgate_shared::exchange::{Call, Completion, Revoking};
 use tollgate_shared::store::Op;
@@ -19,6 +21,10 @@ pub(crate) struct Slot {
     pub(crate) gone: Cell<bool>,
     /// A refusal is told in gRPC's words.
     pub(crate) grpc: Cell<bool>,
+    pub(crate) request: Cell<Stage>,
+    pub(crate) response: Cell<Stage>,
+    /// The body is there, in the host's buffer, as far as a decision goes by it.
+    pub(crate) has_body: Cell<bool>,
     /// Header fields for the response.
     pub(crate) fields: RefCell<Fields>,
     /// What is left to do with the answer.
@@ -28,6 +34,24 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) fn is_completion_due(&self) -> bool {
         self.completion.borrow().is_some()
+    }
+}
+
+/// How far a message has come: whether what comes of it goes on, or waits in the host's buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It goes on.
+    #[default]
+    Passes,
+    /// Its body is waited for.
+    Gathers,
+    /// It waits for the store, or for nothing any more: another answer goes in its place.
+    Waits,
+}
+
+impl From<Stage> for Action {
+    fn from(stage: Stage) -> Self {
+        if stage == Stage::Passes { Self::Continue } else { Self::Pause }
     }
 }
 

@@ -311,6 +311,7 @@ impl Filter {
     }
 }
 
+/// A plugin that is told to read bodies may.
 fn wasm(name: &str, path: &Path, config: Option<&Value>, variables: &[&str]) -> Result<Value> {
     ensure!(path.is_file(), "there is no wasm file `{}`", path.display());
     let mut plugin = json!({
@@ -324,6 +325,9 @@ fn wasm(name: &str, path: &Path, config: Option<&Value>, variables: &[&str]) -> 
         },
     });
     if let Some(config) = config {
+        if config["read_bodies"] == true {
+            plugin["allow_on_headers_stop_iteration"] = json!(true);
+        }
         plugin["configuration"] = json!({
             "@type": "type.googleapis.com/google.protobuf.StringValue",
             "value": config.to_string(),

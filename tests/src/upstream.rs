@@ -46,6 +46,8 @@ pub enum ReplyBody {
     Bytes(Bytes),
     /// What the request's body holds, piece by piece as it comes.
     Mirror,
+    /// The same in one piece, when it has ended.
+    Returned,
     /// These bytes as the first piece, and nothing more for as long as the client stays.
     Unfinished(Bytes),
     /// These bytes as the first piece, then the connection closes.
@@ -119,6 +121,9 @@ async fn echo(state: Arc<State>, request: Request<Incoming>) -> Answer {
         ReplyBody::Bytes(bytes) => {
             request.into_body().collect().await.map_err(io::Error::other)?;
             whole(bytes)
+        }
+        ReplyBody::Returned => {
+            whole(request.into_body().collect().await.map_err(io::Error::other)?.to_bytes())
         }
         ReplyBody::Mirror => request.into_body().map_err(io::Error::other).boxed(),
         ReplyBody::Unfinished(bytes) => begun(bytes, None),

@@ -126,7 +126,7 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
     let mut jwks = good();
     jwks["policy"]["jwt"] = json!({ "algorithms": ["RS256"], "jwks": { "url": "https://id.example/keys" } });
     let cases = [
-        (body, "policy.routes: found `all`, a route that goes by the body of its requests"),
+        (body, "read_bodies: found `false`, and a key with `body:` on the route `all`, expected `true`"),
         (jwks, "policy.jwt.jwks: found `https://id.example/keys`, expected `keys` in the policy"),
         (store("tokn", json!("x")), "store.tokn: found unknown field `tokn`, expected one of `cluster`"),
         (no_token, "store: found no token, expected either `token` or `token_env`"),

@@ -27,9 +27,8 @@ use tollgate_tests::load::Load;
 use tollgate_tests::stack::{Stack, StackOptions};
 use tollgate_tests::upstream::{Reply, Upstream};
 use tollgate_tests::{envoy, ports};
-use tollgate_vectors::format::token;
 
-use support::{assert_unharmed, connect, consumed, eventually, limit, metric, with};
+use support::{SECRET, assert_unharmed, connect, consumed, eventually, limit, metric, token_of, with};
 
 // ---- Logout.
 
@@ -378,15 +377,6 @@ fn failure() -> Reply {
     Reply { status: StatusCode::INTERNAL_SERVER_ERROR, ..Reply::default() }
 }
 
-/// A token of this subject that holds for an hour.
-fn token_of(subject: &str) -> String {
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let Value::Object(claims) = json!({ "sub": subject, "jti": subject, "exp": now + 3600 }) else {
-        panic!("claims are an object")
-    };
-    token(claims, SECRET).unwrap()
-}
-
 fn get(path: &str, token: &str) -> Request<Full<Bytes>> {
     let request = Request::get(path).header("host", "tollgate.test");
     request.header("authorization", format!("Bearer {token}")).body(Full::default()).unwrap()
@@ -434,5 +424,3 @@ async fn try_to_hang(address: SocketAddr, upstream: &Upstream) -> TcpStream {
     connection.write_all(b"GET / HTTP/1.1\r\nhost: tollgate.test\r\n\r\n").await.unwrap();
     connection
 }
-
-const SECRET: &str = "a secret of at least thirty-two bytes";

@@ -254,9 +254,11 @@ impl Policy {
                 .is_some_and(|route| route.reads_body)
     }
 
-    /// The first route that goes by the body of its requests, for hosts that cannot read bodies.
-    pub fn route_with_body(&self) -> Option<&Route> {
-        self.routes.iter().find(|route| route.reads_body)
+    /// The first route with a `body:` in its keys, which a host that reads no bodies cannot tell requests apart by. Idempotency
+    /// goes by what else there is.
+    pub fn route_with_body_keys(&self) -> Option<&Route> {
+        let is_body = |part: &KeyPart| matches!(part, KeyPart::Body(_));
+        self.routes.iter().find(|route| route.subjects.iter().flatten().any(is_body))
     }
 
     /// The key that is asked for to see whether the store answers; nothing is ever kept there.

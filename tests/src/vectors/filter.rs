@@ -94,7 +94,11 @@ fn filter_wasm() -> Result<PathBuf> {
 }
 
 fn plugin_config(number: usize, vector: &Vector) -> Value {
-    let mut config = json!({ "policy": vector.policy, "denial_cache": { "keys": vector.denial_cache } });
+    let mut config = json!({
+        "policy": vector.policy,
+        "read_bodies": goes_by_bodies(&vector.policy),
+        "denial_cache": { "keys": vector.denial_cache },
+    });
     if !vector.without_store {
         config["store"] = json!({
             "cluster": CLUSTER,
@@ -110,6 +114,12 @@ fn plugin_config(number: usize, vector: &Vector) -> Value {
         });
     }
     config
+}
+
+/// Whether a policy goes by bodies. The others run without, as most do.
+fn goes_by_bodies(policy: &Value) -> bool {
+    let text = policy.to_string();
+    text.contains("\"body:/") || text.contains("\"idempotency\"")
 }
 
 /// The connection manager of a listener.

@@ -16,6 +16,7 @@ use tollgate_tests::load::Load;
 use tollgate_tests::process::{Process, last_lines};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::stack::Stack;
+use tollgate_vectors::format::token;
 
 /// The four ways of counting.
 pub(crate) const ALGORITHMS: [&str; 4] =
@@ -173,4 +174,15 @@ pub(crate) async fn metric_of(envoy: &Envoy, name: &str, labels: &[(&str, &str)]
     envoy.metrics().await.unwrap().sum(name, labels)
 }
 
+/// A token of this subject that holds for an hour.
+pub(crate) fn token_of(subject: &str) -> String {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let Value::Object(claims) = json!({ "sub": subject, "jti": subject, "exp": now + 3600 }) else {
+        panic!("claims are an object")
+    };
+    token(claims, SECRET).unwrap()
+}
+
+/// What signs tokens.
+pub(crate) const SECRET: &str = "a secret of at least thirty-two bytes";
 const PATIENCE: Duration = Duration::from_secs(15);
