@@ -7,6 +7,7 @@
 //! | [`exactness`] | one limit for workerds and Envoys, to the last request |
 //! | [`failures`] | the store, the origin, clients and the Worker itself fail |
 //! | [`forwarding`] | what is let through arrives as it was sent, and so does its answer |
+//! | [`operators`] | what is done by name on the control path holds for all |
 //! | [`guards`] | tokens, revocations, locks, duplicates and breakers, over two Workers |
 //!
 //! Doubles stand only where no real part does what is needed on demand: the origin, a store that fails as told, and the dataset
@@ -27,6 +28,7 @@ mod exactness;
 mod failures;
 mod forwarding;
 mod guards;
+mod operators;
 #[path = "../support/mod.rs"]
 mod support;
 
