@@ -59,16 +59,67 @@ class Guard {
   }
 
   async limit(name, key, options = {}) {
-    expect(typeof name === "string", "name", name, "a text");
-    const values = Array.isArray(key) ? [...key] : [key];
-    for (const value of values)
-      expect(typeof value === "string", "key", value, "a text, or an array of texts");
+    const values = subject(name, key);
     const { cost, waitUntil } = checked(options, ["cost", "waitUntil"]);
     if (cost != null) {
       expect(typeof cost === "number", "cost", cost, "a number");
       expect(Number.isInteger(cost) && cost > 0, "cost", cost, "a whole number from 1", RangeError);
     }
     return limited(JSON.parse(await this.#core.limit(name, values, cost, behind(waitUntil))));
+  }
+
+  async lock(name, key, options = {}) {
+    const values = subject(name, key);
+    const { holder, lease, waitUntil } = checked(options, ["holder", "lease", "waitUntil"]);
+    expect(holder == null || typeof holder === "string", "holder", holder, "a text");
+    duration("lease", lease);
+    const finish = behind(waitUntil);
+    const lock = await this.#act("acquire", name, values, holder, lease, finish);
+    if (!lock.acquired) return lock;
+    const still = (what) => async (lease) => {
+      duration("lease", lease);
+      return (await this.#act(what, name, values, lock.holder, lease, finish)).acquired;
+    };
+    return { ...lock, extend: still("extend"), release: still("release") };
+  }
+
+  async dedup(name, key, options = {}) {
+    const values = subject(name, key);
+    const { waitUntil } = checked(options, ["waitUntil"]);
+    const { acquired, forMs } = await this.#act("mark", name, values, undefined, undefined, behind(waitUntil));
+    return { first: acquired, forMs };
+  }
+
+  async revoke(which) {
+    const names = ["token", "jti", "subject"];
+    expect(isObject(which), "revoke", which, `an object with one of ${names.join(", ")}`);
+    const { issuer, ...rest } = which;
+    const [[what, value], ...more] = [...Object.entries(rest).filter(([, value]) => value !== undefined), []];
+    const isOne = names.includes(what) && typeof value === "string" && more.length === 1;
+    expect(isOne, "revoke", which, `one of ${names.join(", ")}, which is a text`);
+    const mayHave = issuer === undefined || (typeof issuer === "string" && what !== "token");
+    expect(mayHave, "issuer", issuer, "a text beside `jti` or `subject`, or nothing");
+    return this.#act(what, value, issuer === undefined ? [] : [issuer]);
+  }
+
+  async breaker(name) {
+    expect(typeof name === "string", "name", name, "a text");
+    const told = async (what, time) => ({ ...(await this.#act(what, name, [], undefined, time)), open, close });
+    const open = async (time) => {
+      expect(typeof time === "string", "for", time, 'a duration such as "30s"');
+      return told("open", time);
+    };
+    const close = () => told("close");
+    return told("inspect");
+  }
+
+  /** Has something done that the policy names; rejects unless it is known to be. */
+  async #act(what, name, values, holder, time, finish = behind()) {
+    const told = JSON.parse(await this.#core.act(what, name, values, holder, time, finish));
+    if (told.failure === undefined) return told;
+    const done = told.asked ? "it is not known whether this was done" : "this was not done";
+    const error = new Error(`${done}: ${told.failure}`);
+    throw Object.assign(error, { name: "StoreError", mayBeDone: told.asked });
   }
 }
 
@@ -141,6 +192,19 @@ function behind(waitUntil) {
       warn(`waitUntil failed (${error?.message})`);
     }
   };
+}
+
+/** The values of a key that a limit or a guard has. */
+function subject(name, key) {
+  expect(typeof name === "string", "name", name, "a text");
+  const values = Array.isArray(key) ? [...key] : [key];
+  for (const value of values)
+    expect(typeof value === "string", "key", value, "a text, or an array of texts");
+  return values;
+}
+
+function duration(place, time) {
+  expect(time == null || typeof time === "string", place, time, 'a duration such as "30s"');
 }
 
 /** JSON has no infinity. */

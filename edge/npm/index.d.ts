@@ -102,6 +102,98 @@ export interface Guard {
    *   The message says what there is.
    */
   limit(name: string, key: string | readonly string[], options?: LimitOptions): Promise<LimitDecision>;
+
+  /**
+   * Takes a lock of the policy, the same that requests with these values take. It ends by its lease if nobody releases it.
+   *
+   * ```ts
+   * const lock = await guard.lock("refresh", "user-7", { lease: "1m" });
+   * if (!lock.acquired) return;
+   * try { await refresh({ fence: lock.fence }); } finally { await lock.release(); }
+   * ```
+   *
+   * @param key As for {@link Guard.limit}.
+   *
+   * @throws {TypeError} An argument is of another type than it has to be.
+   * @throws {RangeError} There is no such lock, its key takes other values, or an option cannot be read.
+   * @throws {StoreError} The store could not be asked, or did not answer. Unlike a request, this follows no `on_store_error`.
+   */
+  lock(name: string, key: string | readonly string[], options?: LockOptions): Promise<Lock | { acquired: false; forMs: number }>;
+
+  /**
+   * Notes something that a `dedup` of the policy takes for the same, as a request with these values does.
+   *
+   * @returns Whether it is the first, and for how many milliseconds another one is not. Throws as {@link Guard.lock} does.
+   */
+  dedup(
+    name: string,
+    key: string | readonly string[],
+    options?: { waitUntil?: CheckOptions["waitUntil"] },
+  ): Promise<{ first: boolean; forMs: number }>;
+
+  /**
+   * Revokes a token, the one of this `jti`, or all that a subject was issued until now. The signature of `token` is not verified: it is to be kept
+   * out, whoever made it. Other instances refuse it at once, or when their `cache` of the policy ends.
+   *
+   * @returns For how many milliseconds that is kept. Throws as {@link Guard.lock} does, a `RangeError` also where no route has `revocation`, or
+   *   a subject is to be revoked and `jwt` has no `max_lifetime`.
+   */
+  revoke(
+    which:
+      | { token: string; jti?: never; subject?: never; issuer?: never }
+      | { jti: string; issuer?: string; token?: never; subject?: never }
+      | { subject: string; issuer?: string; token?: never; jti?: never },
+  ): Promise<{ forMs: number }>;
+
+  /** Says what a circuit breaker of the policy does; it can be set by hand. Throws as {@link Guard.lock} does. */
+  breaker(name: string): Promise<Breaker>;
+}
+
+/** What {@link Guard.lock} is told beside whom it is about. */
+export interface LockOptions {
+  /** Who takes it: 32 hexadecimal digits. Who names himself may ask again if an answer is lost. @default drawn at random */
+  holder?: string;
+  /** How long it is held at most, 1 ms to 366 days. @default what the policy says */
+  lease?: Duration;
+  /** As for {@link Guard.check}; it is what was perhaps taken in vain that is given back behind an error. */
+  waitUntil?: CheckOptions["waitUntil"];
+}
+
+/** A lock that is held. */
+export interface Lock {
+  readonly acquired: true;
+  /** 32 hexadecimal digits. */
+  readonly holder: string;
+  /** Larger than that of every holder before. Whatever the lock guards should refuse a smaller one than it has seen. */
+  readonly fence: number;
+  /** For how many milliseconds it is held, at least. */
+  readonly forMs: number;
+  /** Makes it end no earlier than that from now. @returns Whether it was held still. */
+  extend(lease?: Duration): Promise<boolean>;
+  /** Ends it. @returns Whether it was held still. */
+  release(): Promise<boolean>;
+}
+
+/** What a circuit breaker does with calls. */
+export interface Breaker {
+  readonly state: "closed" | "open" | "half_open";
+  /** Which time it has been open; 0 while it is closed. */
+  readonly generation: number;
+  /** Milliseconds until it is half-open, or until its probes are given up. */
+  readonly forMs: number;
+  /** How many probes may pass yet, while it is half-open. */
+  readonly freeProbes: number;
+  /** Rejects calls for this time. @returns What it does then. */
+  open(time: Duration): Promise<Breaker>;
+  /** Lets calls through, and forgets what was counted. @returns What it does then. */
+  close(): Promise<Breaker>;
+}
+
+/** Why something was not done, or is not known to have been. */
+export interface StoreError extends Error {
+  readonly name: "StoreError";
+  /** Whether it may have been done all the same. */
+  readonly mayBeDone: boolean;
 }
 
 /**

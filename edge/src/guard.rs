@@ -11,9 +11,10 @@ use tollgate_shared::exchange::{self, Call, Decision, LimitError, Step, Verify};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
+use tollgate_shared::redis::rest::Outcomes;
 use tollgate_shared::request::Request;
 use tollgate_shared::store::memory::HeapShards;
-use tollgate_shared::store::{Memory, StoreError};
+use tollgate_shared::store::{Memory, Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
 use crate::host::{Level, Line, log};
@@ -45,14 +46,26 @@ pub(crate) enum Next {
     Decided(Decided),
 }
 
-/// A decision that waits for the store.
+/// A decision that waits for the store; or something else that does.
 #[derive(Debug)]
-pub(crate) struct Asking {
+pub(crate) struct Asking<C = Call> {
     store: Rc<Store>,
     question: Question,
-    call: Call,
+    call: C,
     /// Those before this one.
     calls: Vec<CallReport>,
+}
+
+/// What came from the store for who waited.
+#[derive(Debug)]
+pub(crate) struct Heard<C> {
+    pub(crate) call: C,
+    pub(crate) outcomes: Outcomes,
+    /// The calls to the store, in their order.
+    pub(crate) calls: Vec<CallReport>,
+    pub(crate) now: Timestamp,
+    /// Since when the store was waited for.
+    asked: Timestamp,
 }
 
 /// A decision, and what it took.
@@ -65,7 +78,17 @@ pub(crate) struct Decided {
     pub(crate) calls: Vec<CallReport>,
 }
 
-impl Asking {
+impl<C: AsRef<[Op]>> Asking<C> {
+    fn new(
+        store: &Rc<Store>,
+        call: C,
+        calls: Vec<CallReport>,
+        began: Timestamp,
+        asked: Option<Timestamp>,
+    ) -> Self {
+        let question = Question::new(call.as_ref().to_vec(), began, asked);
+        Self { store: Rc::clone(store), question, call, calls }
+    }
     /// What to post there; `None` when there is no time left.
     pub(crate) fn post(&self) -> Option<Post> {
         self.store.post(&self.question)
@@ -141,15 +164,34 @@ impl Guard {
 
     /// Goes on with what came from the store.
     pub(crate) fn came(&self, asking: Asking, came: Came<'_>) -> Next {
-        let Asking { store, question, call, mut calls } = asking;
-        match question.answered(came) {
-            Answered::Not(question) => Next::Ask(Asking { store, question, call, calls }),
-            Answered::With(outcomes, report, asked) => {
-                let now = resumption_time(call.began());
-                self.note(&report, now);
-                calls.push(report);
+        match self.heard(asking, came) {
+            Err(asking) => Next::Ask(asking),
+            Ok(Heard { call, outcomes, calls, now, asked }) => {
                 let step = call.resume(&mut self.local(), outcomes, now);
                 self.next(step, now, calls, Some(asked))
+            }
+        }
+    }
+
+    /// Asks the store about something else than a decision; `None` where there is no store.
+    pub(crate) fn ask<C: AsRef<[Op]>>(&self, call: C, began: Timestamp) -> Option<Asking<C>> {
+        self.store.as_ref().map(|store| Asking::new(store, call, Vec::new(), began, None))
+    }
+
+    /// Takes what came from the store.
+    ///
+    /// # Errors
+    /// The store is to be asked once more.
+    pub(crate) fn heard<C>(&self, asking: Asking<C>, came: Came<'_>) -> Result<Heard<C>, Asking<C>> {
+        let Asking { store, question, call, mut calls } = asking;
+        let began = question.began();
+        match question.answered(came) {
+            Answered::Not(question) => Err(Asking { store, question, call, calls }),
+            Answered::With(outcomes, report, asked) => {
+                let now = resumption_time(began);
+                self.note(&report, now);
+                calls.push(report);
+                Ok(Heard { call, outcomes, calls, now, asked })
             }
         }
     }
@@ -164,8 +206,8 @@ impl Guard {
                 Step::Call(call) => call,
             };
             if let Some(store) = &self.store {
-                let question = Question::new(call.batch().to_vec(), call.began(), asked);
-                return Next::Ask(Asking { store: Rc::clone(store), question, call, calls });
+                let began = call.began();
+                return Next::Ask(Asking::new(store, call, calls, began, asked));
             }
             // Where there is no store, the memory has decided; nobody comes here.
             let outcomes = call.batch().iter().map(|_| Err(StoreError::Unreachable)).collect::<Vec<_>>();

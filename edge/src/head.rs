@@ -34,11 +34,6 @@ impl<'a> RequestHead<'a> {
         self.method
     }
 
-    /// The path and the query.
-    pub(crate) fn target(&self) -> &'a str {
-        self.target
-    }
-
     /// The value of a field; of several lines, joined.
     pub(crate) fn field(&self, name: &str) -> Option<String> {
         self.headers.get(name).ok().flatten()

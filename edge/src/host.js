@@ -141,19 +141,6 @@ export class Front extends Road {
     this.failures[kind] = (head) => answer(status, fields, own, head);
   }
 
-  /** Asks the store whether it is there. */
-  async ping(ms, env, head) {
-    const asked = Date.now();
-    let [status, failure] = [0, undefined];
-    try {
-      status = await this.post('[["PING"]]', ms, (response) => text(response).then(() => response.status));
-    } catch (error) {
-      failure = String(error?.name);
-    }
-    this.core.wake();
-    return this.core.pinged(Date.now() - asked, status, failure, env, head);
-  }
-
   within(ms, url, init, read) {
     return within(ms, fetch(url, init).then(read));
   }

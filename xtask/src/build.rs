@@ -197,8 +197,8 @@ const EXPORTS: [&str; 19] = [
     "proxy_on_delete",
 ];
 
-/// The Worker's bound, after `gzip -9`.
-const MOST_ZIPPED_WORKER_BYTES: usize = 250_000;
+/// The Worker's bound, after `gzip -9`: what it has, and 3 %. The control path and its description are 18 kB of it.
+const MOST_ZIPPED_WORKER_BYTES: usize = 265_000;
 
 /// The filter's bound, uncompressed. Nearly a fifth of it verifies signatures, in a fraction of a millisecond each; all of it with
 /// opt-level "s" would be a fifth smaller, and slower for every request.

@@ -3,8 +3,9 @@
 //! The modules of the package (`edge/npm`) see to what Rust takes for granted, that arguments have their types, and make objects of
 //! what is answered here. They decide nothing. As in the Worker, JavaScript carries a decision from one call of Rust to the next.
 //!
-//! [`told`] has the forms of what is answered.
+//! [`told`] has the forms of what is answered, [`by_name`] what is done without a request.
 
+mod by_name;
 mod told;
 
 use std::cell::RefCell;
@@ -17,6 +18,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::Headers;
 
 use tollgate_shared::answer::{self, Answer};
+use tollgate_shared::by_name::Call;
 use tollgate_shared::client_ip;
 use tollgate_shared::config::{KeyPart, MAX_QUOTA};
 use tollgate_shared::exchange::{Decision, LimitError, Verify};
@@ -31,6 +33,7 @@ use crate::host::{self, Level, Line, Road, log};
 use crate::settings::{Settings, Variables};
 use crate::store::{CallReport, came, resumption_time};
 use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
+use by_name::{Acting, Wanted};
 use told::{Limited, Refusal, Told, text};
 
 /// A guard, as JavaScript holds it. What begins with a ticket goes on with what began elsewhere, and belongs to no guard.
@@ -134,6 +137,25 @@ impl Core {
         })?;
         Ok(Deciding { desk, began, asked: None, behind }.carry_on(next))
     }
+
+    /// Does something by name: a text, or the promise of one. `time` is a lease, or how long a breaker is open.
+    ///
+    /// # Errors
+    /// It does not fit the policy, or cannot be read.
+    #[allow(clippy::needless_pass_by_value, reason = "JavaScript gives away what it passes")]
+    pub fn act(
+        &self,
+        what: &str,
+        name: &str,
+        values: Vec<String>,
+        holder: Option<String>,
+        time: Option<String>,
+        behind: Function,
+    ) -> Result<JsValue, RangeError> {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let (holder, time) = (holder.as_deref(), time.as_deref());
+        by_name::begin(&self.desk, &Wanted { what, name, values: &values, holder, time }, behind)
+    }
 }
 
 /// What goes on with what waited.
@@ -148,11 +170,15 @@ impl Resume {
     /// # Errors
     /// Nobody waits with this ticket.
     pub fn came(ticket: u32, status: u16, body: &str, failure: Option<String>) -> Result<JsValue, JsError> {
-        let Some(Waiting { deciding, until: Until::Answered(asking) }) = take(ticket) else {
-            return Err(JsError::new(LOST));
-        };
-        let next = deciding.desk.guard.came(asking, came(status, body, failure));
-        Ok(deciding.carry_on(next))
+        let came = came(status, body, failure);
+        match take(ticket) {
+            Some(Waiting::Store(deciding, asking)) => {
+                let next = deciding.desk.guard.came(asking, came);
+                Ok(deciding.carry_on(next))
+            }
+            Some(Waiting::Action(acting, asking)) => Ok(acting.came(asking, came)),
+            Some(Waiting::Signature(..)) | None => Err(JsError::new(LOST)),
+        }
     }
 
     /// The platform has verified the signature for who waits with this ticket.
@@ -160,7 +186,7 @@ impl Resume {
     /// # Errors
     /// Nobody waits with this ticket.
     pub fn verified(ticket: u32, holds: bool) -> Result<JsValue, JsError> {
-        let Some(Waiting { deciding, until: Until::Verified(verify, asked) }) = take(ticket) else {
+        let Some(Waiting::Signature(deciding, verify, asked)) = take(ticket) else {
             return Err(JsError::new(LOST));
         };
         let next =
@@ -242,22 +268,22 @@ impl Asked {
 
 /// Somebody who waits.
 #[derive(Debug)]
-struct Waiting {
-    deciding: Deciding,
-    until: Until,
-}
-
-#[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "nearly all wait for the store")]
-enum Until {
-    /// The store has answered.
-    Answered(Asking),
-    /// The platform has verified a signature.
-    Verified(Verify, Asked),
+enum Waiting {
+    /// Until the store has answered.
+    Store(Deciding, Asking),
+    /// Until the platform has verified a signature.
+    Signature(Deciding, Verify, Asked),
+    /// Until the store has answered what was to be done.
+    Action(Acting, Asking<Call>),
 }
 
 thread_local! {
     static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
+}
+
+fn wait(ticket: u32, waiting: Waiting) {
+    WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
 }
 
 fn take(ticket: u32) -> Option<Waiting> {
@@ -285,7 +311,7 @@ impl Deciding {
                     let Some(asked) = self.asked.take() else { return JsValue::UNDEFINED };
                     let ticket = ticket();
                     let promise = host::verify(&desk.road, &desk.guard, ticket, &verify, &JsValue::UNDEFINED);
-                    self.wait(ticket, Until::Verified(verify, asked));
+                    wait(ticket, Waiting::Signature(self, verify, asked));
                     return promise.into();
                 }
                 Next::FetchKeys => {
@@ -297,18 +323,13 @@ impl Deciding {
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {
                         let ticket = ticket();
-                        self.wait(ticket, Until::Answered(asking));
+                        wait(ticket, Waiting::Store(self, asking));
                         return desk.road.ask(ticket, &post.body, post.patience).into();
                     }
                     None => next = desk.guard.came(asking, Err(StoreError::Timeout)),
                 },
             }
         }
-    }
-
-    fn wait(self, ticket: u32, until: Until) {
-        let waiting = Waiting { deciding: self, until };
-        WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
     }
 
     fn decided(self, mut decided: Decided) -> String {

@@ -9,9 +9,10 @@ use wasm_bindgen::{JsCast as _, JsValue};
 
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::ConfigError;
+use tollgate_shared::control::Control;
 use tollgate_shared::policy::{Policy, Surroundings};
 
-use super::health::ControlToken;
+use super::control;
 use super::metrics::Metrics;
 use super::origin::{self, Origin};
 use crate::after::Host;
@@ -26,8 +27,8 @@ pub(super) struct Instance {
     pub(super) guard: Guard,
     pub(super) origin: Origin,
     pub(super) metrics: Metrics,
-    /// Opens the control path; without it there is none.
-    pub(super) control: Option<ControlToken>,
+    /// The control path, if there is one.
+    pub(super) control: Option<Control>,
 }
 
 impl Instance {
@@ -53,8 +54,7 @@ impl Instance {
         let store = settings.as_ref().and_then(|settings| settings.store.as_ref());
         let origin = Origin::new(url, timeout.as_deref(), store, dataset.as_ref());
         let origin = origin.map_err(&mut note).ok();
-        let control = text(env, "TOLLGATE_CONTROL_TOKEN").map(|token| ControlToken::new(&token)).transpose();
-        let control = control.map_err(&mut note).ok();
+        let control = control::opened(env).map_err(&mut note).ok();
         let (Some(policy), Some(settings), Some(origin), Some(control)) = (policy, settings, origin, control)
         else {
             return Err(errors);
@@ -132,7 +132,7 @@ fn settings(env: &JsValue) -> Result<crate::settings::Checked, ConfigError> {
 }
 
 /// A variable or a secret; one that is empty is not there.
-fn text(env: &JsValue, name: &str) -> Option<String> {
+pub(super) fn text(env: &JsValue, name: &str) -> Option<String> {
     let value = Reflect::get(env, &JsValue::from_str(name)).ok()?;
     value.as_string().filter(|text| !text.is_empty())
 }

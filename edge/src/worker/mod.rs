@@ -15,13 +15,13 @@
 //!
 //! | module | what lives there |
 //! | --- | --- |
+//! | [`control`] | the control path |
 //! | [`instance`] | what an isolate makes of its variables, once |
-//! | [`health`] | the control path: whether it lives, and how the store is |
 //! | [`metrics`] | data points for Analytics Engine |
 //! | [`origin`] | requests on their way to the origin, and answers |
 //! | [`panics`] | that wasm starts anew after one |
 
-mod health;
+mod control;
 mod instance;
 mod metrics;
 mod origin;
@@ -37,7 +37,9 @@ use web_sys::Request;
 
 use tollgate_shared::answer;
 use tollgate_shared::client_ip;
+use tollgate_shared::control::Call;
 use tollgate_shared::exchange::{Decision, Verify};
+use tollgate_shared::request::MAX_BODY;
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
@@ -47,7 +49,6 @@ use crate::head::RequestHead;
 use crate::host;
 use crate::store::{came, resumption_time};
 use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
-use health::Control;
 use instance::Instance;
 
 /// What JavaScript calls. Nothing is made of it but one value, by which JavaScript knows the class: an object of wasm for each request
@@ -68,15 +69,8 @@ impl Core {
                 // Without a policy nothing is known of limits, so nobody passes.
                 Err(refusal) => return origin::answer(&refusal, is_head).into(),
             };
-            match Control::of(&instance, head) {
-                None => {}
-                Some(Control::Given(answer)) => return origin::answer(&answer, is_head).into(),
-                Some(Control::Details) => {
-                    return match instance.guard.store() {
-                        Some(store) => instance.origin.ping(store.patience(), &incoming.env, is_head).into(),
-                        None => origin::answer(&health::details(&instance, None), is_head).into(),
-                    };
-                }
+            if let Some(answer) = control::begin(&instance, &incoming, head) {
+                return answer;
             }
             let body = match incoming.body(&instance, head) {
                 Ok(body) => body,
@@ -86,15 +80,6 @@ impl Core {
             let next = instance.guard.begin(&head, began);
             Guarded { instance, began, is_head, body }.carry_on(&incoming, next)
         })
-    }
-
-    /// The store was asked whether it is there, which took so many milliseconds. Returns the response to who asked how it is.
-    pub fn pinged(took: f64, status: u16, failure: Option<String>, env: &JsValue, is_head: bool) -> JsValue {
-        let answer = match Instance::get(env) {
-            Ok(instance) => health::details(&instance, Some(&health::call(took, status, failure))),
-            Err(refusal) => (*refusal).clone(),
-        };
-        origin::answer(&answer, is_head).into()
     }
 
     /// Has wasm start anew, if a panic made that necessary.
@@ -111,19 +96,25 @@ impl Core {
         env: JsValue,
         context: JsValue,
     ) -> JsValue {
-        let Some(Waiting { guarded, until: Until::Answered(asking) }) = take(ticket) else {
+        let came = came(status, body, failure);
+        match take(ticket) {
+            Some(Waiting::Store(guarded, asking)) => {
+                let next = guarded.instance.guard.came(asking, came);
+                guarded.carry_on(&Incoming { request, env, context }, next)
+            }
+            Some(Waiting::Control(asked, asking)) => {
+                asked.came(&Incoming { request, env, context }, asking, came)
+            }
             // Another request panicked, and what waited is of a wasm that is no more. This request has not left yet: it begins anew.
-            return Self::fetch(request, env, context);
-        };
-        let next = guarded.instance.guard.came(asking, came(status, body, failure));
-        guarded.carry_on(&Incoming { request, env, context }, next)
+            Some(Waiting::Signature(..)) | None => Self::fetch(request, env, context),
+        }
     }
 
     /// The platform has verified the signature for who waits with this ticket. Returns a response, or the promise of one.
     pub fn verified(ticket: u32, holds: bool, carried: &Array) -> JsValue {
         let [request, env, context] = [0, 1, 2].map(|place| carried.get(place));
         let request = request.unchecked_into();
-        let Some(Waiting { guarded, until: Until::Verified(verify) }) = take(ticket) else {
+        let Some(Waiting::Signature(guarded, verify)) = take(ticket) else {
             return Self::fetch(request, env, context);
         };
         let (incoming, now) = (Incoming { request, env, context }, resumption_time(guarded.began));
@@ -180,32 +171,34 @@ impl Incoming {
 
     /// What a decision has to know of the body; or the promise of a response, if that is still to be read.
     fn body(&self, instance: &Instance, head: &RequestHead<'_>) -> Result<Vec<u8>, Promise> {
-        if !instance.guard.policy().reads_body(head) {
-            return Ok(Vec::new());
-        }
+        if instance.guard.policy().reads_body(head) { self.begun(instance, MAX_BODY) } else { Ok(Vec::new()) }
+    }
+
+    /// The first bytes of the body, at most so many; or the promise of a response, if they are still to be read.
+    fn begun(&self, instance: &Instance, most: usize) -> Result<Vec<u8>, Promise> {
         let Self { request, env, context } = self;
-        origin::begun(request).ok_or_else(|| instance.origin.read(request, env, context))
+        origin::begun(request).ok_or_else(|| instance.origin.read(request, env, context, most))
     }
 }
 
 /// A request that waits.
 #[derive(Debug)]
-struct Waiting {
-    guarded: Guarded,
-    until: Until,
-}
-
-#[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "nearly all wait for the store")]
-enum Until {
-    /// The store has answered.
-    Answered(Asking),
-    /// The platform has verified a signature.
-    Verified(Verify),
+enum Waiting {
+    /// Until the store has answered.
+    Store(Guarded, Asking),
+    /// Until the platform has verified a signature.
+    Signature(Guarded, Verify),
+    /// Until the store has answered, on the control path.
+    Control(control::Asked, Asking<Call>),
 }
 
 thread_local! {
     static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
+}
+
+fn wait(ticket: u32, waiting: Waiting) {
+    WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
 }
 
 fn take(ticket: u32) -> Option<Waiting> {
@@ -233,7 +226,7 @@ impl Guarded {
                     let carried = Array::of3(request, env, context);
                     let (ticket, road) = (ticket(), instance.origin.road());
                     let promise = host::verify(road, &instance.guard, ticket, &verify, &carried);
-                    self.wait(ticket, Until::Verified(verify));
+                    wait(ticket, Waiting::Signature(self, verify));
                     return promise.into();
                 }
                 Next::FetchKeys => {
@@ -247,18 +240,13 @@ impl Guarded {
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {
                         let ticket = ticket();
-                        self.wait(ticket, Until::Answered(asking));
+                        wait(ticket, Waiting::Store(self, asking));
                         return instance.origin.ask(ticket, incoming, &post).into();
                     }
                     None => next = instance.guard.came(asking, Err(StoreError::Timeout)),
                 },
             }
         }
-    }
-
-    fn wait(self, ticket: u32, until: Until) {
-        let waiting = Waiting { guarded: self, until };
-        WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
     }
 
     fn decided(self, incoming: &Incoming, decided: Decided) -> JsValue {

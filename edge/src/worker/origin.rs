@@ -9,7 +9,6 @@ use web_sys::{Request, Response};
 use tollgate_shared::answer::{self, Answer, Fields};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::exchange::Admission;
-use tollgate_shared::request::MAX_BODY;
 use tollgate_shared::time::Span;
 
 use super::{Core, Incoming};
@@ -83,14 +82,9 @@ impl Origin {
         self.front.ask(ticket, &post.body, post.patience, request, env, context)
     }
 
-    /// Reads what a decision has to know of the body, and begins anew: the promise of a response.
-    pub(super) fn read(&self, request: &Request, env: &JsValue, context: &JsValue) -> Promise {
-        self.front.read(request, env, context, MAX_BODY)
-    }
-
-    /// Asks the store whether it is there: the promise of a response to who asked how it is.
-    pub(super) fn ping(&self, millis: u32, env: &JsValue, is_head: bool) -> Promise {
-        self.front.ping(millis, env, is_head)
+    /// Reads the first bytes of the body, at most so many, and begins anew: the promise of a response.
+    pub(super) fn read(&self, request: &Request, env: &JsValue, context: &JsValue, most: usize) -> Promise {
+        self.front.read(request, env, context, most)
     }
 
     /// Where the store is asked, and signatures are verified.
@@ -190,8 +184,6 @@ mod js {
             context: &JsValue,
             most: usize,
         ) -> Promise;
-        #[wasm_bindgen(method)]
-        pub(super) fn ping(this: &Front, ms: u32, env: &JsValue, head: bool) -> Promise;
         #[wasm_bindgen(method)]
         pub(super) fn forward(this: &Front, request: &Request, fields: &str, onward: Option<&str>)
         -> Promise;

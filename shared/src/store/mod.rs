@@ -302,7 +302,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether the store was asked, so that it may have performed the operation.
-    pub(crate) const fn was_asked(&self) -> bool {
+    pub const fn was_asked(&self) -> bool {
         !matches!(self, Self::Open | Self::Busy | Self::Contention)
     }
 

@@ -254,6 +254,66 @@ const ALL = {
     equal([refused.response.status, refused.guards[0].kind], [503, "circuit_breaker"]);
   },
 
+  async "a lock that a program holds is not a request's, and the other way round"({ guard }) {
+    const guarded = await guard(all({ lock: { name: "job", key: ["client_ip"], lease: "1h" } }));
+    const ask = () => guarded.check(request("/"), { ip: "192.0.2.1" });
+    const lock = await guarded.lock("job", "192.0.2.1", { lease: "1m" });
+    equal([lock.acquired, lock.forMs, lock.holder.length], [true, 60_000, 32]);
+    equal((await ask()).response.status, 409);
+    equal(await lock.extend("2m"), true);
+    const other = await guarded.lock("job", ["192.0.2.1"]);
+    holds(!other.acquired && other.forMs > 60_000 && other.forMs <= 120_000, JSON.stringify(other));
+    equal((await guarded.lock("job", "192.0.2.2", { holder: "0".repeat(31) + "a" })).holder, "0".repeat(31) + "a");
+    equal([await lock.release(), await lock.release(), await lock.extend()], [true, false, false]);
+    const held = await ask();
+    equal([held.allowed, (await guarded.lock("job", "192.0.2.1")).acquired], [true, false]);
+    await held.complete(new Response(null));
+    let again;
+    await eventually("it is free", async () => (again = await guarded.lock("job", "192.0.2.1")).acquired);
+    holds(again.fence > lock.fence, "a later one is larger");
+    await rejects(guarded.lock("other", "a"), /^name: the policy has no `lock` of this name/);
+    await rejects(guarded.lock("job", []), /^key: its key takes a value for each of `client_ip`/);
+    await rejects(guarded.lock("job", "192.0.2.1", { lease: "soon" }), /^lease: found a text that is none/);
+    await rejects(guarded.lock("job", "192.0.2.1", { holder: "me" }), /^holder: .*32 hexadecimal digits/);
+    await rejects(guarded.lock("job", "192.0.2.1", { leese: "1s" }), /^options: found `leese`/);
+  },
+
+  async "what a program marks is a duplicate to requests"({ guard }) {
+    const guarded = await guard(all({ dedup: { name: "event", key: ["header:x-id"], ttl: "1h" } }));
+    equal(await guarded.dedup("event", "a"), { first: true, forMs: 3_600_000 });
+    equal((await guarded.dedup("event", "a")).first, false);
+    equal((await guarded.check(request("/", { headers: { "x-id": "a" } }))).allowed, false);
+    equal((await guarded.check(request("/", { headers: { "x-id": "b" } }))).allowed, true);
+  },
+
+  async "a breaker is set by hand"({ guard }) {
+    const circuit_breaker = { name: "up", failures: 2, within: "1m", open_for: "1h" };
+    const guarded = await guard(all({ circuit_breaker }));
+    const breaker = await guarded.breaker("up");
+    equal([breaker.state, breaker.generation], ["closed", 0]);
+    const open = await breaker.open("5m");
+    holds(open.state === "open" && open.forMs > 0 && open.forMs <= 300_000, JSON.stringify(open));
+    equal((await guarded.check(request("/"))).response.status, 503);
+    equal((await open.close()).state, "closed");
+    await admitted(() => guarded.check(request("/")));
+    await rejects(guarded.breaker("down"), /^name: the policy has no `circuit_breaker` of this name/);
+    await rejects(breaker.open(5), /^for: found `5`/);
+  },
+
+  async "tokens are revoked by what is known of them"({ guard }) {
+    const keys = [{ alg: "HS256", secret: { env: "SECRET" } }];
+    const jwt = { algorithms: ["HS256"], keys, max_lifetime: "1d" };
+    const policy = { jwt, routes: [{ name: "all", revocation: {} }] };
+    const guarded = await guard(policy, { variables: { SECRET: "a secret of thirty-two bytes, yes" } });
+    equal((await guarded.revoke({ jti: "7", issuer: "here" })).forMs >= 86_400_000, true);
+    equal((await guarded.revoke({ subject: "ada" })).forMs >= 86_400_000, true);
+    await rejects(guarded.revoke({ token: "none" }), /^token: /);
+    await rejects(guarded.revoke({ token: "a", jti: "b" }), /^revoke: .*one of token, jti, subject/);
+    await rejects(guarded.revoke({ token: "a", issuer: "b" }), /^issuer: /);
+    await rejects(guarded.revoke({}), /^revoke: /);
+    await rejects((await guard(one({ quota: 1, window: "1d" }))).revoke({ jti: "7" }), /^policy: no route/);
+  },
+
   async "signatures are verified, and a logout is known to others"({ guard }) {
     const { subtle } = crypto;
     const algorithms = {
@@ -577,6 +637,13 @@ const FAILURES = {
       ],
     );
     equal([local[2].response.status, local[2].headers.get("x-tollgate-degraded")], [429, "local"]);
+  },
+
+  async "what is done by name is known not to be"(guard) {
+    const guarded = await guard(all({ lock: { name: "job", key: ["client_ip"], lease: "1h" } }));
+    await rejects(guarded.lock("job", "192.0.2.1"), /(not done|not known whether this was done): /);
+    const error = await guarded.lock("job", "192.0.2.1").catch((error) => error);
+    equal([error.name, typeof error.mayBeDone], ["StoreError", "boolean"]);
   },
 
   async "limit does as well"(guard) {

@@ -66,6 +66,8 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         (other(URL, "rediss://default:password@example.upstash.io"), &[URL]),
         (other(TOKEN, "two words\n"), &[TOKEN]),
         (other("TOLLGATE_CONTROL_TOKEN", "a\r\nb"), &["TOLLGATE_CONTROL_TOKEN"]),
+        (other("TOLLGATE_CONTROL_TOKEN", "short"), &["TOLLGATE_CONTROL_TOKEN"]),
+        (other("TOLLGATE_CONTROL_PREFIX", "no-path"), &["TOLLGATE_CONTROL_PREFIX"]),
         (other("TOLLGATE_ORIGIN_TIMEOUT", "30"), &["TOLLGATE_ORIGIN_TIMEOUT"]),
         (other("TOLLGATE_ORIGIN_TIMEOUT", "2h"), &["TOLLGATE_ORIGIN_TIMEOUT"]),
         (other("TOLLGATE_STORE_TIMEOUT", "soon"), &["TOLLGATE_STORE_TIMEOUT"]),

@@ -299,7 +299,7 @@ async fn without_the_store_each_guard_does_what_it_does_then() {
 
 // ---- Two Workers, and what they are asked.
 
-async fn two_workers(policy: Value, change: impl FnOnce(Edge) -> Edge) -> Site {
+pub(crate) async fn two_workers(policy: Value, change: impl FnOnce(Edge) -> Edge) -> Site {
     Site::start_with(policy, StoreChoice::Redis, |mut edge| {
         (edge.instances, edge.test_clock) = (2, true);
         change(edge.with("JWT_SECRET", tokens()["secret"].as_str().unwrap()))
@@ -307,7 +307,7 @@ async fn two_workers(policy: Value, change: impl FnOnce(Edge) -> Edge) -> Site {
     .await
 }
 
-fn addresses(site: &Site) -> [SocketAddr; 2] {
+pub(crate) fn addresses(site: &Site) -> [SocketAddr; 2] {
     site.stack.addresses().try_into().unwrap()
 }
 
@@ -323,7 +323,7 @@ fn lock() -> Value {
 }
 
 /// Tokens of every kind, on paths that do something with them.
-fn policy_of_tokens() -> Value {
+pub(crate) fn policy_of_tokens() -> Value {
     let tokens = tokens();
     let mut keys = vec![json!({ "alg": "HS256", "kid": "HS256-key", "secret": { "env": "JWT_SECRET" } })];
     for key in tokens["keys"].as_array().unwrap() {
@@ -345,7 +345,7 @@ fn tokens() -> Value {
     serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
 }
 
-fn valid_tokens(algorithm: &str) -> Vec<String> {
+pub(crate) fn valid_tokens(algorithm: &str) -> Vec<String> {
     let tokens = tokens();
     let all = tokens["tokens"].as_array().unwrap().iter();
     let valid = all.filter(|case| case["alg"] == algorithm && case["valid"] == true);
@@ -353,7 +353,7 @@ fn valid_tokens(algorithm: &str) -> Vec<String> {
 }
 
 /// `GET path` with a token at some time, in milliseconds.
-async fn ask(address: SocketAddr, path: &str, token: &str, now: u64) -> Answer {
+pub(crate) async fn ask(address: SocketAddr, path: &str, token: &str, now: u64) -> Answer {
     let fields = [("authorization", &*format!("Bearer {token}")), ("x-tollgate-test-now", &now.to_string())];
     client::get(address, path, &fields).await.unwrap()
 }
@@ -397,4 +397,4 @@ fn assert_locked(answer: &Answer) {
 
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: tollgate.test\r\nx-client: one\r\n\r\n";
 /// Milliseconds; when the tokens were issued.
-const NOW: u64 = 1_800_000_000_000;
+pub(crate) const NOW: u64 = 1_800_000_000_000;

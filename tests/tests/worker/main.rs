@@ -7,6 +7,7 @@
 //! | [`exactness`] | one limit for workerds and Envoys, to the last request |
 //! | [`failures`] | the store, the origin, clients and the Worker itself fail |
 //! | [`forwarding`] | what is let through arrives as it was sent, and so does its answer |
+//! | [`operators`] | what is done by name on the control path holds for all |
 //! | [`guards`] | tokens, revocations, locks, duplicates and breakers, over two Workers |
 //! | [`mesh_and_edge`] | the same over two Envoys and a Worker |
 //!
@@ -29,6 +30,7 @@ mod failures;
 mod forwarding;
 mod guards;
 mod mesh_and_edge;
+mod operators;
 #[path = "../support/mod.rs"]
 mod support;
 

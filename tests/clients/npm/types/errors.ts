@@ -51,3 +51,9 @@ decision.allowed = true;
 await decision.complete(new Response());
 // @ts-expect-error a lease is required
 export const lock: Policy = { routes: [{ name: "a", lock: { key: ["client_ip"] } }] };
+// @ts-expect-error one of them at a time
+await guard.revoke({ token: "a", jti: "b" });
+// @ts-expect-error a lease is a time
+await guard.lock("a", "b", { lease: 7 });
+// @ts-expect-error a lock that is not held has no fence
+export const fence: number = (await guard.lock("a", "b")).fence;

@@ -1,6 +1,6 @@
 // What users write. It is compiled, not run.
 
-import { createGuard, type Decision, type Guard, type LimitDecision, type Policy } from "tollgate";
+import { createGuard, type Breaker, type Decision, type Guard, type LimitDecision, type Policy } from "tollgate";
 
 import file from "./policy.json" with { type: "json" };
 
@@ -85,3 +85,10 @@ void [
   await guard.limit("daily", []),
   await guard.check({ method: "GET", url: "http://localhost/", headers: new Map<string, string>() as never }),
 ];
+
+const lock = await guard.lock("refresh", "user-7", { lease: "1m" });
+if (lock.acquired) void [lock.fence, lock.holder, (await lock.extend("1m")) || (await lock.release())];
+const { first } = await guard.dedup("track", ["event-1"]);
+const revoked: number = (await guard.revoke({ subject: "user-7", issuer: "https://id.example" })).forMs;
+const breaker: Breaker = await (await guard.breaker("api")).open("5m");
+void [first, revoked, breaker.state === "half_open" && breaker.freeProbes, await breaker.close()];
