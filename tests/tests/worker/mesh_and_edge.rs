@@ -100,7 +100,9 @@ async fn a_lock_that_is_held_anywhere_is_held_everywhere() {
         origin.set_reply(Reply { delay: Duration::from_secs(30), ..Reply::default() });
         let before = origin.requests();
         let here = *here;
-        let holder = tokio::spawn(async move { ask(here, "/", &[]).await });
+        // The lock is released behind the answer of who held it before.
+        let holder =
+            tokio::spawn(async move { while ask(here, "/", &[]).await.status == StatusCode::CONFLICT {} });
         eventually("it is held", async || origin.requests(), |requests| *requests > before).await;
         origin.set_reply(Reply::default());
         for place in &places {
