@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use tollgate_shared::config::store::{self, StoreClock, in_range};
 use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig, VerifiedBy};
-use tollgate_shared::jwt::JwtPolicy;
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
 
@@ -116,7 +115,7 @@ impl Plugin {
         variables: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<ConfigError>> {
         let config: PluginConfig = config::parse(json).map_err(|error| vec![error])?;
-        let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy) };
+        let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy), fetches: false };
         let mut policy = Policy::compile(config.policy, "policy.", Some(&surroundings))?;
         if let Some(route) = policy.route_with_body_keys()
             && !config.read_bodies
@@ -125,11 +124,6 @@ impl Plugin {
             let expected =
                 "`true`, and `allow_on_headers_stop_iteration` in Envoy's own configuration of the plugin";
             return Err(vec![ConfigError::new("read_bodies", found, expected)]);
-        }
-        if let Some(jwks) = policy.jwt().and_then(JwtPolicy::jwks) {
-            let found = format!("`{}`", jwks.url());
-            let expected = "`keys` in the policy, or `verified_by`: this filter fetches no keys";
-            return Err(vec![ConfigError::new("policy.jwt.jwks", found, expected)]);
         }
         let store = match config.store {
             None => None,

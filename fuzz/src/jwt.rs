@@ -83,7 +83,7 @@ static POLICY: LazyLock<JwtPolicy> = LazyLock::new(|| {
     let config = config::parse(include_bytes!("jwt.json")).expect("a policy of ours");
     // The secret of an example is bytes; a variable holds text, so the secret here is another.
     let env = |_: &str| Some("a secret for tests that has 32 bytes or more".to_owned());
-    JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None }))
+    JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None, fetches: false }))
         .expect("a policy of ours")
 });
 

@@ -153,7 +153,8 @@ type Outcomes = tollgate_shared::redis::rest::Outcomes;
 impl Host {
     fn new(policy: &str) -> Self {
         let memory = || Memory::new(HeapShards::default(), HeapShards::COUNT);
-        let surroundings = Surroundings { variables: &|_| None, in_front: Some(VerifiedBy::Envoy) };
+        let surroundings =
+            Surroundings { variables: &|_| None, in_front: Some(VerifiedBy::Envoy), fetches: true };
         let policy = Arc::new(Policy::from_json_in(&surroundings, "", policy.as_bytes()).unwrap());
         Self { policy, local: Local::with_store(memory(), 100, 1, Id::from_bytes([1; 16])), store: memory() }
     }

@@ -191,6 +191,19 @@ fn what_counts() {
     );
 }
 
+#[test]
+fn keys_are_fetched_by_hosts_that_can() {
+    let jwks = json!({ "url": "https://id.example.com/jwks" });
+    let written = json!({ "jwt": { "algorithms": ["RS256"], "jwks": jwks }, "routes": [{ "name": "r", "token": "required" }] });
+    assert_eq!(errors(&written), [""; 0]);
+    let surroundings = Surroundings { variables: &|_| None, in_front: None, fetches: false };
+    let compiled = Policy::from_json_in(&surroundings, "", written.to_string().as_bytes());
+    assert_eq!(
+        compiled.unwrap_err()[0].to_string(),
+        "jwt.jwks: found `https://id.example.com/jwks`, expected `keys`: this host fetches none"
+    );
+}
+
 /// A host gives what the policy relies on, or is told what is missing; without a host, no secret is looked up.
 #[test]
 fn secrets_are_for_hosts() {
@@ -198,7 +211,7 @@ fn secrets_are_for_hosts() {
     assert!(Policy::from_json(written.as_bytes()).is_ok());
     let of = |secret: Option<String>| {
         let variables = |name: &str| (name == "JWT_SECRET").then(|| secret.clone()).flatten();
-        let surroundings = Surroundings { variables: &variables, in_front: None };
+        let surroundings = Surroundings { variables: &variables, in_front: None, fetches: false };
         let compiled = Policy::from_json_in(&surroundings, "policy.json", written.as_bytes());
         compiled.map(|_| ()).map_err(|errors| errors[0].to_string())
     };

@@ -462,7 +462,7 @@ fn what_envoy_verified_is_checked_for_all_but_its_signature() {
     let policy = JwtPolicy::compile(
         &config,
         "",
-        Some(&Surroundings { variables: &env, in_front: Some(VerifiedBy::Envoy) }),
+        Some(&Surroundings { variables: &env, in_front: Some(VerifiedBy::Envoy), fetches: false }),
     )
     .unwrap();
     let of = |alg: &str, claims: &Value| sign(&json!({ "alg": alg }), claims, b"whatever");
@@ -475,8 +475,12 @@ fn what_envoy_verified_is_checked_for_all_but_its_signature() {
     assert_eq!(refused(&policy, &of("RS256", &other)), TokenError::Audience);
     assert!(policy.keys().is_none());
 
-    let errors =
-        JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None })).unwrap_err();
+    let errors = JwtPolicy::compile(
+        &config,
+        "",
+        Some(&Surroundings { variables: &env, in_front: None, fetches: false }),
+    )
+    .unwrap_err();
     let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,
@@ -496,7 +500,7 @@ fn secrets_are_looked_up_and_long_enough() {
         let errors = JwtPolicy::compile(
             &config,
             "policy.json.",
-            Some(&Surroundings { variables: &env, in_front: None }),
+            Some(&Surroundings { variables: &env, in_front: None, fetches: false }),
         )
         .err()
         .unwrap_or_default();
@@ -756,7 +760,8 @@ fn env(name: &str) -> Option<String> {
 
 fn compile(config: &Value) -> JwtPolicy {
     let config: JwtConfig = parse(config.to_string().as_bytes()).unwrap();
-    JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None })).unwrap()
+    JwtPolicy::compile(&config, "", Some(&Surroundings { variables: &env, in_front: None, fetches: false }))
+        .unwrap()
 }
 
 fn hs256() -> JwtPolicy {

@@ -300,7 +300,7 @@ static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(|| {
             { "name": "logout", "match": { "path": "/logout" }, "revocation": {}, "revokes": "token" },
             { "name": "api", "match": { "path": "/api" }, "revocation": {} } ] }"#;
     let variables = |_: &str| Some(SECRET.to_owned());
-    let surroundings = Surroundings { variables: &variables, in_front: None };
+    let surroundings = Surroundings { variables: &variables, in_front: None, fetches: false };
     Arc::new(Policy::from_json_in(&surroundings, "", policy.as_bytes()).unwrap())
 });
 

@@ -55,7 +55,8 @@ impl Core {
         let settings = Settings::from_json(settings).map_err(|found| errors.push(found));
         let none = Variables::default();
         let variables = settings.as_ref().map_or(&none, |settings| &settings.variables);
-        let surroundings = Surroundings { variables: &|name| variables.get(name), in_front: None };
+        let surroundings =
+            Surroundings { variables: &|name| variables.get(name), in_front: None, fetches: false };
         // Errors name the policy, because settings may be wrong too.
         let policy = Policy::from_json_in(&surroundings, "policy", policy.as_bytes());
         let policy = policy.map_err(|found| drop(errors.splice(..0, found)));

@@ -94,7 +94,7 @@ fn policy(env: &JsValue) -> Result<Policy, Vec<ConfigError>> {
         let expected = "the policy, as a text binding of JSON";
         vec![ConfigError::new(POLICY, "nothing", expected)]
     })?;
-    let surroundings = Surroundings { variables: &|name| text(env, name), in_front: None };
+    let surroundings = Surroundings { variables: &|name| text(env, name), in_front: None, fetches: false };
     Policy::from_json_in(&surroundings, POLICY, json.as_bytes())
 }
 

@@ -101,6 +101,11 @@ impl JwtPolicy {
             let expected = "`keys`: nobody verifies tokens in front of this host";
             compiler.error("verified_by", "another host's guard", expected);
         }
+        if let Some(jwks) = &config.jwks
+            && surroundings.is_some_and(|surroundings| !surroundings.fetches)
+        {
+            compiler.error("jwks", format!("`{}`", jwks.url), "`keys`: this host fetches none");
+        }
         if !compiler.errors.is_empty() {
             return Err(compiler.errors);
         }

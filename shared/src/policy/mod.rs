@@ -49,6 +49,8 @@ pub struct Surroundings<'a> {
     pub variables: Lookup<'a>,
     /// Who may stand in front of the host and verify tokens.
     pub in_front: Option<VerifiedBy>,
+    /// Whether the host fetches keys of tokens.
+    pub fetches: bool,
 }
 
 /// A route: what guards its requests.

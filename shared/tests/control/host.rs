@@ -54,7 +54,7 @@ impl Host {
     ) -> Self {
         let memory = Memory::new(HeapShards::default(), HeapShards::COUNT);
         let variables = |name: &str| (name == "SECRET").then(|| SECRET.to_owned());
-        let surroundings = Surroundings { variables: &variables, in_front: None };
+        let surroundings = Surroundings { variables: &variables, in_front: None, fetches: false };
         let policy = Policy::from_json_in(&surroundings, "", policy.to_string().as_bytes()).unwrap();
         Self {
             control: Control::new(None, TOKEN).unwrap(),

@@ -173,7 +173,7 @@ impl Store for MemoryStore {
 
 fn host(number: usize, vector: &Vector) -> Result<Host> {
     let variables = |name: &str| vector.variables.get(name).cloned();
-    let surroundings = Surroundings { variables: &variables, in_front: None };
+    let surroundings = Surroundings { variables: &variables, in_front: None, fetches: false };
     let policy =
         Policy::from_json_in(&surroundings, "", vector.policy.to_string().as_bytes()).map_err(|errors| {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
