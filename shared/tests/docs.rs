@@ -1,0 +1,41 @@
+//! The policies in the documentation are policies.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test code: a panic is a failed test"
+)]
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tollgate_shared::policy::Policy;
+
+#[test]
+fn examples_compile() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let mut examples = 0;
+    for page in fs::read_dir(docs).unwrap() {
+        let page = page.unwrap().path();
+        let text = fs::read_to_string(&page).unwrap();
+        for block in text.split("```json\n").skip(1) {
+            let example = block.split("```").next().unwrap();
+            let example: Value =
+                serde_json::from_str(example).unwrap_or_else(|error| panic!("{page:?}: {error}\n{example}"));
+            // An example is a policy, or a route of one whose tokens are found.
+            let policy = if example.get("routes").is_some() {
+                example
+            } else {
+                let key = json!({ "alg": "HS256", "secret": { "env": "JWT_SECRET" } });
+                json!({ "jwt": { "algorithms": ["HS256"], "keys": [key] }, "routes": [example] })
+            };
+            if let Err(errors) = Policy::from_json(policy.to_string().as_bytes()) {
+                panic!("{page:?}: {errors:?}\n{policy:#}");
+            }
+            examples += 1;
+        }
+    }
+    assert!(examples >= 5, "{examples}");
+}
