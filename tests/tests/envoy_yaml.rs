@@ -127,7 +127,7 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
     jwks["policy"]["jwt"] = json!({ "algorithms": ["RS256"], "jwks": { "url": "https://id.example/keys" } });
     let cases = [
         (body, "read_bodies: found `false`, and a key with `body:` on the route `all`, expected `true`"),
-        (jwks, "policy.jwt.jwks: found `https://id.example/keys`, expected `keys` in the policy"),
+        (jwks, "policy.jwt.jwks: found `https://id.example/keys`, expected `keys`: this host fetches none"),
         (store("tokn", json!("x")), "store.tokn: found unknown field `tokn`, expected one of `cluster`"),
         (no_token, "store: found no token, expected either `token` or `token_env`"),
         (store("timeout", json!("50")), "store.timeout: found \"50\", expected a duration"),

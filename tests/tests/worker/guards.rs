@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -367,20 +367,31 @@ async fn at_once(site: &Site, client: &'static str) -> Report {
     load.run().await.unwrap()
 }
 
-/// Sends a request, and reads as much of its answer as has come.
+/// Sends a request, and reads as much of its answer as has come. Who held the lock before has let go of it, or is about to:
+/// it is released behind the answer.
 async fn begin(address: SocketAddr) -> TcpStream {
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    connection.write_all(HEAD).await.unwrap();
-    let mut came = Vec::new();
-    while !came.windows(5).any(|bytes| bytes == b"begun") {
-        connection.readable().await.unwrap();
-        match connection.try_read_buf(&mut came) {
-            Ok(0) => panic!("closed after {}", String::from_utf8_lossy(&came)),
-            Ok(_) => {}
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+    let patience = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection.write_all(HEAD).await.unwrap();
+        let mut came = Vec::new();
+        let is_closed = loop {
+            connection.readable().await.unwrap();
+            match connection.try_read_buf(&mut came) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+            if came.windows(5).any(|bytes| bytes == b"begun") {
+                break false;
+            }
+        };
+        if !is_closed {
+            return connection;
         }
+        let is_locked = came.starts_with(b"HTTP/1.1 409 ") && Instant::now() < patience;
+        assert!(is_locked, "closed after {}", String::from_utf8_lossy(&came));
     }
-    connection
 }
 
 async fn free_again(address: SocketAddr) -> Answer {
