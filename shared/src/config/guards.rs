@@ -13,24 +13,26 @@ use super::names::text_type;
 use super::{FailureMode, KeyPart, Name, RateLimitConfig};
 use crate::time::Span;
 
-/// Everything that guards a route, or the default route. What is left out does not.
-#[derive(Clone, Debug, Default)]
+/// Everything that guards a route; in a policy, that of requests that match no other. What is left out does not.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct GuardsConfig {
-    /// All of them hold at once.
+    /// As on any route.
     pub rate_limits: Vec<RateLimitConfig>,
-    /// Whether a request must have a token that holds.
+    /// As on any route.
     pub token: Option<TokenUse>,
-    /// Refuses tokens that were revoked.
+    /// As on any route.
     pub revocation: Option<RevocationConfig>,
-    /// Revokes the token of the request, or all of its subject's.
+    /// As on any route.
     pub revokes: Option<RevokesConfig>,
-    /// Leaves the upstream alone while it fails.
+    /// As on any route.
     pub circuit_breaker: Option<CircuitBreakerConfig>,
-    /// Carries out a request once, however often it is sent, and replays its answer.
+    /// As on any route.
     pub idempotency: Option<IdempotencyConfig>,
-    /// Lets the first of equal requests through.
+    /// As on any route.
     pub dedup: Option<DedupConfig>,
-    /// Lets one request at a time through.
+    /// As on any route.
     pub lock: Option<LockConfig>,
 }
 
@@ -200,9 +202,9 @@ pub struct IdempotencyConfig {
     /// After how long a request that gave no answer may be carried out again: longer than any answer takes.
     #[serde(default = "a_minute")]
     pub lease: Span,
-    /// Which answers are kept. After any other, the request may be carried out again.
-    #[serde(default)]
-    pub statuses: KeptStatuses,
+    /// Which answers are kept: 200 to 499 if left out. After any other, the request may be carried out again.
+    #[serde(default = "below_500")]
+    pub statuses: Statuses,
     /// Most bytes of an answer that is kept, header fields included. A larger one is not replayed, but not carried out again either.
     #[serde(default = "kept_bytes")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 262_144)))]
@@ -213,18 +215,6 @@ pub struct IdempotencyConfig {
     /// Decide, count and log, but do not enforce.
     #[serde(default)]
     pub shadow: bool,
-}
-
-/// Statuses of answers that are kept: all below 500 if left out.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct KeptStatuses(pub Statuses);
-
-/// What a server says when it has failed may be different the next time.
-impl Default for KeptStatuses {
-    fn default() -> Self {
-        Self(Statuses(Vec::from([StatusPattern { first: 200, last: 499 }])))
-    }
 }
 
 /// Which requests are taken for the same, and what becomes of all but the first.
@@ -308,6 +298,7 @@ pub struct LockConfig {
 }
 
 crate::from_object!(
+    GuardsConfig,
     RevocationConfig,
     RevokesObject,
     CircuitBreakerConfig,
@@ -465,6 +456,11 @@ const fn allow() -> FailureMode {
 
 const fn deny() -> FailureMode {
     FailureMode::Deny
+}
+
+/// What a server says when it has failed may be different the next time.
+fn below_500() -> Statuses {
+    Statuses(Vec::from([StatusPattern { first: 200, last: 499 }]))
 }
 
 const fn a_day() -> Span {

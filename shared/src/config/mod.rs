@@ -35,8 +35,8 @@ use crate::time::Span;
 pub use error::{ConfigError, parse};
 pub use guards::{
     CircuitBreakerConfig, CountConfig, DedupConfig, DuplicateAnswer, GuardsConfig, IdempotencyConfig,
-    KeptStatuses, LockConfig, OnDuplicate, RevocationConfig, RevokesConfig, RevokesObject, RevokesWhat,
-    RevokesWhen, StatusPattern, Statuses, TokenUse,
+    LockConfig, OnDuplicate, RevocationConfig, RevokesConfig, RevokesObject, RevokesWhat, RevokesWhen,
+    StatusPattern, Statuses, TokenUse,
 };
 pub use jwt::{JwksConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, SecretConfig, TokenSource, VerifiedBy};
 pub use matching::{HeaderCondition, HostPattern, Method, PathPattern, PatternSegment};
@@ -94,7 +94,7 @@ pub struct PolicyConfig {
     pub routes: Vec<RouteConfig>,
     /// The route of requests that match none of `routes`; without it they pass.
     #[serde(default)]
-    pub default: Option<DefaultRouteConfig>,
+    pub default: Option<GuardsConfig>,
 }
 
 /// Where a client's address comes from.
@@ -190,38 +190,6 @@ pub struct RouteConfig {
     #[serde(rename = "match", default)]
     pub matches: MatchConfig,
     /// All of them hold at once; none means that the route is not limited.
-    #[serde(default)]
-    pub rate_limits: Vec<RateLimitConfig>,
-    /// Whether a request must have a token that holds, as `jwt` of the policy says. Left out, it must where something of the
-    /// route asks for one: `revocation`, `revokes`, or a key with `claim:NAME`.
-    #[serde(default)]
-    pub token: Option<TokenUse>,
-    /// Refuses tokens that were revoked.
-    #[serde(default)]
-    pub revocation: Option<RevocationConfig>,
-    /// Revokes the token of the request, or all of its subject's: a logout.
-    #[serde(default)]
-    pub revokes: Option<RevokesConfig>,
-    /// Leaves the upstream alone while it fails.
-    #[serde(default)]
-    pub circuit_breaker: Option<CircuitBreakerConfig>,
-    /// Carries out a request once, however often it is sent, and replays its answer.
-    #[serde(default)]
-    pub idempotency: Option<IdempotencyConfig>,
-    /// Lets the first of equal requests through.
-    #[serde(default)]
-    pub dedup: Option<DedupConfig>,
-    /// Lets one request at a time through.
-    #[serde(default)]
-    pub lock: Option<LockConfig>,
-}
-
-/// The route of requests that match no other. Its name is `default`.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, remote = "Self")]
-pub struct DefaultRouteConfig {
-    /// As on any route.
     #[serde(default)]
     pub rate_limits: Vec<RateLimitConfig>,
     /// Whether a request must have a token that holds, as `jwt` of the policy says. Left out, it must where something of the
@@ -359,28 +327,11 @@ impl RouteConfig {
     }
 }
 
-impl From<DefaultRouteConfig> for GuardsConfig {
-    fn from(config: DefaultRouteConfig) -> Self {
-        let DefaultRouteConfig {
-            rate_limits,
-            token,
-            revocation,
-            revokes,
-            circuit_breaker,
-            idempotency,
-            dedup,
-            lock,
-        } = config;
-        Self { rate_limits, token, revocation, revokes, circuit_breaker, idempotency, dedup, lock }
-    }
-}
-
 crate::from_object!(
     PolicyConfig,
     ClientIpConfig,
     HeadersConfig,
     RouteConfig,
-    DefaultRouteConfig,
     MatchConfig,
     RateLimitConfig,
     HeaderCost,

@@ -136,11 +136,14 @@ impl Revoking {
         now: Timestamp,
     ) -> bool {
         let kept = matches!(outcomes.into_iter().next(), Some(Ok(Outcome::Kept)));
-        if kept {
-            local.unrevoked.clear();
+        for op in &self.0 {
+            if kept {
+                local.changed(op, now);
+            } else {
+                // What is known here is refused here, even where the store cannot be asked and the policy goes by that.
+                let _ = local.memory.perform(op, now);
+            }
         }
-        // What is known here is refused here, even where the store cannot be asked and the policy goes by that.
-        self.0.iter().for_each(|op| drop(local.memory.perform(op, now)));
         kept
     }
 }
@@ -227,14 +230,6 @@ impl Completion {
         !self.due.held.is_empty() || self.records()
     }
 
-    fn recorder(&mut self) -> Option<&mut Recorder> {
-        self.due.keeping.as_mut()?.recorder.as_mut()
-    }
-
-    fn rule(&self, guard: usize) -> Option<&Rule> {
-        self.policy.guards().get(guard).map(Guard::rule)
-    }
-
     /// It is over: the answer has left, or nobody waits for one. What the store is to be told, without anybody waiting.
     pub fn ended<S: Shards>(mut self, local: &mut Local<S>, now: Timestamp) -> Vec<Op> {
         let mut ops = Vec::new();
@@ -254,6 +249,14 @@ impl Completion {
             ops.extend(Owed { op, to_memory }.pay(local, now));
         }
         ops
+    }
+
+    fn recorder(&mut self) -> Option<&mut Recorder> {
+        self.due.keeping.as_mut()?.recorder.as_mut()
+    }
+
+    fn rule(&self, guard: usize) -> Option<&Rule> {
+        self.policy.guards().get(guard).map(Guard::rule)
     }
 
     /// Tells a breaker how it went; without a status, that a probe was called off.

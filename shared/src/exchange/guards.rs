@@ -4,7 +4,8 @@ use alloc::string::ToString as _;
 use alloc::sync::Arc;
 
 use super::call::Owed;
-use super::{Call, Reason, Ruling, Source, Subjects};
+use super::subjects::Subjects;
+use super::{Call, Reason, Ruling, Source};
 use crate::circuit_breaker::{BreakerState, CircuitBreaker};
 use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
 use crate::jwt::{Bearer, JwtPolicy};

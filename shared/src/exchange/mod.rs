@@ -19,6 +19,7 @@ mod completion;
 mod guards;
 mod limits;
 mod report;
+mod subjects;
 mod token;
 
 use alloc::string::String;
@@ -27,13 +28,11 @@ use alloc::vec::Vec;
 use core::num::NonZeroU64;
 
 use crate::config::MAX_QUOTA;
-use crate::id::Fingerprint;
-use crate::idempotency::{StoredResponse, request_key};
+use crate::idempotency::StoredResponse;
 use crate::jwt::TokenError;
-use crate::key::{Digest, Facts, Subject};
+use crate::key::{Digest, Facts};
 use crate::local::Local;
-use crate::path::query;
-use crate::policy::{Policy, Route};
+use crate::policy::Policy;
 use crate::rate_limit::Check;
 use crate::request::Request;
 use crate::store::Op;
@@ -45,6 +44,7 @@ pub use completion::{Before, Completion, Revoking};
 pub use report::{GuardVerdict, Report, Ruling, Source, Verdict};
 pub use token::Verify;
 
+use subjects::Subjects;
 use token::Identity;
 
 /// What the host does next.
@@ -119,62 +119,6 @@ fn begin_with<S: Shards>(
         Err(reason) => Step::Decide(Decision::deny(call.into_report(), reason)),
     }
 }
-
-/// The subjects of a route's keys, each digested when it is first asked for.
-struct Subjects<'a> {
-    route: &'a Route,
-    facts: &'a Facts<'a>,
-    /// Keys of one route mostly ask about one subject.
-    latest: core::cell::Cell<Option<(usize, Subject)>>,
-}
-
-impl<'a> Subjects<'a> {
-    fn new(route: &'a Route, facts: &'a Facts<'a>) -> Self {
-        Self { route, facts, latest: core::cell::Cell::new(None) }
-    }
-
-    fn get(&self, number: usize) -> Subject {
-        match self.latest.get() {
-            Some((latest, subject)) if latest == number => subject,
-            _ => {
-                let parts = self.route.subjects().get(number).map_or(&[][..], Vec::as_slice);
-                let subject = Subject::of(parts, self.facts);
-                self.latest.set(Some((number, subject)));
-                subject
-            }
-        }
-    }
-}
-
-impl Subjects<'_> {
-    /// The idempotency key of a request together with who sent it; `None` if there is none.
-    ///
-    /// # Errors
-    /// It cannot be read, or there are several.
-    fn idempotency_key(&self, caller: Digest) -> Result<Option<Digest>, Malformed> {
-        let mut found = Ok(None);
-        self.facts.request.header(IDEMPOTENCY_KEY, &mut |line| {
-            found = match (request_key(line), &found) {
-                (Some(key), Ok(None)) => Ok(Some(Digest::of_parts(&[&caller.bytes(), key]))),
-                _ => Err(Malformed),
-            };
-        });
-        found
-    }
-
-    /// What tells a retry from another request: method, path, query, and the body as far as it was read.
-    fn fingerprint(&self) -> Fingerprint {
-        let Facts { request, path, .. } = *self.facts;
-        let mut method = Vec::new();
-        request.method(&mut |bytes| method.extend_from_slice(bytes));
-        let mut asked = Vec::new();
-        request.target(&mut |target| asked.extend_from_slice(query(target)));
-        Digest::of_parts(&[&method, path.as_bytes(), &asked, request.body()]).into()
-    }
-}
-
-/// An idempotency key that cannot be read.
-struct Malformed;
 
 /// Begins a decision about one limit, for a caller that knows whom it is about: `values` are what a request would say, one for
 /// each part of the limit's key that is no constant, in their order; a path in normal form. It counts where requests of the
@@ -344,6 +288,3 @@ pub enum Reason {
     /// The store could not be asked, and the guard of this number refuses then.
     Unavailable(usize),
 }
-
-/// The header field of draft-ietf-httpapi-idempotency-key-header, in lower case.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";

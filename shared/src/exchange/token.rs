@@ -81,7 +81,7 @@ pub(super) fn identify<S: Shards>(
         // It could not be kept for as long that it is revoked.
         let kept = now.plus(Span::MAX.as_millis());
         let is_kept = jwt.last_use(claims).is_some_and(|last| last <= kept);
-        if is_revocable(policy, route) && !is_kept { Err(TokenError::LivesTooLong) } else { Ok(()) }
+        if !is_kept && is_revocable(policy, route) { Err(TokenError::LivesTooLong) } else { Ok(()) }
     };
     let found = jwt.find_text(request).and_then(|text| verify(jwt, &text, local, holds, &check, now));
     let (ruling, identity) = match found {

@@ -8,9 +8,9 @@ use super::compiler::Compiler;
 use super::{DEFAULT_PREFIX, Route};
 use crate::circuit_breaker::{CircuitBreaker, Trip};
 use crate::config::{
-    self, CircuitBreakerConfig, DedupConfig, FailureMode, GuardsConfig, IdempotencyConfig, KeptStatuses,
-    KeyPart, LockConfig, Name, OnDuplicate, RevocationConfig, RevokesConfig, RevokesWhat, RevokesWhen,
-    Statuses, TokenUse,
+    self, CircuitBreakerConfig, DedupConfig, FailureMode, GuardsConfig, IdempotencyConfig, KeyPart,
+    LockConfig, Name, OnDuplicate, RevocationConfig, RevokesConfig, RevokesWhat, RevokesWhen, Statuses,
+    TokenUse,
 };
 use crate::idempotency::MAX_RESPONSE;
 use crate::key::KeyForm;
@@ -281,7 +281,6 @@ impl Compiler<'_> {
 
     fn idempotency(&mut self, path: &str, route: &mut Route, config: IdempotencyConfig) {
         let IdempotencyConfig { name, key, required, ttl, lease, statuses, max_response, .. } = config;
-        let KeptStatuses(statuses) = statuses;
         self.bound(&format!("{path}.statuses"), statuses.len(), config::MAX_PER_ROUTE);
         let max_response = usize::try_from(max_response.get()).unwrap_or(usize::MAX);
         if max_response > MAX_RESPONSE {

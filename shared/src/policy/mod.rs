@@ -179,7 +179,7 @@ impl Policy {
                 );
             }
             policy.default = Some(policy.routes.len());
-            policy.routes.push(compiler.route("default", name, default.into()));
+            policy.routes.push(compiler.route("default", name, default));
         }
         compiler.bound("rate_limits of all routes", compiler.limits.len(), config::MAX_LIMITS);
         compiler.bound("guards of all routes", compiler.guards.len(), config::MAX_GUARDS);

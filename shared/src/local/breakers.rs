@@ -1,0 +1,87 @@
+//! What circuit breakers did when the store was asked last.
+
+use alloc::collections::BTreeMap;
+
+use crate::circuit_breaker::BreakerState;
+use crate::time::Timestamp;
+
+/// What circuit breakers did when the store was asked last, at most one for each guard of a policy.
+///
+/// While one is closed, one request in [`FRESH`] milliseconds asks, and the others go by what they know until it has its answer: a
+/// breaker that opens is noticed after [`FRESH`] and a round trip, at most twice [`FRESH`].
+#[derive(Debug, Default)]
+pub(crate) struct Breakers(BTreeMap<usize, Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// Closed; not known any more from this time on.
+    closed_until: Timestamp,
+    /// Open; not known any more from this time on.
+    open_until: Timestamp,
+    /// When it is half-open, if nobody sets it by hand.
+    half_open_at: Timestamp,
+    /// Not to be asked again before this time.
+    asked_until: Timestamp,
+    /// Of calls, since it was told last.
+    successes: u32,
+}
+
+/// What is known of a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Closed,
+    Open {
+        for_ms: u64,
+    },
+    /// It has to be asked, and told of so many successes.
+    Unknown {
+        successes: u32,
+    },
+}
+
+impl Breakers {
+    pub(crate) fn view(&mut self, guard: usize, now: Timestamp) -> View {
+        let seen = self.0.entry(guard).or_default();
+        if now < seen.open_until {
+            return View::Open { for_ms: seen.half_open_at.since(now) };
+        }
+        if now < seen.closed_until && now < seen.asked_until {
+            return View::Closed;
+        }
+        seen.asked_until = now.plus(FRESH);
+        View::Unknown { successes: core::mem::take(&mut seen.successes) }
+    }
+
+    /// A breaker that was asked at `asked` was in this state.
+    pub(crate) fn seen(&mut self, guard: usize, state: BreakerState, asked: Timestamp, now: Timestamp) {
+        let seen = self.0.entry(guard).or_default();
+        match state {
+            BreakerState::Closed => {
+                seen.asked_until = asked.plus(FRESH);
+                seen.closed_until = asked.plus(2 * FRESH);
+                seen.open_until = Timestamp::default();
+            }
+            BreakerState::Open { for_ms } => {
+                (seen.open_until, seen.half_open_at) = (now.plus(for_ms.min(OPEN)), now.plus(for_ms));
+                seen.closed_until = Timestamp::default();
+            }
+            BreakerState::HalfOpen { .. } => seen.closed_until = Timestamp::default(),
+        }
+    }
+
+    /// Has a breaker asked again, because it was told something: the successes that it was not told of yet.
+    pub(crate) fn forget(&mut self, guard: usize) -> u32 {
+        self.0.remove(&guard).map_or(0, |seen| seen.successes)
+    }
+
+    /// A call succeeded, of which the breaker is told on occasion.
+    pub(crate) fn succeeded(&mut self, guard: usize) {
+        let seen = self.0.entry(guard).or_default();
+        seen.successes = seen.successes.saturating_add(1);
+    }
+}
+
+/// Milliseconds for which a breaker that is closed is taken for closed.
+const FRESH: u64 = 100;
+/// Most milliseconds for which a breaker that is open is taken for open: somebody may close it by hand.
+const OPEN: u64 = 1000;

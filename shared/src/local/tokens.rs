@@ -1,0 +1,168 @@
+//! What is known of tokens: their bearers, the keys that verify them, and which of them were not revoked.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+
+use subtle::ConstantTimeEq as _;
+
+use crate::config::ConfigError;
+use crate::jwt::{Bearer, JwtPolicy, KeySet, Token};
+use crate::key::Digest;
+use crate::time::Timestamp;
+
+/// Bearers of tokens whose signature holds: to know one again is to compare bytes. At most as many as the constructor says, and at
+/// most [`MAX_BEARERS`] bytes of tokens; of more, somebody is forgotten.
+///
+/// They are found by the end of their signature, which nobody can guess a byte at a time, and compared in constant time.
+#[derive(Debug)]
+pub(crate) struct Bearers {
+    at_most: usize,
+    bytes: usize,
+    by_signature: BTreeMap<[u8; 8], Known>,
+}
+
+/// A token as it is written, and its bearer.
+type Known = (Box<[u8]>, Arc<Bearer>);
+
+impl Bearers {
+    pub(super) fn new(at_most: usize) -> Self {
+        Self { at_most, bytes: 0, by_signature: BTreeMap::new() }
+    }
+
+    /// The bearer of the token that is written `text`. Whether it has expired is not asked.
+    pub(crate) fn find(&self, text: &[u8]) -> Option<Arc<Bearer>> {
+        let (known, bearer) = self.by_signature.get(text.last_chunk()?)?;
+        is_equal(known, text).then(|| Arc::clone(bearer))
+    }
+
+    pub(crate) fn insert(&mut self, text: &[u8], token: Token) -> Arc<Bearer> {
+        let bearer = Arc::new(Bearer::from(token));
+        let Some(end) = text.last_chunk().filter(|_| self.at_most > 0) else { return bearer };
+        while self.by_signature.len() >= self.at_most || self.bytes.saturating_add(text.len()) > MAX_BEARERS {
+            // Signatures are evenly spread, so whoever is first is anybody.
+            let Some((_, (forgotten, _))) = self.by_signature.pop_first() else { break };
+            self.bytes = self.bytes.saturating_sub(forgotten.len());
+        }
+        self.bytes = self.bytes.saturating_add(text.len());
+        if let Some((old, _)) = self.by_signature.insert(*end, (text.into(), Arc::clone(&bearer))) {
+            self.bytes = self.bytes.saturating_sub(old.len());
+        }
+        bearer
+    }
+
+    pub(super) fn clear(&mut self) {
+        (self.bytes, self.by_signature) = (0, BTreeMap::new());
+    }
+}
+
+/// Compares in a time that depends on the lengths alone; eight bytes at a time, as tokens are long.
+fn is_equal(one: &[u8], other: &[u8]) -> bool {
+    let ((words, rest), (other_words, other_rest)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
+    let words = words.iter().zip(other_words).fold(rest.ct_eq(other_rest), |so_far, (one, other)| {
+        so_far & u64::from_ne_bytes(*one).ct_eq(&u64::from_ne_bytes(*other))
+    });
+    one.len() == other.len() && words.into()
+}
+
+/// Keys that were fetched, and when.
+#[derive(Debug, Default)]
+pub(crate) struct FetchedKeys {
+    pub(crate) set: Option<KeySet>,
+    fetched: Timestamp,
+    /// What they were read from.
+    document: Option<Digest>,
+    /// When they were asked for last.
+    asked: Timestamp,
+    /// They are on their way.
+    is_asked: bool,
+}
+
+impl FetchedKeys {
+    /// Takes up a document, if one came: whether it says something else than the one before.
+    pub(super) fn fetched(
+        &mut self,
+        jwt: Option<&JwtPolicy>,
+        document: Option<&[u8]>,
+        now: Timestamp,
+    ) -> Result<bool, ConfigError> {
+        self.is_asked = false;
+        let (Some(document), Some(jwt)) = (document, jwt) else { return Ok(false) };
+        self.set = Some(KeySet::from_jwks(document, jwt.algorithms())?);
+        self.fetched = now;
+        let digest = Digest::of_parts(&[document]);
+        Ok(self.document.replace(digest) != Some(digest))
+    }
+
+    /// Whether a request is to wait for keys; `is_known` if one is there for its token. Then only one request in a while has them
+    /// refreshed, and the others go by what there is.
+    pub(crate) fn are_wanted(&mut self, is_known: bool, refresh_millis: u64, now: Timestamp) -> bool {
+        let is_recent = now < self.asked.plus(ASK_AGAIN);
+        if is_known && (is_recent || now < self.fetched.plus(refresh_millis)) {
+            return false;
+        }
+        if is_recent {
+            return self.is_asked;
+        }
+        (self.asked, self.is_asked) = (now, true);
+        true
+    }
+}
+
+/// Digests that are remembered until a time. At most as many as the constructor says; of more, some are forgotten.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    at_most: usize,
+    until: BTreeMap<Digest, Timestamp>,
+}
+
+impl Recent {
+    pub(super) fn new(at_most: usize) -> Self {
+        Self { at_most, until: BTreeMap::new() }
+    }
+
+    pub(crate) fn has(&self, digest: &Digest, now: Timestamp) -> bool {
+        self.until.get(digest).is_some_and(|until| now < *until)
+    }
+
+    pub(crate) fn insert(&mut self, digest: Digest, until: Timestamp, now: Timestamp) {
+        if self.until.len() >= self.at_most {
+            self.until.retain(|_, until| now < *until);
+        }
+        // Digests are evenly spread, so whoever is first is anybody.
+        if self.until.len() >= self.at_most {
+            self.until.pop_first();
+        }
+        if self.at_most > 0 {
+            self.until.insert(digest, until);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.until.clear();
+    }
+}
+
+/// Most bytes of tokens that are remembered: 1 MiB.
+const MAX_BEARERS: usize = 1 << 20;
+/// Milliseconds before keys are fetched once more because one is missing: anybody can make a token that names a key which is not there.
+const ASK_AGAIN: u64 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_equal_to_the_last_byte() {
+        let token: std::vec::Vec<u8> = (0..45).collect();
+        for length in 0..token.len() {
+            let token = &token[..length];
+            assert!(is_equal(token, token) && !is_equal(token, &[token, &[0]].concat()));
+            for at in 0..length {
+                let mut other = token.to_vec();
+                other[at] ^= 0x80;
+                assert!(!is_equal(token, &other), "{at} of {length}");
+            }
+        }
+    }
+}
