@@ -27,7 +27,7 @@ use tollgate_shared::time::Timestamp;
 use crate::guard::Guard;
 use crate::host::Road;
 use crate::store::{Answered, CallReport, Came, Question, Store, resumption_time};
-use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
+use crate::tickets::{self, FOR_THE_STORE, Tickets, ticket};
 
 /// Whoever runs a guard.
 pub(crate) trait Host {
@@ -98,14 +98,14 @@ thread_local! {
 pub(crate) fn keep(host: Rc<dyn Host>, completion: Completion, began: Timestamp) -> Due {
     let due = Due { ticket: ticket(), lasts: completion.lasts(), confirms: completion.confirms() };
     let pending = Pending { host, completion, began };
-    PENDING.with_borrow_mut(|all| all.keep(due.ticket, pending, crate::host::now()));
+    tickets::keep(&PENDING, due.ticket, pending);
     due
 }
 
 /// The upstream has answered, or the host in its place: what is left to do, as a number, or else another answer; or the promise of one of
 /// these. `None` if the ticket is of a wasm that is no more, and the answer was to be confirmed.
 pub(crate) fn answered(ticket: u32, status: u16, confirms: bool, context: &JsValue) -> Option<JsValue> {
-    let Some(mut pending) = take(ticket) else {
+    let Some(mut pending) = tickets::take(&PENDING, ticket) else {
         return (!confirms).then(|| Left::Nothing.into());
     };
     let (host, now) = (Rc::clone(&pending.host), resumption_time(pending.began));
@@ -143,16 +143,14 @@ pub(crate) fn piece(ticket: u32, piece: &[u8]) {
 /// The last byte of the answer has left, and it was `whole`; or the client has left, or the upstream. What is left to wait for, if
 /// anything.
 pub(crate) fn ended(ticket: u32, whole: bool, context: &JsValue) -> JsValue {
-    let Some(Pending { host, mut completion, began }) = take(ticket) else { return JsValue::UNDEFINED };
+    let Some(Pending { host, mut completion, began }) = tickets::take(&PENDING, ticket) else {
+        return JsValue::UNDEFINED;
+    };
     if whole {
         completion.record_end();
     }
     let ops = completion.ended(&mut host.guard().local(), resumption_time(began));
     send(host, ops, began, context).unwrap_or_default()
-}
-
-fn take(ticket: u32) -> Option<Pending> {
-    PENDING.with_borrow_mut(|all| all.take(ticket))
 }
 
 fn with(ticket: u32, act: impl FnOnce(&mut Completion)) {
@@ -168,7 +166,7 @@ pub(crate) fn tell(host: &Rc<dyn Host>, ops: Vec<Op>, began: Timestamp, context:
 
 /// The store has been told, or not: what [`answered`] promised, if an answer waits; `None` if the ticket is of a wasm that is no more.
 pub(crate) fn told(ticket: u32, came: Came<'_>, context: &JsValue) -> Option<JsValue> {
-    TELLING.with_borrow_mut(|all| all.take(ticket)).map(|telling| telling.told(came, context))
+    tickets::take(&TELLING, ticket).map(|telling| telling.told(came, context))
 }
 
 /// The promise of an end, if there is anything to tell and somebody to tell it.
@@ -191,7 +189,7 @@ impl Telling {
             return self.told(Err(StoreError::Timeout), context);
         };
         let (ticket, host) = (ticket(), Rc::clone(&self.host));
-        TELLING.with_borrow_mut(|all| all.keep(ticket, self, crate::host::now()));
+        tickets::keep(&TELLING, ticket, self);
         host.road().tell(ticket, &post.body, post.patience, context).into()
     }
 
@@ -225,7 +223,7 @@ impl Pending {
         if left == Left::Nothing {
             ops.extend(self.completion.ended(&mut host.guard().local(), now));
         } else {
-            PENDING.with_borrow_mut(|all| all.keep(ticket, self, crate::host::now()));
+            tickets::keep(&PENDING, ticket, self);
         }
         tell(&host, ops, began, context);
         if passes { left.into() } else { host.answer(&answer::not_revoked()) }

@@ -3,9 +3,13 @@
 //! JavaScript holds the ticket and hands it back with what came, once. Tickets are numbered there, so that one of a wasm that
 //! panicked finds nothing here.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::thread::LocalKey;
 
 use tollgate_shared::time::Timestamp;
+
+use crate::host;
 
 /// Whatever waits until its ticket comes back.
 ///
@@ -45,6 +49,19 @@ impl<T> Tickets<T> {
     pub(crate) fn take(&mut self, ticket: u32) -> Option<T> {
         self.waiting.remove(&ticket).map(|(_, what)| what)
     }
+}
+
+/// A thread's tickets, as statics hold them.
+pub(crate) type Shelf<T> = LocalKey<RefCell<Tickets<T>>>;
+
+/// Keeps something until its ticket comes back.
+pub(crate) fn keep<T>(shelf: &'static Shelf<T>, ticket: u32, what: T) {
+    shelf.with_borrow_mut(|all| all.keep(ticket, what, host::now()));
+}
+
+/// What waits with `ticket`.
+pub(crate) fn take<T>(shelf: &'static Shelf<T>, ticket: u32) -> Option<T> {
+    shelf.with_borrow_mut(|all| all.take(ticket))
 }
 
 /// A number that nothing else has which waits.

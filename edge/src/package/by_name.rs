@@ -12,12 +12,12 @@ use tollgate_shared::id::Holder;
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::{Span, Timestamp};
 
-use super::{Desk, Waiting, wait};
+use super::{Desk, WAITING, Waiting};
 use crate::after::{self, Host};
 use crate::guard::{Asking, Heard};
 use crate::host;
 use crate::store::Came;
-use crate::tickets::ticket;
+use crate::tickets::{self, ticket};
 
 /// What JavaScript says is to be done.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Acting {
     fn ask(self, asking: Asking<Call>) -> JsValue {
         let Some(post) = asking.post() else { return self.came(asking, Err(StoreError::Timeout)) };
         let (ticket, desk) = (ticket(), Rc::clone(&self.desk));
-        wait(ticket, Waiting::Action(self, asking));
+        tickets::keep(&WAITING, ticket, Waiting::Action(self, asking));
         desk.road.ask(ticket, &post.body, post.patience).into()
     }
 

@@ -32,7 +32,7 @@ use crate::head::RequestHead;
 use crate::host::{self, Level, Line, Road, log};
 use crate::settings::{Settings, Variables};
 use crate::store::{CallReport, came, resumption_time};
-use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
+use crate::tickets::{self, FOR_THE_STORE, Tickets, ticket};
 use by_name::{Acting, Wanted};
 use told::{Limited, Refusal, Told, text};
 
@@ -172,7 +172,7 @@ impl Resume {
     /// Nobody waits with this ticket.
     pub fn came(ticket: u32, status: u16, body: &str, failure: Option<String>) -> Result<JsValue, JsError> {
         let came = came(status, body, failure);
-        match take(ticket) {
+        match tickets::take(&WAITING, ticket) {
             Some(Waiting::Store(deciding, asking)) => {
                 let next = deciding.desk.guard.came(asking, came);
                 Ok(deciding.carry_on(next))
@@ -187,7 +187,7 @@ impl Resume {
     /// # Errors
     /// Nobody waits with this ticket.
     pub fn verified(ticket: u32, holds: bool) -> Result<JsValue, JsError> {
-        let Some(Waiting::Signature(deciding, verify, asked)) = take(ticket) else {
+        let Some(Waiting::Signature(deciding, verify, asked)) = tickets::take(&WAITING, ticket) else {
             return Err(JsError::new(LOST));
         };
         let next =
@@ -283,14 +283,6 @@ thread_local! {
     static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
 }
 
-fn wait(ticket: u32, waiting: Waiting) {
-    WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
-}
-
-fn take(ticket: u32) -> Option<Waiting> {
-    WAITING.with_borrow_mut(|all| all.take(ticket))
-}
-
 /// A decision under way.
 #[derive(Debug)]
 struct Deciding {
@@ -312,7 +304,7 @@ impl Deciding {
                     let Some(asked) = self.asked.take() else { return JsValue::UNDEFINED };
                     let ticket = ticket();
                     let promise = host::verify(&desk.road, &desk.guard, ticket, &verify, &JsValue::UNDEFINED);
-                    wait(ticket, Waiting::Signature(self, verify, asked));
+                    tickets::keep(&WAITING, ticket, Waiting::Signature(self, verify, asked));
                     return promise.into();
                 }
                 Next::FetchKeys => {
@@ -324,7 +316,7 @@ impl Deciding {
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {
                         let ticket = ticket();
-                        wait(ticket, Waiting::Store(self, asking));
+                        tickets::keep(&WAITING, ticket, Waiting::Store(self, asking));
                         return desk.road.ask(ticket, &post.body, post.patience).into();
                     }
                     None => next = desk.guard.came(asking, Err(StoreError::Timeout)),

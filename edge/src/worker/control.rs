@@ -15,7 +15,7 @@ use crate::after::{self, Host};
 use crate::guard::{Asking, Heard};
 use crate::head::RequestHead;
 use crate::store::Came;
-use crate::tickets::ticket;
+use crate::tickets::{self, ticket};
 
 /// The control path that variables open, if they do.
 ///
@@ -85,7 +85,7 @@ impl Asked {
             return self.came(incoming, asking, Err(StoreError::Timeout));
         };
         let (ticket, instance) = (ticket(), Rc::clone(&self.instance));
-        super::wait(ticket, Waiting::Control(self, asking));
+        tickets::keep(&super::WAITING, ticket, Waiting::Control(self, asking));
         instance.origin.ask(ticket, incoming, &post).into()
     }
 

@@ -48,7 +48,7 @@ use crate::guard::{Asking, Decided, Next};
 use crate::head::RequestHead;
 use crate::host;
 use crate::store::{came, resumption_time};
-use crate::tickets::{FOR_THE_STORE, Tickets, ticket};
+use crate::tickets::{self, FOR_THE_STORE, Tickets, ticket};
 use instance::Instance;
 
 /// What JavaScript calls. Nothing is made of it but one value, by which JavaScript knows the class: an object of wasm for each request
@@ -97,7 +97,7 @@ impl Core {
         context: JsValue,
     ) -> JsValue {
         let came = came(status, body, failure);
-        match take(ticket) {
+        match tickets::take(&WAITING, ticket) {
             Some(Waiting::Store(guarded, asking)) => {
                 let next = guarded.instance.guard.came(asking, came);
                 guarded.carry_on(&Incoming { request, env, context }, next)
@@ -114,7 +114,7 @@ impl Core {
     pub fn verified(ticket: u32, holds: bool, carried: &Array) -> JsValue {
         let [request, env, context] = [0, 1, 2].map(|place| carried.get(place));
         let request = request.unchecked_into();
-        let Some(Waiting::Signature(guarded, verify)) = take(ticket) else {
+        let Some(Waiting::Signature(guarded, verify)) = tickets::take(&WAITING, ticket) else {
             return Self::fetch(request, env, context);
         };
         let (incoming, now) = (Incoming { request, env, context }, resumption_time(guarded.began));
@@ -197,14 +197,6 @@ thread_local! {
     static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
 }
 
-fn wait(ticket: u32, waiting: Waiting) {
-    WAITING.with_borrow_mut(|all| all.keep(ticket, waiting, host::now()));
-}
-
-fn take(ticket: u32) -> Option<Waiting> {
-    WAITING.with_borrow_mut(|all| all.take(ticket))
-}
-
 /// A request that is being decided about.
 #[derive(Debug)]
 struct Guarded {
@@ -226,7 +218,7 @@ impl Guarded {
                     let carried = Array::of3(request, env, context);
                     let (ticket, road) = (ticket(), instance.origin.road());
                     let promise = host::verify(road, &instance.guard, ticket, &verify, &carried);
-                    wait(ticket, Waiting::Signature(self, verify));
+                    tickets::keep(&WAITING, ticket, Waiting::Signature(self, verify));
                     return promise.into();
                 }
                 Next::FetchKeys => {
@@ -240,7 +232,7 @@ impl Guarded {
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {
                         let ticket = ticket();
-                        wait(ticket, Waiting::Store(self, asking));
+                        tickets::keep(&WAITING, ticket, Waiting::Store(self, asking));
                         return instance.origin.ask(ticket, incoming, &post).into();
                     }
                     None => next = instance.guard.came(asking, Err(StoreError::Timeout)),
