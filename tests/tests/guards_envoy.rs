@@ -22,6 +22,7 @@ use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tollgate_tests::client::{self, Answer};
 use tollgate_tests::load::Load;
 use tollgate_tests::stack::{Stack, StackOptions};
@@ -49,15 +50,11 @@ async fn who_logs_out_at_one_envoy_is_refused_at_the_other_from_the_next_request
 
 #[tokio::test]
 async fn the_answer_to_a_logout_waits_until_the_store_knows() {
-    let (stack, upstream) = start(1, logout_policy()).await;
-    let (a, user) = (stack.addresses()[0], token_of("ann"));
-    let gateway = stack.gateway.as_ref().unwrap();
-    gateway.suspend().unwrap();
-    let logout = tokio::spawn(send(a, get("/logout", &user)));
-    eventually("the upstream has answered", async || upstream.requests(), |requests| *requests == 1).await;
+    let (stack, _upstream, user, logout) = logout_without_a_gateway().await;
+    let a = stack.addresses()[0];
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!logout.is_finished(), "the client was told before the store");
-    gateway.resume().unwrap();
+    stack.gateway.as_ref().unwrap().resume().unwrap();
     assert_eq!(logout.await.unwrap().status, 200);
     assert_eq!(send(a, get("/account", &user)).await.status, 401);
     assert_unharmed(&stack);
@@ -66,16 +63,12 @@ async fn the_answer_to_a_logout_waits_until_the_store_knows() {
 /// Who left before the answer came has said all the same that the token is to end.
 #[tokio::test]
 async fn a_logout_whose_client_leaves_is_carried_out() {
-    let (stack, upstream) = start(1, logout_policy()).await;
-    let (a, user) = (stack.addresses()[0], token_of("ann"));
-    let gateway = stack.gateway.as_ref().unwrap();
-    gateway.suspend().unwrap();
-    let logout = tokio::spawn(send(a, get("/logout", &user)));
-    eventually("the upstream has answered", async || upstream.requests(), |requests| *requests == 1).await;
+    let (stack, _upstream, user, logout) = logout_without_a_gateway().await;
+    let a = stack.addresses()[0];
     tokio::time::sleep(Duration::from_millis(100)).await;
     logout.abort();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    gateway.resume().unwrap();
+    stack.gateway.as_ref().unwrap().resume().unwrap();
     let account = async || send(a, get("/account", &user)).await.status;
     eventually("the token is refused", account, |status| *status == 401).await;
     assert_unharmed(&stack);
@@ -350,6 +343,16 @@ async fn start_with(replicas: u16, policy: Value, upstream: SocketAddr) -> Stack
 
 fn jwt() -> Value {
     json!({ "algorithms": ["HS256"], "keys": [{ "alg": "HS256", "secret": { "env": "JWT_SECRET" } }] })
+}
+
+/// A logout to which the upstream has said yes, of who has this token, while the gateway is suspended.
+async fn logout_without_a_gateway() -> (Stack, Upstream, String, JoinHandle<Answer>) {
+    let (stack, upstream) = start(1, logout_policy()).await;
+    let (a, user) = (stack.addresses()[0], token_of("ann"));
+    stack.gateway.as_ref().unwrap().suspend().unwrap();
+    let logout = tokio::spawn(send(a, get("/logout", &user)));
+    eventually("the upstream has answered", async || upstream.requests(), |requests| *requests == 1).await;
+    (stack, upstream, user, logout)
 }
 
 fn logout_policy() -> Value {

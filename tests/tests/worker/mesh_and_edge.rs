@@ -1,7 +1,7 @@
 //! What guards know in the mesh they know at the edge, and the other way round: two Envoys and a Worker, one Redis.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::{Request, StatusCode};
@@ -10,9 +10,8 @@ use tollgate_tests::client::{self, Answer};
 use tollgate_tests::stack::{Edge, Stack, StackOptions};
 use tollgate_tests::upstream::{Reply, Upstream};
 use tollgate_tests::{envoy, ports};
-use tollgate_vectors::format::token;
 
-use crate::support::{assert_unharmed, eventually};
+use crate::support::{SECRET, assert_unharmed, eventually, token_of};
 
 /// Whoever was told that he is out is refused with the very next request, wherever he asks.
 #[tokio::test]
@@ -28,11 +27,7 @@ async fn who_logs_out_anywhere_is_out_everywhere() {
     let places = stack.addresses();
     assert_eq!(places.len(), 3, "two Envoys and a Worker");
     for (number, here) in places.iter().enumerate() {
-        let expires = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() + 3600;
-        let Value::Object(claims) = json!({ "jti": number.to_string(), "exp": expires }) else {
-            panic!("an object")
-        };
-        let bearer = format!("Bearer {}", token(claims, SECRET).unwrap());
+        let bearer = format!("Bearer {}", token_of(&number.to_string()));
         let fields = [("authorization", bearer.as_str())];
         for place in &places {
             assert_eq!(ask(*place, "/account", &fields).await.status, StatusCode::OK);
@@ -137,5 +132,3 @@ async fn ask(place: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Answer {
     }
     client::send(place, request.body(Full::default()).unwrap()).await.unwrap()
 }
-
-const SECRET: &str = "a secret of at least thirty-two bytes";
