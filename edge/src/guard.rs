@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use tollgate_shared::exchange::{self, Call, Decision, LimitError, Step, Verify};
+use tollgate_shared::exchange::{self, Call, Decision, Later, LimitError, Step, Verify};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
@@ -42,6 +42,8 @@ pub(crate) enum Next {
     Verify(Verify),
     /// Fetch keys of tokens, hand them to [`Guard::keys_fetched`], and begin anew.
     FetchKeys,
+    /// Wait for [`Asleep::ms`], and hand it to [`Guard::woken`].
+    Sleep(Asleep),
     /// Nothing.
     Decided(Decided),
 }
@@ -54,6 +56,21 @@ pub(crate) struct Asking<C = Call> {
     call: C,
     /// Those before this one.
     calls: Vec<CallReport>,
+}
+
+/// A decision that waits for a lock.
+#[derive(Debug)]
+pub(crate) struct Asleep {
+    later: Later,
+    at: Timestamp,
+    calls: Vec<CallReport>,
+}
+
+impl Asleep {
+    /// For how many milliseconds.
+    pub(crate) fn ms(&self) -> u32 {
+        u32::try_from(self.later.after()).unwrap_or(u32::MAX)
+    }
 }
 
 /// What came from the store for who waited.
@@ -173,6 +190,13 @@ impl Guard {
         }
     }
 
+    /// Goes on with who has slept.
+    pub(crate) fn woken(&self, Asleep { later, at, calls }: Asleep) -> Next {
+        let now = resumption_time(at.plus(later.after()));
+        let step = later.resume(&mut self.local(), now);
+        self.next(step, now, calls, None)
+    }
+
     /// Asks the store about something else than a decision; `None` where there is no store.
     pub(crate) fn ask<C: AsRef<[Op]>>(&self, call: C, began: Timestamp) -> Option<Asking<C>> {
         self.store.as_ref().map(|store| Asking::new(store, call, Vec::new(), began, None))
@@ -203,11 +227,11 @@ impl Guard {
                 Step::Decide(decision) => return Next::Decided(Decided { decision, at, calls }),
                 Step::Verify(verify) => return Next::Verify(verify),
                 Step::FetchKeys => return Next::FetchKeys,
+                Step::Later(later) => return Next::Sleep(Asleep { later, at, calls }),
                 Step::Call(call) => call,
             };
             if let Some(store) = &self.store {
-                let began = call.began();
-                return Next::Ask(Asking::new(store, call, calls, began, asked));
+                return Next::Ask(Asking::new(store, call, calls, at, asked));
             }
             // Where there is no store, the memory has decided; nobody comes here.
             let outcomes = call.batch().iter().map(|_| Err(StoreError::Unreachable)).collect::<Vec<_>>();

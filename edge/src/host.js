@@ -51,6 +51,13 @@ export class Road {
     return fetch(url, { ...init, signal: AbortSignal.timeout(ms) }).then(read);
   }
 
+  /** Has who waits with this ticket go on in `ms`. */
+  async sleep(ticket, ms, carried) {
+    await new Promise((over) => setTimeout(over, ms));
+    this.core.wake?.();
+    return this.core.woken(ticket, carried);
+  }
+
   /** Has the platform say whether one of these keys made a signature, and hands that to who waits with this ticket. */
   async verify(ticket, jwks, name, hash, namedCurve, signed, signature, carried) {
     // Both lie in wasm's memory, which is others' as soon as anything is waited for.

@@ -99,6 +99,9 @@ mod js {
         /// Posts to the store what nobody decides by.
         #[wasm_bindgen(method)]
         pub(crate) fn tell(this: &Road, ticket: u32, body: &str, ms: u32, context: &JsValue) -> Promise;
+        /// Has who waits with the ticket go on after so many milliseconds, handed `carried` again: the promise of what becomes of it.
+        #[wasm_bindgen(method)]
+        pub(crate) fn sleep(this: &Road, ticket: u32, ms: u32, carried: &JsValue) -> Promise;
         #[wasm_bindgen(method)]
         #[allow(clippy::too_many_arguments, reason = "each crosses as it is")]
         pub(super) fn verify(

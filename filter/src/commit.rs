@@ -16,6 +16,7 @@ use tollgate_shared::time::Timestamp;
 use crate::config::{Plugin, Store};
 use crate::exchange::Told;
 use crate::host;
+use crate::later::Sleeper;
 use crate::metrics::Metrics;
 use crate::queue::{Member, Queue};
 use crate::shards::{self, SharedShards};
@@ -30,6 +31,7 @@ pub(crate) struct Committer {
     store: Option<Store>,
     pub(crate) read_bodies: bool,
     pub(crate) queue: Queue,
+    pub(crate) sleepers: Vec<Sleeper>,
     calls: BTreeMap<u32, Sent>,
     /// How many members the latest call carried.
     latest: usize,
@@ -69,6 +71,7 @@ impl Committer {
             store,
             read_bodies,
             queue: Queue::default(),
+            sleepers: Vec::new(),
             calls: BTreeMap::new(),
             latest: 0,
             decided: VecDeque::new(),
@@ -208,21 +211,28 @@ impl Committer {
 
     /// Time passes: who has waited long enough in the queue is decided without the store.
     pub(crate) fn tick(&mut self, now: Timestamp) {
-        let Some(timeout) = self.store.as_ref().map(|store| millis(store.timeout)) else { return };
-        for member in self.queue.take_late(timeout, now) {
-            self.give_up(member, &StoreError::Timeout);
+        self.wake(now);
+        if let Some(timeout) = self.store.as_ref().map(|store| millis(store.timeout)) {
+            for member in self.queue.take_late(timeout, now) {
+                self.give_up(member, &StoreError::Timeout);
+            }
         }
         self.tell();
         host::enter(self.root);
-        if self.queue.is_empty() {
+        if !self.is_watched() {
             self.ticking = false;
             host::tick(Duration::ZERO);
         }
     }
 
-    /// Ticks while somebody waits for a call that cannot be sent yet, and once more.
-    fn watch(&mut self) {
-        if !self.ticking && !self.queue.is_empty() {
+    /// Somebody waits for a call that cannot be sent yet, or for a lock.
+    fn is_watched(&self) -> bool {
+        !self.queue.is_empty() || !self.sleepers.is_empty()
+    }
+
+    /// Ticks while that is so, and once more.
+    pub(crate) fn watch(&mut self) {
+        if !self.ticking && self.is_watched() {
             self.ticking = true;
             host::tick(TICK);
         }

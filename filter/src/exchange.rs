@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use tollgate_shared::answer;
-use tollgate_shared::exchange::{self, Before, Call, Completion, Decision, Step};
+use tollgate_shared::exchange::{self, Before, Call, Completion, Decision, Later, Step};
 use tollgate_shared::redis::rest::Outcomes;
 use tollgate_shared::store::{Op, StoreError};
 use tollgate_shared::time::Timestamp;
@@ -18,6 +18,13 @@ pub(crate) struct Told {
     slot: Rc<Slot>,
     news: News,
     at: Timestamp,
+}
+
+/// How it goes on with a request.
+enum Next {
+    Decided(Decision),
+    Call(Box<Call>),
+    Later(Later),
 }
 
 #[derive(Debug)]
@@ -50,15 +57,27 @@ impl Committer {
         slot.began.set(now);
         slot.grpc.set(request.is_grpc());
         let step = exchange::begin(&self.policy, &mut self.local, request, now);
-        let decision = match self.advance(step, slot, now) {
-            Ok(decision) => decision,
-            Err(call) if self.has_room() => {
+        let decision = self.goes_on(step, slot, now);
+        let passes = decision.is_some_and(|decision| self.carry_out(decision, slot, now));
+        if passes { Stage::Passes } else { Stage::Waits }
+    }
+
+    /// Goes on until there is a decision, or the request waits.
+    pub(crate) fn goes_on(&mut self, step: Step, slot: &Rc<Slot>, now: Timestamp) -> Option<Decision> {
+        match self.advance(step, slot, now) {
+            Next::Decided(decision) => Some(decision),
+            Next::Call(call) if self.has_room() => {
                 self.queue.push(Member::Request { waiting: waiting(slot, now), call });
-                return Stage::Waits;
+                None
             }
-            Err(call) => self.fall_back(*call, slot, &StoreError::Busy),
-        };
-        if self.carry_out(decision, slot, now) { Stage::Passes } else { Stage::Waits }
+            Next::Call(call) => Some(self.fall_back(call, slot, &StoreError::Busy)),
+            Next::Later(later) => self.sleep(slot, later, now),
+        }
+    }
+
+    /// A request that has waited is to be told.
+    pub(crate) fn decided(&mut self, slot: &Rc<Slot>, decision: Decision, at: Timestamp) {
+        self.decided.push_back(Told { slot: Rc::clone(slot), news: News::Decision(decision), at });
     }
 
     /// The head of the answer has come, with this status, and its context is the current one.
@@ -108,14 +127,17 @@ impl Committer {
         match member {
             Member::Request { waiting, call } => {
                 let step = call.resume(&mut self.local, outcomes, now);
-                let slot = Rc::clone(&waiting.slot);
-                let decision = match self.advance(step, &slot, now) {
-                    Ok(decision) => decision,
+                let slot = &waiting.slot;
+                let decision = match self.advance(step, slot, now) {
+                    Next::Decided(decision) => decision,
                     // It goes on waiting since it queued first.
-                    Err(call) if !self.queue.is_full() => return Some(Member::Request { waiting, call }),
-                    Err(call) => self.fall_back(*call, &slot, &StoreError::Busy),
+                    Next::Call(call) if !self.queue.is_full() => {
+                        return Some(Member::Request { waiting, call });
+                    }
+                    Next::Call(call) => self.fall_back(call, slot, &StoreError::Busy),
+                    Next::Later(later) => self.sleep(slot, later, now)?,
                 };
-                self.decided.push_back(Told { slot, news: News::Decision(decision), at: now });
+                self.decided(slot, decision, now);
             }
             Member::Answer { waiting: Waiting { slot, .. }, revoking } => {
                 let news = News::Answer(revoking.resume(&mut self.local, outcomes, now));
@@ -133,8 +155,8 @@ impl Committer {
         if let Some(Member::Request { waiting: Waiting { slot, .. }, call }) =
             self.go_on(member, outcomes, now)
         {
-            let decision = self.fall_back(*call, &slot, error);
-            self.decided.push_back(Told { slot, news: News::Decision(decision), at: now });
+            let decision = self.fall_back(call, &slot, error);
+            self.decided(&slot, decision, now);
         }
     }
 
@@ -201,12 +223,13 @@ impl Committer {
         goes_on
     }
 
-    /// Goes on until there is a decision, or a call that has to be made for it.
-    fn advance(&mut self, mut step: Step, slot: &Slot, now: Timestamp) -> Result<Decision, Box<Call>> {
+    /// Goes on until there is a decision, a call that has to be made for it, or a lock that is waited for.
+    fn advance(&mut self, mut step: Step, slot: &Slot, now: Timestamp) -> Next {
         loop {
             step = match step {
-                Step::Decide(decision) => return Ok(decision),
-                Step::Call(call) => return Err(Box::new(call)),
+                Step::Decide(decision) => return Next::Decided(decision),
+                Step::Call(call) => return Next::Call(Box::new(call)),
+                Step::Later(later) => return Next::Later(later),
                 // A policy that wants keys fetched is refused when it is configured; without them nobody is believed.
                 Step::FetchKeys => {
                     let _ = self.local.keys_fetched(&self.policy, None, now);
@@ -223,14 +246,15 @@ impl Committer {
         }
     }
 
-    fn fall_back(&mut self, mut call: Call, slot: &Slot, error: &StoreError) -> Decision {
+    fn fall_back(&mut self, mut call: Box<Call>, slot: &Slot, error: &StoreError) -> Decision {
         let now = host::resumption_time(call.began());
         loop {
             let outcomes = all_failed(call.batch(), error);
             let step = call.resume(&mut self.local, outcomes, now);
             call = match self.advance(step, slot, now) {
-                Ok(decision) => return decision,
-                Err(call) => *call,
+                Next::Decided(decision) => return decision,
+                Next::Call(call) => call,
+                Next::Later(later) => return later.give_up(&mut self.local, now),
             };
         }
     }

@@ -28,6 +28,7 @@
 //! | [`exchange`] | the decision about a request, its answer, its end |
 //! | [`commit`] | the calls, and what becomes of their members |
 //! | [`queue`] | who waits for the store |
+//! | [`later`] | who waits for a lock |
 //! | [`thread`] | what a worker thread's root and requests share |
 //! | [`host`] | everything that is asked of the host; nothing here panics on what a client sends |
 //! | [`header_map`] | header fields, fetched at once |
@@ -41,6 +42,7 @@ mod exchange;
 mod header_map;
 mod host;
 mod http;
+mod later;
 mod metrics;
 mod queue;
 mod root;

@@ -166,4 +166,4 @@ impl Queue {
 }
 
 /// Most members on one worker thread; what comes beyond them is decided as if the store had failed.
-const MOST: usize = 8192;
+pub(crate) const MOST: usize = 8192;

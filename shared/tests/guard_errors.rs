@@ -87,6 +87,11 @@ fn each_guard() {
         json!({ "idempotency": idempotency })
     };
     for (guards, error) in [
+        (lock("wait", json!("31s")), "lock.wait: found `31s`, expected at most 30s: for so long a request and its client wait".to_owned()),
+        (
+            json!({ "dedup": { "key": ["const:all"], "ttl": "5s" }, "lock": { "key": ["const:all"], "lease": "30s", "wait": "5s" } }),
+            "lock.wait: found `5s`, expected less than 5s, for which `idempotency` or `dedup` beside it holds what waits".to_owned(),
+        ),
         (json!({ "token": "maybe" }), "token: found `maybe`, expected `required` or `optional`".to_owned()),
         (json!({ "token": "required", "revocation": [] }), "revocation: found a list, expected an object".to_owned()),
         (

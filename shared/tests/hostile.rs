@@ -141,7 +141,7 @@ proptest! {
             let mut decision = loop {
                 match step {
                     Step::Decide(decision) => break decision,
-                    Step::Verify(_) | Step::FetchKeys => panic!("the core verifies, and has its keys"),
+                    Step::Verify(_) | Step::FetchKeys | Step::Later(_) => panic!("there are limits only"),
                     Step::Call(call) => {
                         let outcomes = match &store {
                             Some(outcome) => call.batch().iter().map(|_| outcome.clone()).collect(),

@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use proptest::prelude::*;
 use sha2::Sha256;
-use tollgate_shared::exchange::{Before, Call, Completion, Decision, Reason, Step, begin};
+use tollgate_shared::exchange::{Before, Call, Completion, Decision, Later, Reason, Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::{Policy, Surroundings};
@@ -45,6 +45,8 @@ enum Event {
     Comes { instance: usize, kind: Kind, subject: u8 },
     /// The store performs the call of a request that waits, and the answer gets there, or does not.
     Performed { of: prop::sample::Index, answer: Fate },
+    /// A request that waits for a lock asks for it again, or is given up.
+    Wakes { of: prop::sample::Index, gives_up: bool },
     /// The upstream answers a request.
     Answered { of: prop::sample::Index, status: u16 },
     /// A request that is being served, or waits, dies with its client or its instance.
@@ -56,6 +58,8 @@ enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Lock,
+    /// A duplicate that would wait for the lock.
+    Job,
     Dedup,
     Order,
     Logout,
@@ -72,12 +76,14 @@ enum Fate {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let kind = prop::sample::select(vec![Kind::Lock, Kind::Dedup, Kind::Order, Kind::Logout, Kind::Api]);
+    let kind =
+        prop::sample::select(vec![Kind::Lock, Kind::Job, Kind::Dedup, Kind::Order, Kind::Logout, Kind::Api]);
     let fate = prop_oneof![8 => Just(Fate::Arrives), 1 => Just(Fate::Lost), 1 => Just(Fate::Unsent)];
     let any_of = any::<prop::sample::Index>;
     prop_oneof![
         4 => (0..3_usize, kind, 0..2_u8).prop_map(|(instance, kind, subject)| Event::Comes { instance, kind, subject }),
         6 => (any_of(), fate).prop_map(|(of, answer)| Event::Performed { of, answer }),
+        2 => (any_of(), prop::bool::weighted(0.1)).prop_map(|(of, gives_up)| Event::Wakes { of, gives_up }),
         3 => (any_of(), prop::sample::select(vec![200, 204, 409, 500])).prop_map(|(of, status)| Event::Answered { of, status }),
         1 => (any_of(), any::<bool>()).prop_map(|(of, told)| Event::Dies { of, told }),
         1 => prop_oneof![Just(1), Just(500), Just(LEASE - 1), Just(LEASE), Just(TTL)].prop_map(Event::Passes),
@@ -89,21 +95,25 @@ struct Fleet {
     instances: Vec<Local<HeapShards>>,
     store: Memory<HeapShards>,
     now: Timestamp,
-    waiting: Vec<Waiting>,
+    waiting: Vec<Waiting<Call>>,
+    later: Vec<Waiting<Later>>,
     served: Vec<Served>,
     /// When the first of each dedup key was let through.
     firsts: BTreeMap<u8, Timestamp>,
+    /// The same of jobs.
+    jobs: BTreeMap<u8, Timestamp>,
     /// Tokens whose logout was acknowledged.
     out: Vec<u8>,
     /// Orders that were answered with what is kept, and when.
     answered: BTreeMap<u8, Timestamp>,
 }
 
-struct Waiting {
+struct Waiting<C> {
     instance: usize,
     kind: Kind,
     subject: u8,
-    call: Call,
+    call: C,
+    since: Timestamp,
 }
 
 /// A request at the upstream.
@@ -124,8 +134,10 @@ impl Fleet {
             store: memory(),
             now: Timestamp::from_millis(1_800_057_600_000),
             waiting: Vec::new(),
+            later: Vec::new(),
             served: Vec::new(),
             firsts: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             out: Vec::new(),
             answered: BTreeMap::new(),
         }
@@ -143,8 +155,10 @@ impl Fleet {
                 self.goes_on(*instance, *kind, *subject, step);
             }
             Event::Performed { of, answer } if !self.waiting.is_empty() => {
-                let Waiting { instance, kind, subject, call } =
+                let Waiting { instance, kind, subject, call, since } =
                     self.waiting.swap_remove(of.index(self.waiting.len()));
+                // Hosts wait for the store for so long.
+                let answer = if since.plus(TIMEOUT) < self.now { &Fate::Lost } else { answer };
                 let perform = |op: &Op| match answer {
                     Fate::Unsent => Err(StoreError::Unreachable),
                     _ => self.store.perform(op, self.now),
@@ -155,6 +169,17 @@ impl Fleet {
                     _ => outcomes,
                 };
                 let step = call.resume(&mut self.instances[instance], heard, self.now);
+                self.goes_on(instance, kind, subject, step);
+            }
+            Event::Wakes { of, gives_up } if !self.later.is_empty() => {
+                let Waiting { instance, kind, subject, call: later, .. } =
+                    self.later.swap_remove(of.index(self.later.len()));
+                let local = &mut self.instances[instance];
+                let step = if *gives_up {
+                    Step::Decide(later.give_up(local, self.now))
+                } else {
+                    later.resume(local, self.now)
+                };
                 self.goes_on(instance, kind, subject, step);
             }
             Event::Answered { of, status } if !self.served.is_empty() => {
@@ -174,8 +199,13 @@ impl Fleet {
     }
 
     fn goes_on(&mut self, instance: usize, kind: Kind, subject: u8, step: Step) {
+        let since = self.now;
         match step {
-            Step::Call(call) => self.waiting.push(Waiting { instance, kind, subject, call }),
+            Step::Call(call) => self.waiting.push(Waiting { instance, kind, subject, call, since }),
+            Step::Later(later) => {
+                assert!(kind == Kind::Job && (1..=1000).contains(&later.after()), "{later:?}");
+                self.later.push(Waiting { instance, kind, subject, call: later, since });
+            }
             Step::Verify(_) | Step::FetchKeys => panic!("the core verifies, and has its keys"),
             Step::Decide(mut decision) => {
                 let ops = decision.settle();
@@ -183,7 +213,6 @@ impl Fleet {
                 if let Decision::Allow(admission) = &mut decision {
                     let completion = admission.completion();
                     self.is_let_through(kind, subject);
-                    let since = self.now;
                     self.served.push(Served { instance, kind, subject, since, completion });
                 } else if let Decision::Deny(denial) = &decision {
                     assert_ne!(*denial.reason(), Reason::Limits, "there are none");
@@ -199,6 +228,14 @@ impl Fleet {
                 let held = |served: &&Served| {
                     served.kind == kind && served.subject == subject && self.now < served.since.plus(LEASE)
                 };
+                assert_eq!(self.served.iter().filter(held).count(), 0, "two hold one lock");
+            }
+            Kind::Job => {
+                let known = self.jobs.insert(subject, self.now);
+                // It is the first since before it waited: as long as it may, for a pause more, and for the store.
+                let since = TTL - WAIT - 1000 - TIMEOUT;
+                assert!(known.is_none_or(|first| first.plus(since) <= self.now), "two are the first");
+                let held = |served: &&Served| served.kind == kind && self.now < served.since.plus(LEASE);
                 assert_eq!(self.served.iter().filter(held).count(), 0, "two hold one lock");
             }
             Kind::Dedup => {
@@ -264,6 +301,7 @@ impl Request for Head {
     fn target(&self, read: &mut dyn FnMut(&[u8])) {
         read(match self.kind {
             Kind::Lock => b"/lock",
+            Kind::Job => b"/job",
             Kind::Dedup => b"/dedup",
             Kind::Order => b"/order",
             Kind::Logout => b"/logout",
@@ -293,6 +331,9 @@ static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(|| {
         "jwt": { "algorithms": ["HS256"], "keys": [{ "alg": "HS256", "secret": { "env": "SECRET" } }] },
         "routes": [
             { "name": "lock", "match": { "path": "/lock" }, "lock": { "key": ["header:x-subject"], "lease": "2s" } },
+            { "name": "job", "match": { "path": "/job" },
+              "dedup": { "key": ["header:x-subject"], "ttl": "10s", "on_store_error": "deny" },
+              "lock": { "key": ["const:all"], "lease": "2s", "wait": "3s" } },
             { "name": "dedup", "match": { "path": "/dedup" },
               "dedup": { "key": ["header:x-subject"], "ttl": "10s", "on_store_error": "deny" } },
             { "name": "order", "match": { "path": "/order" },
@@ -320,5 +361,9 @@ static TOKENS: LazyLock<Vec<String>> = LazyLock::new(|| {
 const SECRET: &str = "a secret of at least 32 bytes for tests";
 /// Milliseconds of locks and reservations.
 const LEASE: u64 = 2000;
+/// Milliseconds that an answer of the store is waited for.
+const TIMEOUT: u64 = 1000;
+/// Milliseconds that a job waits for its lock.
+const WAIT: u64 = 3000;
 /// Milliseconds of marks and answers.
 const TTL: u64 = 10_000;

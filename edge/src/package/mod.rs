@@ -27,7 +27,7 @@ use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
 use crate::after::{self, Host};
-use crate::guard::{Asking, Decided, Guard, Next};
+use crate::guard::{Asking, Asleep, Decided, Guard, Next};
 use crate::head::RequestHead;
 use crate::host::{self, Level, Line, Road, log};
 use crate::settings::{Settings, Variables};
@@ -178,7 +178,7 @@ impl Resume {
                 Ok(deciding.carry_on(next))
             }
             Some(Waiting::Action(acting, asking)) => Ok(acting.came(asking, came)),
-            Some(Waiting::Signature(..)) | None => Err(JsError::new(LOST)),
+            _ => Err(JsError::new(LOST)),
         }
     }
 
@@ -193,6 +193,18 @@ impl Resume {
         let next =
             deciding.desk.guard.verified(verify, &asked.head(), holds, resumption_time(deciding.began));
         Ok(Deciding { asked: Some(asked), ..deciding }.carry_on(next))
+    }
+
+    /// Who waits with this ticket has slept.
+    ///
+    /// # Errors
+    /// Nobody waits with this ticket.
+    pub fn woken(ticket: u32) -> Result<JsValue, JsError> {
+        let Some(Waiting::Lock(deciding, asleep)) = tickets::take(&WAITING, ticket) else {
+            return Err(JsError::new(LOST));
+        };
+        let next = deciding.desk.guard.woken(asleep);
+        Ok(deciding.carry_on(next))
     }
 
     /// The upstream has answered a request of which something is due. Returns another one, as a text, in the place of that, or what is left to do
@@ -275,6 +287,8 @@ enum Waiting {
     Store(Deciding, Asking),
     /// Until the platform has verified a signature.
     Signature(Deciding, Verify, Asked),
+    /// Until it asks for a lock once more.
+    Lock(Deciding, Asleep),
     /// Until the store has answered what was to be done.
     Action(Acting, Asking<Call>),
 }
@@ -312,6 +326,12 @@ impl Deciding {
                     // Nobody fetches any yet.
                     desk.guard.keys_fetched(None, self.began);
                     next = desk.guard.begin(&asked.head(), self.began);
+                }
+                Next::Sleep(asleep) => {
+                    let ticket = ticket();
+                    let promise = desk.road.sleep(ticket, asleep.ms(), &JsValue::UNDEFINED);
+                    tickets::keep(&WAITING, ticket, Waiting::Lock(self, asleep));
+                    return promise.into();
                 }
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {

@@ -6,6 +6,7 @@
 //! ```text
 //! Core::fetch ─▶ begin ─┬─▶ refused, or sent on                 host.js: forward ─▶ Core::answered, where something is due
 //!                       ├─▶ host.js: verify ─▶ Core::verified ─▶ as after begin
+//!                       ├─▶ host.js: sleep ─▶ Core::woken ─▶ as after begin
 //!                       └─▶ host.js: ask ─▶ Core::came ─┬─▶ refused, or sent on
 //!                                                       └─▶ ask once more: with the text of the script, or to claim something
 //! ```
@@ -44,7 +45,7 @@ use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
 use crate::after::{self, Host};
-use crate::guard::{Asking, Decided, Next};
+use crate::guard::{Asking, Asleep, Decided, Next};
 use crate::head::RequestHead;
 use crate::host;
 use crate::store::{came, resumption_time};
@@ -96,31 +97,39 @@ impl Core {
         env: JsValue,
         context: JsValue,
     ) -> JsValue {
-        let came = came(status, body, failure);
+        let (incoming, came) = (Incoming { request, env, context }, came(status, body, failure));
         match tickets::take(&WAITING, ticket) {
             Some(Waiting::Store(guarded, asking)) => {
                 let next = guarded.instance.guard.came(asking, came);
-                guarded.carry_on(&Incoming { request, env, context }, next)
+                guarded.carry_on(&incoming, next)
             }
-            Some(Waiting::Control(asked, asking)) => {
-                asked.came(&Incoming { request, env, context }, asking, came)
-            }
-            // Another request panicked, and what waited is of a wasm that is no more. This request has not left yet: it begins anew.
-            Some(Waiting::Signature(..)) | None => Self::fetch(request, env, context),
+            Some(Waiting::Control(asked, asking)) => asked.came(&incoming, asking, came),
+            _ => incoming.begins_anew(),
         }
     }
 
     /// The platform has verified the signature for who waits with this ticket. Returns a response, or the promise of one.
     pub fn verified(ticket: u32, holds: bool, carried: &Array) -> JsValue {
-        let [request, env, context] = [0, 1, 2].map(|place| carried.get(place));
-        let request = request.unchecked_into();
+        let incoming = Incoming::carried(carried);
         let Some(Waiting::Signature(guarded, verify)) = tickets::take(&WAITING, ticket) else {
-            return Self::fetch(request, env, context);
+            return incoming.begins_anew();
         };
-        let (incoming, now) = (Incoming { request, env, context }, resumption_time(guarded.began));
+        let now = resumption_time(guarded.began);
         let guard = &guarded.instance.guard;
         let next = incoming.read(|head| guard.verified(verify, &head.with_body(&guarded.body), holds, now));
         guarded.carry_on(&incoming, next)
+    }
+
+    /// Who waits with this ticket has slept. Returns a response, or the promise of one.
+    pub fn woken(ticket: u32, carried: &Array) -> JsValue {
+        let incoming = Incoming::carried(carried);
+        match tickets::take(&WAITING, ticket) {
+            Some(Waiting::Lock(guarded, asleep)) => {
+                let next = guarded.instance.guard.woken(asleep);
+                guarded.carry_on(&incoming, next)
+            }
+            _ => incoming.begins_anew(),
+        }
     }
 
     /// The origin has answered a request of which something is due. Returns another response in the place of that, or what is left to do
@@ -161,6 +170,22 @@ struct Incoming {
 }
 
 impl Incoming {
+    /// What JavaScript carried for who waited.
+    fn carried(carried: &Array) -> Self {
+        let [request, env, context] = [0, 1, 2].map(|place| carried.get(place));
+        Self { request: request.unchecked_into(), env, context }
+    }
+
+    /// [`Incoming::carried`] will have it again.
+    fn carry(&self) -> Array {
+        Array::of3(&self.request, &self.env, &self.context)
+    }
+
+    /// Another request panicked, and what waited is of a wasm that is no more. This request has not left yet.
+    fn begins_anew(self) -> JsValue {
+        Core::fetch(self.request, self.env, self.context)
+    }
+
     fn read<T>(&self, read: impl FnOnce(&RequestHead<'_>) -> T) -> T {
         let (method, url, headers) = (self.request.method(), self.request.url(), self.request.headers());
         // Cloudflare writes this field, whatever a client sends.
@@ -189,6 +214,8 @@ enum Waiting {
     Store(Guarded, Asking),
     /// Until the platform has verified a signature.
     Signature(Guarded, Verify),
+    /// Until it asks for a lock once more.
+    Lock(Guarded, Asleep),
     /// Until the store has answered, on the control path.
     Control(control::Asked, Asking<Call>),
 }
@@ -214,10 +241,8 @@ impl Guarded {
             match next {
                 Next::Decided(decided) => return self.decided(incoming, decided),
                 Next::Verify(verify) => {
-                    let Incoming { request, env, context } = incoming;
-                    let carried = Array::of3(request, env, context);
                     let (ticket, road) = (ticket(), instance.origin.road());
-                    let promise = host::verify(road, &instance.guard, ticket, &verify, &carried);
+                    let promise = host::verify(road, &instance.guard, ticket, &verify, &incoming.carry());
                     tickets::keep(&WAITING, ticket, Waiting::Signature(self, verify));
                     return promise.into();
                 }
@@ -228,6 +253,12 @@ impl Guarded {
                         instance.guard.begin(&head.with_body(&self.body), self.began)
                     };
                     next = incoming.read(begin);
+                }
+                Next::Sleep(asleep) => {
+                    let ticket = ticket();
+                    let promise = instance.origin.road().sleep(ticket, asleep.ms(), &incoming.carry());
+                    tickets::keep(&WAITING, ticket, Waiting::Lock(self, asleep));
+                    return promise.into();
                 }
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {

@@ -285,6 +285,9 @@ pub struct LockConfig {
     pub key: Vec<KeyPart>,
     /// After how long the lock is free again even if nobody has released it: longer than any answer takes.
     pub lease: Span,
+    /// How long a request waits for the lock at most, from its beginning: 30s or less. It does not wait if this is left out.
+    #[serde(default)]
+    pub wait: Option<Span>,
     /// The status of the refusal: 409 or 423.
     #[serde(default = "conflict")]
     #[cfg_attr(feature = "schema", schemars(range(min = 409, max = 423)))]

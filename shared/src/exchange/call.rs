@@ -7,8 +7,9 @@ use alloc::vec::Vec;
 
 use super::completion::Due;
 use super::guards::Asked;
+use super::later::Held;
 use super::limits::{self, Performed};
-use super::{Admission, Decision, Denial, Reason, Report, Step, Verdict};
+use super::{Admission, Decision, Denial, Later, Reason, Report, Ruling, Step, Verdict};
 use crate::config::CountConfig;
 use crate::idempotency::StoredResponse;
 use crate::key::Digest;
@@ -43,6 +44,8 @@ pub(super) struct Guarded {
     pub(super) asked: Vec<Asked>,
     /// What is asked once nothing has refused.
     pub(super) claims: Vec<(Asked, Op)>,
+    /// The lock that is waited for, if nothing refuses.
+    pub(super) held: Option<Held>,
     /// The answer that is given again.
     pub(super) replay: Option<StoredResponse>,
     /// Header fields for the upstream.
@@ -125,7 +128,7 @@ impl Call {
             (guarded.asked, self.ops) = core::mem::take(&mut guarded.claims).into_iter().unzip();
         }
         if self.ops.is_empty() {
-            return self.decide(local, now);
+            return Step::Decide(self.decide(local, now));
         }
         let outcomes: Vec<_> = match local.store.as_mut().map(|health| health.admits(now)) {
             Some(true) => return Step::Call(self),
@@ -162,7 +165,12 @@ impl Call {
             self.refunds.clear();
             return self.leave(local, now);
         }
-        self.decide(local, now)
+        match self.guarded.as_mut().and_then(|guarded| guarded.held.take()) {
+            Some(held) if self.reason.is_none() => return Step::Later(Later::new(self, held, now)),
+            Some(held) => self.report.add(held.asked.guard, Ruling::Refused, held.source),
+            None => {}
+        }
+        Step::Decide(self.decide(local, now))
     }
 
     fn judge_limits<S: Shards>(
@@ -212,9 +220,9 @@ impl Call {
         }
     }
 
-    fn decide<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Step {
+    pub(super) fn decide<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Decision {
         let Self { policy, report, reason, refunds, guarded, began, .. } = self;
-        Step::Decide(match (reason, guarded) {
+        match (reason, guarded) {
             (Some(reason), guarded) => {
                 let refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
                 let replay = guarded.and_then(|guarded| guarded.replay);
@@ -230,7 +238,7 @@ impl Call {
                 }
                 Decision::Allow(Admission { report, onward, completion: due.into_completion(policy) })
             }
-        })
+        }
     }
 }
 

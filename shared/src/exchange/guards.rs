@@ -4,6 +4,7 @@ use alloc::string::ToString as _;
 use alloc::sync::Arc;
 
 use super::call::Owed;
+use super::later::Held;
 use super::subjects::Subjects;
 use super::{Call, Reason, Ruling, Source};
 use crate::circuit_breaker::{BreakerState, CircuitBreaker};
@@ -20,7 +21,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     /// Of [`Policy::guards`](crate::policy::Policy::guards).
-    guard: usize,
+    pub(super) guard: usize,
     about: About,
 }
 
@@ -174,6 +175,11 @@ impl Call {
         self.ops.push(op);
     }
 
+    /// Asks for what another request held.
+    pub(super) fn ask_again(&mut self, asked: Asked, op: Op) {
+        self.ask(asked.guard, asked.about, op);
+    }
+
     fn claim(&mut self, guard: usize, about: About, op: Op) {
         self.guarded().claims.push((Asked { guard, about }, op));
     }
@@ -223,6 +229,10 @@ impl Call {
             }
             None => Some(Reason::Unavailable(number)),
         };
+        if let Some(held) = self.waits_for(guard, Asked { guard: number, about }, op, reason, source, now) {
+            self.guarded().held = Some(held);
+            return;
+        }
         let ruling = match reason {
             None => Ruling::Admitted,
             Some(_) if !guard.is_enforced() => Ruling::ShadowRefused,
@@ -326,6 +336,25 @@ impl Call {
             }
             _ => None,
         }
+    }
+
+    /// The lock, if it is held and the request has time to wait for it.
+    fn waits_for(
+        &self,
+        guard: &Guard,
+        asked: Asked,
+        op: &Op,
+        reason: Option<Reason>,
+        source: Source,
+        now: Timestamp,
+    ) -> Option<Held> {
+        let (Some(Reason::Locked { for_ms, .. }), Rule::Lock { wait: Some(wait), .. }, true) =
+            (reason, guard.rule(), guard.is_enforced())
+        else {
+            return None;
+        };
+        let until = self.began.plus(wait.as_millis());
+        (now < until).then(|| Held { asked, op: op.clone(), source, for_ms, until })
     }
 
     /// Of a call whose answer is lost, nobody knows whether it took what it asked for. So that is given back.

@@ -6,7 +6,9 @@
 //!        ├─▶ Step::FetchKeys ─▶ begin
 //!        ├─▶ Step::Verify ─ resume ─┐
 //!        └──────────────────────────┴▶ Step::Call (screen) ─ resume ─┬─ refused, or all ─▶ Step::Decide
-//!                                                                    └▶ Step::Call (claim) ─ resume ─▶ Step::Decide
+//!                                                                    └▶ Step::Call (claim) ─ resume ─┬▶ Step::Decide
+//!                                                                            ▲                       └▶ Step::Later ─┐
+//!                                                                            └─────────────── resume ────────────────┘
 //! ```
 //!
 //! What is *screened* only reads or counts: revocations, limits, the view of a breaker. What is *claimed* is held: a probe, a mark,
@@ -17,6 +19,7 @@
 mod call;
 mod completion;
 mod guards;
+mod later;
 mod limits;
 mod report;
 mod subjects;
@@ -41,6 +44,7 @@ use crate::time::Timestamp;
 
 pub use call::Call;
 pub use completion::{Before, Completion, Revoking};
+pub use later::Later;
 pub use report::{GuardVerdict, Report, Ruling, Source, Verdict};
 pub use token::Verify;
 
@@ -57,6 +61,8 @@ pub enum Step {
     /// Fetch the keys of [`JwtPolicy::jwks`](crate::jwt::JwtPolicy::jwks), once for all who wait for them; then
     /// [`Local::keys_fetched`], whatever came, and begin the decision anew.
     FetchKeys,
+    /// Wait for [`Later::after`], then [`Later::resume`].
+    Later(Later),
     /// The decision is made.
     Decide(Decision),
 }

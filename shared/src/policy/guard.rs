@@ -78,6 +78,8 @@ pub enum Rule {
     Lock {
         /// After how long it is free in any case.
         lease: Span,
+        /// For how long a request waits for it, if it does.
+        wait: Option<Span>,
         /// The status of the refusal.
         status: u16,
     },
@@ -153,6 +155,15 @@ impl Rule {
         }
     }
 
+    /// For how long a request has what it was given before it is let through.
+    fn claimed(&self) -> Option<Span> {
+        match self {
+            Self::Idempotency { lease, .. } => Some(*lease),
+            Self::Dedup { ttl, .. } => Some(*ttl),
+            _ => None,
+        }
+    }
+
     fn keys(&self, prefix: &str, name: &str) -> KeyForm {
         match self {
             // A breaker is about its upstream, whose name it has.
@@ -213,6 +224,17 @@ impl Compiler<'_> {
             self.dedup(&format!("{path}.dedup"), route, config);
         }
         if let Some(config) = lock {
+            // Who waits for the lock keeps what it has claimed beside it.
+            let claimed =
+                route.guards.iter().filter_map(|place| self.guards.get(place.guard)?.rule().claimed());
+            if let (Some(wait), Some(shortest)) = (config.wait, claimed.min())
+                && wait >= shortest
+            {
+                let expected = format!(
+                    "less than {shortest}, for which `idempotency` or `dedup` beside it holds what waits"
+                );
+                self.error(&format!("{path}.lock.wait"), wait, expected);
+            }
             self.lock(&format!("{path}.lock"), route, config);
         }
         if let Some(RevokesConfig(object)) = revokes {
@@ -310,11 +332,19 @@ impl Compiler<'_> {
     }
 
     fn lock(&mut self, path: &str, route: &mut Route, config: LockConfig) {
-        let LockConfig { name, key, lease, status, on_store_error, shadow } = config;
+        let LockConfig { name, key, lease, wait, status, on_store_error, shadow } = config;
         if !matches!(status, 409 | 423) {
             self.error(&format!("{path}.status"), status, "409 or 423");
         }
-        self.guard(path, route, name, Rule::Lock { lease, status }, key, shadow, on_store_error);
+        if let Some(wait) = wait.filter(|wait| wait.as_millis() > MAX_WAIT) {
+            self.error(
+                &format!("{path}.wait"),
+                wait,
+                "at most 30s: for so long a request and its client wait",
+            );
+        }
+        let rule = Rule::Lock { lease, wait, status };
+        self.guard(path, route, name, rule, key, shadow, on_store_error);
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is a part of every guard")]
@@ -373,6 +403,9 @@ impl Compiler<'_> {
 
 /// How long a probe may take where the policy does not say.
 const PROBE_TIMEOUT: Span = Span::from_millis(60_000).unwrap();
+
+/// The longest time that a request waits for a lock, in milliseconds: Cloudflare ends what outlives its client after as long.
+const MAX_WAIT: u64 = 30_000;
 
 /// The longest time for which it may be believed that a token was not revoked, in milliseconds.
 const MAX_REVOCATION_CACHE: u64 = 60_000;

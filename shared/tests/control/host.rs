@@ -131,8 +131,8 @@ impl Host {
                     let outcomes = self.perform(call.batch());
                     call.resume(&mut self.local, outcomes, self.now)
                 }
-                exchange::Step::Verify(_) | exchange::Step::FetchKeys => {
-                    panic!("the core verifies, and has its keys")
+                exchange::Step::Verify(_) | exchange::Step::FetchKeys | exchange::Step::Later(_) => {
+                    panic!("the core verifies, has its keys, and nobody waits")
                 }
             };
         };

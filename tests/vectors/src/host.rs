@@ -57,21 +57,26 @@ impl CoreAdapter<MemoryStore> {
 
 impl<S: Store> Adapter for CoreAdapter<S> {
     async fn ask(&mut self, vector: usize, step: &Step) -> Result<Answer> {
-        let (host, now) = (&mut self.hosts[vector], step.at);
+        let (host, mut step) = (&mut self.hosts[vector], step.clone());
         let policy = Arc::clone(&host.policy);
-        let mut next = begin(&policy, &mut host.local, &step.ask, now);
+        let mut next = begin(&policy, &mut host.local, &step.ask, step.at);
         let mut decision = loop {
             next = match next {
                 Next::Decide(decision) => break decision,
                 Next::Call(call) => {
-                    let outcomes = perform(&mut self.store, host, call.batch(), step).await;
-                    call.resume(&mut host.local, outcomes, now)
+                    let outcomes = perform(&mut self.store, host, call.batch(), &step).await;
+                    call.resume(&mut host.local, outcomes, step.at)
+                }
+                Next::Later(later) => {
+                    step.at = step.at.plus(later.after());
+                    later.resume(&mut host.local, step.at)
                 }
                 Next::Verify(_) | Next::FetchKeys => {
                     return Err(anyhow!("the core verifies, and has its keys"));
                 }
             };
         };
+        let (step, now) = (&step, step.at);
         let settled = decision.settle();
         settle(&mut self.store, host, &settled, step).await;
         match &mut decision {

@@ -1,0 +1,74 @@
+//! A decision that waits for a lock which another request holds.
+
+use alloc::boxed::Box;
+
+use super::guards::Asked;
+use super::{Call, Decision, Reason, Ruling, Source, Step};
+use crate::local::Local;
+use crate::store::Op;
+use crate::store::memory::Shards;
+use crate::time::Timestamp;
+
+/// A decision that waits for a lock which another request holds: [`Later::resume`] after so long, or [`Later::give_up`].
+///
+/// Those who wait stand in no line: who asks first once it is free has it. What else the request has claimed it keeps meanwhile.
+#[derive(Debug)]
+pub struct Later {
+    call: Box<Call>,
+    held: Held,
+    after: u64,
+}
+
+/// A lock that another request holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) asked: Asked,
+    pub(super) op: Op,
+    pub(super) source: Source,
+    /// Milliseconds until it is free in any case.
+    pub(super) for_ms: u64,
+    /// When it is waited for no longer.
+    pub(super) until: Timestamp,
+}
+
+impl Later {
+    pub(super) fn new(call: Call, held: Held, now: Timestamp) -> Self {
+        // In proportion to how long it has lasted already: soon at first, and in half a minute not more than 45 times.
+        let pause = (now.since(call.began) / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let after = pause.min(held.for_ms).min(held.until.since(now)).max(1);
+        Self { call: Box::new(call), held, after }
+    }
+
+    /// In how many milliseconds to go on, 1 to 1,000.
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+
+    /// When the decision began.
+    pub fn began(&self) -> Timestamp {
+        self.call.began
+    }
+
+    /// Asks for the lock once more; a host that was asleep for longer has lost what the request had claimed.
+    pub fn resume<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Step {
+        if self.held.until.plus(LONGEST_PAUSE) < now {
+            return Step::Decide(self.give_up(local, now));
+        }
+        let Self { mut call, held: Held { asked, op, .. }, .. } = self;
+        call.ask_again(asked, op);
+        call.leave(local, now)
+    }
+
+    /// Refuses the request at once, for a host that cannot have it wait, or whose client has left.
+    pub fn give_up<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Decision {
+        let Self { mut call, held: Held { asked, source, for_ms, .. }, .. } = self;
+        call.report.add(asked.guard, Ruling::Refused, source);
+        call.reason = Some(Reason::Locked { guard: asked.guard, for_ms });
+        call.decide(local, now)
+    }
+}
+
+/// Milliseconds: a round trip to a near store, and most of a short request.
+const SHORTEST_PAUSE: u64 = 20;
+/// Milliseconds: what a free lock may stand unused at most because nobody is told of it.
+const LONGEST_PAUSE: u64 = 1000;
