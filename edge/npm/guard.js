@@ -48,7 +48,7 @@ class Guard {
     const finish = behind(waitUntil);
     const ask = (body) => this.#core.check(method, url, headers, ip, finish, body);
     const told = (await ask()) ?? (await ask(await this.#begun(request)));
-    return new Decision(this.#road, JSON.parse(told), method, finish);
+    return new Decision(this.#road, JSON.parse(told), request, finish);
   }
 
   /** The first bytes of a body, which stays to be read. */
@@ -127,10 +127,10 @@ class Decision {
   #road;
   #onward;
   #due;
-  #method;
+  #request;
   #finish;
 
-  constructor(road, told, method, finish) {
+  constructor(road, told, request, finish) {
     const { allowed, route, limits, guards, degraded, headers, refusal, onward, due } = told;
     this.allowed = allowed;
     this.route = route;
@@ -138,8 +138,8 @@ class Decision {
     this.guards = guards;
     this.degraded = degraded;
     this.headers = new Headers(headers);
-    [this.#road, this.#onward, this.#due, this.#method, this.#finish] = [road, onward, due, method, finish];
-    if (refusal) this.response = respond(refusal, method);
+    [this.#road, this.#onward, this.#due, this.#request, this.#finish] = [road, onward, due, request, finish];
+    if (refusal) this.response = respond(refusal, request);
   }
 
   onward(headers) {
@@ -166,17 +166,17 @@ class Decision {
     const left = await Resume.answered(due.ticket, response.status, due.confirms, this.#finish);
     if (typeof left === "string") {
       await response.body?.cancel();
-      return respond(JSON.parse(left), this.#method);
+      return respond(JSON.parse(left), this.#request);
     }
     if (left === 0) return this.apply(response);
-    const [body, told] = this.#road.watch(response, due.ticket, left, this.#finish);
+    const [body, told] = this.#road.watch(response, due.ticket, left, this.#request.signal, this.#finish);
     this.#finish(told);
     return this.apply(new Response(body, response));
   }
 }
 
 /** A response of ours. Bodies that are no text come as numbers. */
-function respond({ status, headers, body }, method) {
+function respond({ status, headers, body }, { method }) {
   const bytes = typeof body === "string" ? body : new Uint8Array(body);
   return new Response(method === "HEAD" ? null : bytes, { status, headers });
 }

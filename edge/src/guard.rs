@@ -106,6 +106,11 @@ impl<C: AsRef<[Op]>> Asking<C> {
         let question = Question::new(call.as_ref().to_vec(), began, asked);
         Self { store: Rc::clone(store), question, call, calls }
     }
+    /// What waits.
+    pub(crate) fn call(&self) -> &C {
+        &self.call
+    }
+
     /// What to post there; `None` when there is no time left.
     pub(crate) fn post(&self) -> Option<Post> {
         self.store.post(&self.question)

@@ -71,10 +71,10 @@ export class Road {
 
   /**
    * The body of a response, which is sent on as it comes: the core is told its end, and with `left` of 2 what is in it. The other promise
-   * is of the time when all is told.
+   * is of the time when all is told. Where the client has left before there was an answer, nobody reads it: `signal` says so.
    * @returns {[ReadableStream | null, Promise]}
    */
-  watch({ headers, body }, ticket, left, carried) {
+  watch({ headers, body }, ticket, left, signal, carried) {
     let whole = true;
     const told = () => {
       this.core.wake?.();
@@ -103,7 +103,7 @@ export class Road {
     const broken = () => {
       whole = false;
     };
-    return [readable, body.pipeTo(writable).catch(broken).then(told)];
+    return [readable, body.pipeTo(writable, { signal }).catch(broken).then(told)];
   }
 
   /** The first bytes of a body that somebody else has, too. */
@@ -201,13 +201,13 @@ export class Front extends Road {
     if (fields === "" && left === 0) return response;
     // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
     const copy =
-      left === 0 ? new Response(response.body, response) : this.watched(response, method, ticket, left, context);
+      left === 0 ? new Response(response.body, response) : this.watched(response, request, ticket, left, context);
     for (const [name, value] of pairs(fields)) copy.headers.set(name, value);
     return copy;
   }
 
   /** A copy, of whose body the core is told the end, and with `left` of 2 what is in it. */
-  watched(response, method, ticket, left, context) {
+  watched(response, { method, signal }, ticket, left, context) {
     const { status, statusText, headers, webSocket } = response;
     // Nobody sees the end of a WebSocket: what it holds ends by its time.
     if (webSocket) return new Response(null, response);
@@ -215,6 +215,7 @@ export class Front extends Road {
       method === "HEAD" ? { headers, body: null } : response,
       ticket,
       left,
+      signal,
       context,
     );
     context.waitUntil(told);
@@ -241,11 +242,11 @@ export function begun(request) {
 }
 
 /** A request whose body has been begun: `begun` are its first bytes, and `body` has them still. */
-async function read({ url, method, headers, body }, most) {
+async function read({ url, method, headers, body, signal }, most) {
   const reader = body?.getReader();
   const { begun, whole, ended } = await begin(reader, most);
   // Nothing that is whole needs a stream.
-  if (ended) return { url, method, headers, begun, body: body && whole };
+  if (ended) return { url, method, headers, signal, begun, body: body && whole };
   const { readable, writable } = stream(headers);
   const sent = async () => {
     const writer = writable.getWriter();
@@ -256,7 +257,7 @@ async function read({ url, method, headers, body }, most) {
   };
   // Who breaks off at one end is heard of at the other.
   sent().catch(() => {});
-  return { url, method, headers, begun, body: readable };
+  return { url, method, headers, signal, begun, body: readable };
 }
 
 /** Reads until `most` bytes have come: these, and all that has come. */

@@ -70,7 +70,7 @@ impl Committer {
                 self.queue.push(Member::Request { waiting: waiting(slot, now), call });
                 None
             }
-            Next::Call(call) => Some(self.fall_back(call, slot, &StoreError::Busy)),
+            Next::Call(call) => Some(self.fall_back(*call, slot, &StoreError::Busy)),
             Next::Later(later) => self.sleep(slot, later, now),
         }
     }
@@ -134,7 +134,7 @@ impl Committer {
                     Next::Call(call) if !self.queue.is_full() => {
                         return Some(Member::Request { waiting, call });
                     }
-                    Next::Call(call) => self.fall_back(call, slot, &StoreError::Busy),
+                    Next::Call(call) => self.fall_back(*call, slot, &StoreError::Busy),
                     Next::Later(later) => self.sleep(slot, later, now)?,
                 };
                 self.decided(slot, decision, now);
@@ -155,7 +155,7 @@ impl Committer {
         if let Some(Member::Request { waiting: Waiting { slot, .. }, call }) =
             self.go_on(member, outcomes, now)
         {
-            let decision = self.fall_back(call, &slot, error);
+            let decision = self.fall_back(*call, &slot, error);
             self.decided(&slot, decision, now);
         }
     }
@@ -246,14 +246,14 @@ impl Committer {
         }
     }
 
-    fn fall_back(&mut self, mut call: Box<Call>, slot: &Slot, error: &StoreError) -> Decision {
+    fn fall_back(&mut self, mut call: Call, slot: &Slot, error: &StoreError) -> Decision {
         let now = host::resumption_time(call.began());
         loop {
             let outcomes = all_failed(call.batch(), error);
             let step = call.resume(&mut self.local, outcomes, now);
             call = match self.advance(step, slot, now) {
                 Next::Decided(decision) => return decision,
-                Next::Call(call) => call,
+                Next::Call(call) => *call,
                 Next::Later(later) => return later.give_up(&mut self.local, now),
             };
         }

@@ -142,7 +142,10 @@ fn describe_guard(guard: &Guard) -> String {
             let others = if *on_duplicate == OnDuplicate::Mark { "marked" } else { "answered here" };
             format!("dedup {name}: first in {ttl} by {key}, others {others}")
         }
-        Rule::Lock { lease, .. } => format!("lock {name}: one at a time by {key}, for {lease} at most"),
+        Rule::Lock { lease, wait, .. } => {
+            let others = wait.map_or("refused".to_owned(), |wait| format!("wait for {wait}"));
+            format!("lock {name}: one at a time by {key}, for {lease} at most, others {others}")
+        }
         Rule::Revokes { what, when } => {
             let what = if *what == RevokesWhat::Token { "its token" } else { "all tokens of its subject" };
             let when = if *when == RevokesWhen::Success { "when it succeeds" } else { "at once" };

@@ -203,7 +203,7 @@ impl Fleet {
         match step {
             Step::Call(call) => self.waiting.push(Waiting { instance, kind, subject, call, since }),
             Step::Later(later) => {
-                assert!(kind == Kind::Job && (1..=1000).contains(&later.after()), "{later:?}");
+                assert!(kind == Kind::Job && (1..=750).contains(&later.after()), "{later:?}");
                 self.later.push(Waiting { instance, kind, subject, call: later, since });
             }
             Step::Verify(_) | Step::FetchKeys => panic!("the core verifies, and has its keys"),

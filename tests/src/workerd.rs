@@ -155,7 +155,7 @@ fn config(modules: &[String], workers: &[Worker]) -> String {
         let _ = writeln!(
             text,
             "const w{number} :Workerd.Worker = (\n  modules = .modules,\n  compatibilityDate = \"{COMPATIBILITY_DATE}\",\n  \
-             globalOutbound = \"network\",\n  bindings = ["
+             compatibilityFlags = [\"{COMPATIBILITY_FLAG}\"],\n  globalOutbound = \"network\",\n  bindings = ["
         );
         for (name, value) in variables {
             let _ = writeln!(text, "    (name = \"{name}\", text = \"{}\"),", escaped(value));
@@ -195,3 +195,4 @@ const POINT: &str = "data point ";
 
 /// As in `wrangler.toml`; not after the day of the pinned workerd.
 const COMPATIBILITY_DATE: &str = "2026-10-01";
+const COMPATIBILITY_FLAG: &str = "enable_request_signal";

@@ -153,6 +153,64 @@ async fn clients_that_leave_at_any_moment_leave_no_lock_behind() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_lock_gets_it_and_one_has_it_at_a_time() {
+    let (stack, upstream) = start(2, waiting_policy("25s")).await;
+    upstream.set_reply(Reply { delay: Duration::from_millis(30), ..Reply::default() });
+    let begun = Instant::now();
+    let report = Load::new(stack.addresses(), 32, "/").run().await.unwrap();
+    assert_eq!(report.count(200), 32, "{report:?}");
+    let took = begun.elapsed();
+    println!("32 requests of 30 ms took {took:?}");
+    assert!(took >= 32 * Duration::from_millis(30), "{took:?}");
+    assert_unharmed(&stack);
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_or_leaves_has_claimed_nothing() {
+    let (stack, upstream) = start(2, waiting_policy("1s")).await;
+    let [a, b] = stack.addresses()[..] else { panic!("two Envoys") };
+    let holder = hang(a, &upstream).await;
+    let begun = Instant::now();
+    let waits = send(b, support::request("/", "one")).await;
+    assert_eq!((waits.status, &*code(&waits)), (StatusCode::CONFLICT, "LOCKED"), "{waits}");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it did not wait");
+    let mut leaves = TcpStream::connect(b).await.unwrap();
+    leaves.write_all(b"GET / HTTP/1.1\r\nhost: tollgate.test\r\nx-client: two\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(leaves);
+    drop(holder);
+    for client in ["one", "two"] {
+        let before = upstream.requests();
+        let again = async || {
+            send(a, support::request("/", client)).await;
+            upstream.requests() - before
+        };
+        eventually("it is no duplicate, and the lock is free", again, |passed| *passed == 1).await;
+    }
+    assert_unharmed(&stack);
+}
+
+#[tokio::test]
+async fn who_waits_while_the_store_dies_is_told_so_at_once() {
+    let (stack, upstream) = start(2, waiting_policy("25s")).await;
+    let [a, b] = stack.addresses()[..] else { panic!("two Envoys") };
+    let _holder = hang(a, &upstream).await;
+    let waits = tokio::spawn(send(b, support::request("/", "one")));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let begun = Instant::now();
+    stack.gateway.as_ref().unwrap().kill().await;
+    let told = waits.await.unwrap();
+    assert_eq!(
+        (told.status, &*code(&told)),
+        (StatusCode::SERVICE_UNAVAILABLE, "GUARD_UNAVAILABLE"),
+        "{told}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(upstream.requests(), 1);
+    assert_unharmed(&stack);
+}
+
+#[tokio::test]
 async fn a_lock_of_an_envoy_that_dies_is_free_after_its_lease() {
     let (stack, upstream) = start(2, lock_policy("2s")).await;
     let [a, b] = stack.addresses()[..] else { panic!("two Envoys") };
@@ -365,6 +423,14 @@ fn logout_policy() -> Value {
 
 fn lock_policy(lease: &str) -> Value {
     json!({ "default": { "lock": { "name": "refresh", "key": ["const:all"], "lease": lease } } })
+}
+
+/// A lock that is waited for, behind a dedup guard that marks what waits.
+fn waiting_policy(wait: &str) -> Value {
+    json!({ "default": {
+        "dedup": { "name": "first", "key": ["header:x-client"], "ttl": "1h" },
+        "lock": { "name": "refresh", "key": ["const:all"], "lease": "5m", "wait": wait },
+    } })
 }
 
 fn breaker_policy(fields: Value) -> Value {

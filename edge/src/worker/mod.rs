@@ -257,14 +257,20 @@ impl Guarded {
                 Next::Sleep(asleep) => {
                     let ticket = ticket();
                     let promise = instance.origin.road().sleep(ticket, asleep.ms(), &incoming.carry());
+                    // It goes on if the client leaves: nobody but itself gives back what it holds.
+                    instance.wait_until(&incoming.context, &promise);
                     tickets::keep(&WAITING, ticket, Waiting::Lock(self, asleep));
                     return promise.into();
                 }
                 Next::Ask(asking) => match asking.post() {
                     Some(post) => {
                         let ticket = ticket();
+                        let promise = instance.origin.ask(ticket, incoming, &post);
+                        if asking.call().claims() {
+                            instance.wait_until(&incoming.context, &promise);
+                        }
                         tickets::keep(&WAITING, ticket, Waiting::Store(self, asking));
-                        return instance.origin.ask(ticket, incoming, &post).into();
+                        return promise.into();
                     }
                     None => next = instance.guard.came(asking, Err(StoreError::Timeout)),
                 },

@@ -115,6 +115,12 @@ impl Call {
         &self.ops
     }
 
+    /// Whether something is held if it succeeds: a host that may stop waiting, because a client leaves, should go on for this one.
+    pub fn claims(&self) -> bool {
+        let claims = |op: &Op| matches!(op, Op::Acquire { .. } | Op::Reserve { .. } | Op::Probe { .. });
+        self.ops.iter().any(claims)
+    }
+
     /// When the decision began.
     pub fn began(&self) -> Timestamp {
         self.began

@@ -33,13 +33,13 @@ pub(super) struct Held {
 
 impl Later {
     pub(super) fn new(call: Call, held: Held, now: Timestamp) -> Self {
-        // In proportion to how long it has lasted already: soon at first, and in half a minute not more than 45 times.
+        // In proportion to how long it has lasted already: soon at first, and not often where it lasts.
         let pause = (now.since(call.began) / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        let after = pause.min(held.for_ms).min(held.until.since(now)).max(1);
+        let after = apart(pause, &held.op).min(held.for_ms).min(held.until.since(now)).max(1);
         Self { call: Box::new(call), held, after }
     }
 
-    /// In how many milliseconds to go on, 1 to 1,000.
+    /// In how many milliseconds to go on, 1 to 750.
     pub fn after(&self) -> u64 {
         self.after
     }
@@ -68,7 +68,16 @@ impl Later {
     }
 }
 
+/// Half of the time to one and a half of it: who began to wait together would otherwise ask together, and all but one in vain.
+fn apart(pause: u64, op: &Op) -> u64 {
+    let Op::Acquire { holder, .. } = op else { return pause };
+    let [_, number] = holder.words();
+    // Multiples of the golden ratio fall evenly, and holders of one instance are numbered.
+    let part = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+    pause / 2 + ((pause * part) >> 8)
+}
+
 /// Milliseconds: a round trip to a near store, and most of a short request.
 const SHORTEST_PAUSE: u64 = 20;
-/// Milliseconds: what a free lock may stand unused at most because nobody is told of it.
-const LONGEST_PAUSE: u64 = 1000;
+/// Milliseconds: who waits alone lets a free lock stand unused for half of this, on average.
+const LONGEST_PAUSE: u64 = 500;

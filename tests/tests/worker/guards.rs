@@ -150,6 +150,47 @@ async fn of_many_who_want_a_lock_one_gets_it() {
     assert_unharmed(&site.stack);
 }
 
+#[tokio::test]
+async fn who_waits_for_a_lock_gets_it_and_one_has_it_at_a_time() {
+    let site = two_workers(policy(&waiting("25s")), |edge| edge).await;
+    site.origin.set_reply(Reply { delay: Duration::from_millis(30), ..Reply::default() });
+    let begun = Instant::now();
+    let report = Load::new(site.stack.addresses(), 16, "/").run().await.unwrap();
+    assert_eq!(report.count(200), 16, "{report:?}");
+    let took = begun.elapsed();
+    println!("16 requests of 30 ms took {took:?}");
+    assert!(took >= 16 * Duration::from_millis(30), "{took:?}");
+    assert_unharmed(&site.stack);
+}
+
+#[tokio::test]
+async fn who_waits_in_vain_or_leaves_has_claimed_nothing() {
+    let site = two_workers(policy(&waiting("1s")), |edge| edge).await;
+    let [here, there] = addresses(&site);
+    site.origin.set_reply(Reply { body: ReplyBody::Unfinished("begun".into()), ..Reply::default() });
+    let holder = begin(here).await;
+    site.origin.set_reply(Reply::default());
+    let begun = Instant::now();
+    assert_locked(&client::send(there, request("/", "two")).await.unwrap());
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it did not wait");
+    let mut leaves = TcpStream::connect(there).await.unwrap();
+    leaves.write_all(HEAD.replace("one", "three").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(leaves);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    holder.set_zero_linger().unwrap();
+    drop(holder);
+    for client in ["two", "three"] {
+        let before = site.origin.requests();
+        let again = async || {
+            client::send(here, request("/", client)).await.unwrap();
+            site.origin.requests() - before
+        };
+        eventually("it is no duplicate, and the lock is free", again, |passed| *passed == 1).await;
+    }
+    assert_unharmed(&site.stack);
+}
+
 /// An answer that is still on its way is not over.
 #[tokio::test]
 async fn a_lock_is_held_until_the_last_byte_or_until_the_client_leaves() {
@@ -173,6 +214,34 @@ async fn a_lock_is_held_until_the_last_byte_or_until_the_client_leaves() {
     assert_unharmed(&site.stack);
 }
 
+/// While the request is read, while it waits for the store, while the origin works, while the answer is on its way.
+#[tokio::test]
+async fn clients_that_leave_at_any_moment_leave_no_lock_behind() {
+    let site = two_workers(policy(&lock()), |edge| edge.with("TOLLGATE_STORE_TIMEOUT", "10s")).await;
+    site.origin.set_reply(Reply { delay: Duration::from_millis(3), ..Reply::default() });
+    let mut clients = tokio::task::JoinSet::new();
+    for (number, address) in (0..32_u64).zip(site.stack.addresses().into_iter().cycle()) {
+        clients.spawn(async move {
+            for round in 0..20 {
+                let mut connection = TcpStream::connect(address).await.unwrap();
+                let head = HEAD.replace("one", &number.to_string());
+                connection.write_all(head.as_bytes()).await.unwrap();
+                tokio::time::sleep(Duration::from_micros((number * 20 + round) * 7919 % 80_000)).await;
+                // It is told that nobody is there any more.
+                connection.set_zero_linger().unwrap();
+            }
+        });
+    }
+    clients.join_all().await;
+    println!("{} of 640 requests reached the origin", site.origin.requests());
+    for number in 0..32 {
+        let address = addresses(&site)[number % 2];
+        let again = async || client::send(address, request("/", &number.to_string())).await.unwrap();
+        eventually("the lock is free", again, |answer| answer.status == StatusCode::OK).await;
+    }
+    assert_unharmed(&site.stack);
+}
+
 /// Until the origin has answered, it is still at work for who has left.
 #[tokio::test]
 async fn a_lock_is_held_while_the_origin_works_for_a_client_that_has_left() {
@@ -180,7 +249,7 @@ async fn a_lock_is_held_while_the_origin_works_for_a_client_that_has_left() {
     let [here, there] = addresses(&site);
     site.origin.set_reply(Reply { delay: Duration::from_secs(2), ..Reply::default() });
     let mut connection = TcpStream::connect(here).await.unwrap();
-    connection.write_all(HEAD).await.unwrap();
+    connection.write_all(HEAD.as_bytes()).await.unwrap();
     eventually("the origin is asked", async || site.origin.requests(), |requests| *requests == 1).await;
     drop(connection);
     site.origin.set_reply(Reply::default());
@@ -322,6 +391,14 @@ fn lock() -> Value {
     json!({ "lock": { "key": ["header:x-client"], "lease": "1h" } })
 }
 
+/// A lock of all that is waited for, behind a guard that marks what waits.
+fn waiting(wait: &str) -> Value {
+    json!({
+        "dedup": { "name": "first", "key": ["header:x-client"], "ttl": "1h" },
+        "lock": { "key": ["const:all"], "lease": "1h", "wait": wait },
+    })
+}
+
 /// Tokens of every kind, on paths that do something with them.
 pub(crate) fn policy_of_tokens() -> Value {
     let tokens = tokens();
@@ -373,7 +450,7 @@ async fn begin(address: SocketAddr) -> TcpStream {
     let patience = Instant::now() + Duration::from_secs(10);
     loop {
         let mut connection = TcpStream::connect(address).await.unwrap();
-        connection.write_all(HEAD).await.unwrap();
+        connection.write_all(HEAD.as_bytes()).await.unwrap();
         let mut came = Vec::new();
         // workerd keeps the connection of whom it refused.
         while !came.starts_with(b"HTTP/1.1 409 ") {
@@ -404,6 +481,6 @@ fn assert_locked(answer: &Answer) {
     assert!(answer.header("retry-after").is_some(), "{answer}");
 }
 
-const HEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: tollgate.test\r\nx-client: one\r\n\r\n";
+const HEAD: &str = "GET / HTTP/1.1\r\nhost: tollgate.test\r\nx-client: one\r\n\r\n";
 /// Milliseconds; when the tokens were issued.
 pub(crate) const NOW: u64 = 1_800_000_000_000;
