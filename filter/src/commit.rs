@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_shared::config::store::StoreClock;
+use tollgate_shared::control::Control;
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
@@ -28,6 +29,7 @@ pub(crate) struct Committer {
     pub(crate) local: Local<SharedShards>,
     pub(crate) metrics: Metrics,
     store: Option<Store>,
+    pub(crate) control: Option<Control>,
     pub(crate) read_bodies: bool,
     pub(crate) queue: Queue,
     calls: BTreeMap<u32, Sent>,
@@ -54,7 +56,7 @@ struct Sent {
 impl Committer {
     /// `id` is drawn at random.
     pub(crate) fn new(root: u32, plugin: Plugin, id: Id) -> Self {
-        let Plugin { policy, store, read_bodies, remembered } = plugin;
+        let Plugin { policy, store, control, read_bodies, remembered } = plugin;
         let memory = Memory::new(SharedShards::create(), shards::COUNT);
         let local = match &store {
             Some(store) => Local::with_store(memory, remembered, store.replicas, id),
@@ -67,6 +69,7 @@ impl Committer {
             policy: Arc::new(policy),
             local,
             store,
+            control,
             read_bodies,
             queue: Queue::default(),
             calls: BTreeMap::new(),

@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use tollgate_shared::config::store::{self, StoreClock, in_range};
 use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig, VerifiedBy};
+use tollgate_shared::control::Control;
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
 
 /// What the plugin is configured with.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct PluginConfig {
     policy: PolicyConfig,
     #[serde(default)]
     store: Option<StoreConfig>,
+    #[serde(default)]
+    control: Option<ControlConfig>,
     #[serde(default)]
     read_bodies: bool,
     #[serde(default)]
@@ -26,7 +29,7 @@ struct PluginConfig {
 }
 
 /// Where the store is and how it is called. See the README for the meaning of each field.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct StoreConfig {
     cluster: String,
@@ -50,19 +53,32 @@ struct StoreConfig {
     replicas: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Who gets to the control path, and where it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
+struct ControlConfig {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    token_env: Option<String>,
+    #[serde(default)]
+    prefix: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 struct DenialCacheConfig {
     keys: Option<u32>,
 }
 
-tollgate_shared::from_object!(PluginConfig, StoreConfig, DenialCacheConfig);
+tollgate_shared::from_object!(PluginConfig, StoreConfig, ControlConfig, DenialCacheConfig);
 
 /// The configuration, checked.
 #[derive(Debug)]
 pub(crate) struct Plugin {
     pub(crate) policy: Policy,
     pub(crate) store: Option<Store>,
+    pub(crate) control: Option<Control>,
     /// Whether requests wait for their bodies where the policy goes by them.
     pub(crate) read_bodies: bool,
     /// Denials remembered at most, and tokens, for each worker thread.
@@ -117,10 +133,14 @@ impl Plugin {
         let config: PluginConfig = config::parse(json).map_err(|error| vec![error])?;
         let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy), fetches: false };
         let mut policy = Policy::compile(config.policy, "policy.", Some(&surroundings))?;
-        if let Some(route) = policy.route_with_body_keys()
+        let reader = match policy.route_with_body_keys() {
+            Some(route) => Some(format!("a key with `body:` on the route `{}`", route.name())),
+            None => config.control.as_ref().map(|_| "`control`, whose requests have bodies".to_owned()),
+        };
+        if let Some(reader) = reader
             && !config.read_bodies
         {
-            let found = format!("`false`, and a key with `body:` on the route `{}`", route.name());
+            let found = format!("`false`, and {reader}");
             let expected =
                 "`true`, and `allow_on_headers_stop_iteration` in Envoy's own configuration of the plugin";
             return Err(vec![ConfigError::new("read_bodies", found, expected)]);
@@ -134,8 +154,10 @@ impl Plugin {
                 Some(Store::new(store, variables).map_err(|error| vec![error])?)
             }
         };
+        let control = config.control.map(|control| control.opened(variables)).transpose();
+        let control = control.map_err(|error| vec![error])?;
         let remembered = store::denials(config.denial_cache.keys);
-        Ok(Self { policy, store, read_bodies: config.read_bodies, remembered })
+        Ok(Self { policy, store, control, read_bodies: config.read_bodies, remembered })
     }
 }
 
@@ -144,17 +166,7 @@ impl Store {
         if config.cluster.is_empty() {
             return Err(ConfigError::new("store.cluster", "an empty text", "the name of an Envoy cluster"));
         }
-        let token = match (config.token, config.token_env) {
-            (Some(token), None) => token,
-            (None, Some(name)) => variables(&name).ok_or_else(|| {
-                let expected = "a variable that vm_config.environment_variables passes to the filter";
-                ConfigError::new("store.token_env", format!("`{name}`, which is not set"), expected)
-            })?,
-            (found, _) => {
-                let found = if found.is_some() { "both `token` and `token_env`" } else { "no token" };
-                return Err(ConfigError::new("store", found, "either `token` or `token_env`"));
-            }
-        };
+        let token = token("store", config.token, config.token_env, variables)?;
         let authorization = store::authorization("store.token", &token)?;
         let timeout = store::timeout("store.timeout", config.timeout, DEFAULT_TIMEOUT)?;
         let batch = in_range("store.batch", config.batch.map(u32::from), 64, 1..=1000)?;
@@ -169,6 +181,32 @@ impl Store {
             clock: config.clock,
             replicas,
         })
+    }
+}
+
+impl ControlConfig {
+    fn opened(self, variables: &dyn Fn(&str) -> Option<String>) -> Result<Control, ConfigError> {
+        Control::new(self.prefix.as_deref(), &token("control", self.token, self.token_env, variables)?)
+    }
+}
+
+/// The token that stands at `path`, or in the variable that is named there.
+fn token(
+    path: &str,
+    written: Option<String>,
+    variable: Option<String>,
+    variables: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, ConfigError> {
+    match (written, variable) {
+        (Some(token), None) => Ok(token),
+        (None, Some(name)) => variables(&name).ok_or_else(|| {
+            let expected = "a variable that vm_config.environment_variables passes to the filter";
+            ConfigError::new(format!("{path}.token_env"), format!("`{name}`, which is not set"), expected)
+        }),
+        (found, _) => {
+            let found = if found.is_some() { "both `token` and `token_env`" } else { "no token" };
+            Err(ConfigError::new(path, found, "either `token` or `token_env`"))
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use tollgate_shared::answer;
+use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::exchange::{self, Before, Call, Completion, Decision, Step};
 use tollgate_shared::redis::rest::Outcomes;
+use tollgate_shared::request::MAX_BODY;
 use tollgate_shared::store::{Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
@@ -27,14 +28,19 @@ enum News {
     Decision(Decision),
     /// Whether the answer may go.
     Answer(bool),
+    /// The answer of the control path.
+    Control(Answer),
 }
 
 impl Committer {
     /// The head of a request has come, and its context is the current one.
     pub(crate) fn arrived(&mut self, slot: &Rc<Slot>, has_body: bool) -> Stage {
         let request = Received::fetch(false);
+        if let Some(stage) = self.asked(slot, &request, has_body) {
+            return stage;
+        }
         if has_body && self.read_bodies && self.policy.reads_body(&request) && !request.is_tunnel() {
-            return Stage::Gathers;
+            return Stage::Gathers(MAX_BODY);
         }
         self.begin(slot, &request)
     }
@@ -42,7 +48,11 @@ impl Committer {
     /// The body of a request has come too, as far as it is waited for.
     pub(crate) fn gathered(&mut self, slot: &Rc<Slot>) -> Stage {
         slot.has_body.set(true);
-        self.begin(slot, &Received::fetch(true))
+        let request = Received::fetch(true);
+        match slot.asked.take() {
+            Some(asked) => self.ask(slot, asked, &request),
+            None => self.begin(slot, &request),
+        }
     }
 
     fn begin(&mut self, slot: &Rc<Slot>, request: &Received) -> Stage {
@@ -88,7 +98,7 @@ impl Committer {
                     let failed = all_failed(revoking.as_ref(), &StoreError::Busy);
                     revoking.resume(&mut self.local, failed, now);
                 }
-                host::refuse(&answer::not_revoked(), slot.grpc.get());
+                host::answer(&answer::not_revoked(), slot.grpc.get());
                 Stage::Waits
             }
         };
@@ -120,6 +130,11 @@ impl Committer {
             Member::Answer { waiting: Waiting { slot, .. }, revoking } => {
                 let news = News::Answer(revoking.resume(&mut self.local, outcomes, now));
                 self.decided.push_back(Told { slot, news, at: now });
+            }
+            Member::Control { waiting: Waiting { slot, .. }, call } => {
+                let (answer, ops) = call.resume(&mut self.local, outcomes, now);
+                self.settle(ops, now);
+                self.decided.push_back(Told { slot, news: News::Control(answer), at: now });
             }
             Member::Settle { .. } => {}
         }
@@ -177,8 +192,9 @@ impl Committer {
                 slot.response.set(Stage::Passes);
                 host::resume_response();
             }
-            News::Answer(false) if is_there => host::refuse(&answer::not_revoked(), slot.grpc.get()),
-            News::Answer(_) => {}
+            News::Answer(false) if is_there => host::answer(&answer::not_revoked(), slot.grpc.get()),
+            News::Control(answer) if is_there => host::answer(&answer, false),
+            News::Answer(_) | News::Control(_) => {}
         }
     }
 
@@ -193,7 +209,7 @@ impl Committer {
                 true
             }
             Decision::Deny(denial) => {
-                host::refuse(&answer::denial(&self.policy, denial, now), slot.grpc.get());
+                host::answer(&answer::denial(&self.policy, denial, now), slot.grpc.get());
                 false
             }
         };
@@ -236,12 +252,12 @@ impl Committer {
     }
 }
 
-fn waiting(slot: &Rc<Slot>, now: Timestamp) -> Waiting {
+pub(crate) fn waiting(slot: &Rc<Slot>, now: Timestamp) -> Waiting {
     Waiting { slot: Rc::clone(slot), queued: host::real_time(now) }
 }
 
 /// The outcomes of operations of which none was performed.
-fn all_failed(ops: &[Op], error: &StoreError) -> Outcomes {
+pub(crate) fn all_failed(ops: &[Op], error: &StoreError) -> Outcomes {
     ops.iter().map(|_| Err(error.clone())).collect()
 }
 

@@ -116,7 +116,7 @@ impl Request for Received {
 ///
 /// To gRPC clients Envoy translates 429 to UNAVAILABLE, which they try again at once. A quota that is used up is
 /// RESOURCE_EXHAUSTED.
-pub(crate) fn refuse(answer: &Answer, grpc: bool) {
+pub(crate) fn answer(answer: &Answer, grpc: bool) {
     let mut headers: Vec<_> = answer.headers.iter().collect();
     if answer.status == 429 && grpc {
         headers.push(("grpc-status", "8"));
