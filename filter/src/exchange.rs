@@ -30,6 +30,8 @@ enum News {
     Answer(bool),
     /// The answer of the control path.
     Control(Answer),
+    /// Keys have come, or will not: the decision begins anew.
+    Keys,
 }
 
 impl Committer {
@@ -60,6 +62,9 @@ impl Committer {
         slot.began.set(now);
         slot.grpc.set(request.is_grpc());
         let step = exchange::begin(&self.policy, &mut self.local, request, now);
+        if matches!(step, Step::FetchKeys) && self.await_keys(slot) {
+            return Stage::Waits;
+        }
         let decision = match self.advance(step, slot, now) {
             Ok(decision) => decision,
             Err(call) if self.has_room() => {
@@ -141,6 +146,12 @@ impl Committer {
         None
     }
 
+    /// Requests that waited for keys go on.
+    pub(crate) fn begin_anew(&mut self, slots: Vec<Rc<Slot>>, now: Timestamp) {
+        self.decided.extend(slots.into_iter().map(|slot| Told { slot, news: News::Keys, at: now }));
+        self.tell();
+    }
+
     /// Goes on without the store for a member that cannot wait for it any longer.
     pub(crate) fn give_up(&mut self, member: Member, error: &StoreError) {
         let outcomes = all_failed(member.as_ref(), error);
@@ -195,6 +206,13 @@ impl Committer {
             News::Answer(false) if is_there => host::answer(&answer::not_revoked(), slot.grpc.get()),
             News::Control(answer) if is_there => host::answer(&answer, false),
             News::Answer(_) | News::Control(_) => {}
+            News::Keys if is_there => {
+                if self.begin(&slot, &Received::fetch(slot.has_body.get())) == Stage::Passes {
+                    slot.request.set(Stage::Passes);
+                    host::resume_request();
+                }
+            }
+            News::Keys => self.metrics.abandoned(1),
         }
     }
 
@@ -223,7 +241,7 @@ impl Committer {
             step = match step {
                 Step::Decide(decision) => return Ok(decision),
                 Step::Call(call) => return Err(Box::new(call)),
-                // A policy that wants keys fetched is refused when it is configured; without them nobody is believed.
+                // Who cannot wait for keys goes by those that are there.
                 Step::FetchKeys => {
                     let _ = self.local.keys_fetched(&self.policy, None, now);
                     host::enter(slot.context);

@@ -27,6 +27,7 @@
 //! | [`http`] | the events of one request and its response |
 //! | [`exchange`] | the decision about a request, its answer, its end |
 //! | [`control`] | the control path |
+//! | [`keys`] | keys of tokens, fetched once for all who wait for them |
 //! | [`commit`] | the calls, and what becomes of their members |
 //! | [`queue`] | who waits for the store |
 //! | [`thread`] | what a worker thread's root and requests share |
@@ -43,6 +44,7 @@ mod exchange;
 mod header_map;
 mod host;
 mod http;
+mod keys;
 mod metrics;
 mod queue;
 mod root;

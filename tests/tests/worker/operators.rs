@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tollgate_tests::client::{self, Answer};
 
 use crate::failures::assert_problem;
-use crate::guards::{NOW, addresses, ask, policy_of_tokens, two_workers, valid_tokens};
-use crate::support::{CLIENT, LONG, SECRET, assert_unharmed, eventually, request};
+use crate::guards::{addresses, ask, policy_of_tokens, two_workers};
+use crate::support::{CLIENT, LONG, NOW, SECRET, assert_unharmed, eventually, request, valid_tokens};
 use crate::{Site, walk};
 
 #[tokio::test]
