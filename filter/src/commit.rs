@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_shared::config::store::StoreClock;
+use tollgate_shared::control::Control;
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::Policy;
@@ -16,6 +17,7 @@ use tollgate_shared::time::Timestamp;
 use crate::config::{Plugin, Store};
 use crate::exchange::Told;
 use crate::host;
+use crate::keys::Keys;
 use crate::later::Sleeper;
 use crate::metrics::Metrics;
 use crate::queue::{Member, Queue};
@@ -24,11 +26,14 @@ use crate::shards::{self, SharedShards};
 /// What commits the requests of one worker thread.
 #[derive(Debug)]
 pub(crate) struct Committer {
-    root: u32,
+    pub(crate) root: u32,
     pub(crate) policy: Arc<Policy>,
     pub(crate) local: Local<SharedShards>,
     pub(crate) metrics: Metrics,
     store: Option<Store>,
+    pub(crate) control: Option<Control>,
+    /// `None` where the policy has all keys in it.
+    pub(crate) keys: Option<Keys>,
     pub(crate) read_bodies: bool,
     pub(crate) queue: Queue,
     pub(crate) sleepers: Vec<Sleeper>,
@@ -37,7 +42,7 @@ pub(crate) struct Committer {
     latest: usize,
     /// Decided, but not told yet.
     pub(crate) decided: VecDeque<Told>,
-    /// Rings the root; `None` without a store.
+    /// Rings the root; `None` where nothing is asked of anybody.
     bell: Option<u32>,
     rung: bool,
     ticking: bool,
@@ -56,19 +61,22 @@ struct Sent {
 impl Committer {
     /// `id` is drawn at random.
     pub(crate) fn new(root: u32, plugin: Plugin, id: Id) -> Self {
-        let Plugin { policy, store, read_bodies, remembered } = plugin;
+        let Plugin { policy, store, control, jwks, read_bodies, remembered } = plugin;
         let memory = Memory::new(SharedShards::create(), shards::COUNT);
         let local = match &store {
             Some(store) => Local::with_store(memory, remembered, store.replicas, id),
             None => Local::without_store(memory, remembered, id),
         };
-        let bell = store.as_ref().and_then(|_| host::register_bell(id));
+        let asks = store.is_some() || jwks.is_some();
+        let bell = if asks { host::register_bell(id) } else { None };
         Self {
             root,
             metrics: Metrics::define(&policy),
             policy: Arc::new(policy),
             local,
             store,
+            control,
+            keys: jwks.map(Keys::new),
             read_bodies,
             queue: Queue::default(),
             sleepers: Vec::new(),
@@ -113,6 +121,7 @@ impl Committer {
         host::silence(bell);
         self.rung = false;
         self.tell();
+        self.fetch_keys();
         self.send(now);
         host::enter(self.root);
     }
@@ -171,14 +180,16 @@ impl Committer {
 
     /// Call number `number` came back; without header fields if it failed.
     pub(crate) fn answered(&mut self, number: u32, fields: usize, body_size: usize, now: Timestamp) {
-        let Some(Sent { mut pipeline, at, deadline }) = self.calls.remove(&number) else { return };
+        let Some(Sent { mut pipeline, at, deadline }) = self.calls.remove(&number) else {
+            return self.keys_answered(number, fields, body_size);
+        };
         self.metrics.answered(now.since(at));
         let progress = if fields == 0 {
             // The host does not say why; a call that ran out its time was not cut off.
             let in_time = now < deadline;
             pipeline.fail(if in_time { &StoreError::Unreachable } else { &StoreError::Timeout })
         } else {
-            let (status, body) = host::response(body_size);
+            let (status, body) = host::response(body_size.min(MAX_RESPONSE));
             pipeline.receive(status, &body)
         };
         match progress {
@@ -263,5 +274,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Most bytes of the store's answer that are read: over a hundred times the largest answer to a full pipeline.
+const MAX_RESPONSE: usize = 16 << 20;
 /// How exactly the waiting time in the queue is kept.
 const TICK: Duration = Duration::from_millis(5);

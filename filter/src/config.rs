@@ -9,16 +9,21 @@ use std::time::Duration;
 
 use tollgate_shared::config::store::{self, StoreClock, in_range};
 use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig, VerifiedBy};
+use tollgate_shared::control::Control;
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
 
 /// What the plugin is configured with.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct PluginConfig {
     policy: PolicyConfig,
     #[serde(default)]
     store: Option<StoreConfig>,
+    #[serde(default)]
+    control: Option<ControlConfig>,
+    #[serde(default)]
+    jwks: Option<JwksConfig>,
     #[serde(default)]
     read_bodies: bool,
     #[serde(default)]
@@ -26,7 +31,7 @@ struct PluginConfig {
 }
 
 /// Where the store is and how it is called. See the README for the meaning of each field.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct StoreConfig {
     cluster: String,
@@ -50,19 +55,42 @@ struct StoreConfig {
     replicas: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// How `jwt.jwks` of the policy is fetched.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
+struct JwksConfig {
+    cluster: String,
+    #[serde(default)]
+    timeout: Option<Span>,
+}
+
+/// Who gets to the control path, and where it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, remote = "Self")]
+struct ControlConfig {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    token_env: Option<String>,
+    #[serde(default)]
+    prefix: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 struct DenialCacheConfig {
     keys: Option<u32>,
 }
 
-tollgate_shared::from_object!(PluginConfig, StoreConfig, DenialCacheConfig);
+tollgate_shared::from_object!(PluginConfig, StoreConfig, ControlConfig, JwksConfig, DenialCacheConfig);
 
 /// The configuration, checked.
 #[derive(Debug)]
 pub(crate) struct Plugin {
     pub(crate) policy: Policy,
     pub(crate) store: Option<Store>,
+    pub(crate) control: Option<Control>,
+    pub(crate) jwks: Option<Jwks>,
     /// Whether requests wait for their bodies where the policy goes by them.
     pub(crate) read_bodies: bool,
     /// Denials remembered at most, and tokens, for each worker thread.
@@ -86,13 +114,21 @@ pub(crate) struct Store {
     pub(crate) replicas: u32,
 }
 
+/// Where keys of tokens are fetched.
+#[derive(Debug)]
+pub(crate) struct Jwks {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) path: String,
+    pub(crate) timeout: Duration,
+}
+
 /// The REST endpoints of the store: one, for now.
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     only: Endpoint,
 }
 
-/// A REST endpoint.
+/// Whom to call.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     /// An Envoy cluster.
@@ -115,12 +151,16 @@ impl Plugin {
         variables: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<ConfigError>> {
         let config: PluginConfig = config::parse(json).map_err(|error| vec![error])?;
-        let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy), fetches: false };
+        let surroundings = Surroundings { variables, in_front: Some(VerifiedBy::Envoy), fetches: true };
         let mut policy = Policy::compile(config.policy, "policy.", Some(&surroundings))?;
-        if let Some(route) = policy.route_with_body_keys()
+        let reader = match policy.route_with_body_keys() {
+            Some(route) => Some(format!("a key with `body:` on the route `{}`", route.name())),
+            None => config.control.as_ref().map(|_| "`control`, whose requests have bodies".to_owned()),
+        };
+        if let Some(reader) = reader
             && !config.read_bodies
         {
-            let found = format!("`false`, and a key with `body:` on the route `{}`", route.name());
+            let found = format!("`false`, and {reader}");
             let expected =
                 "`true`, and `allow_on_headers_stop_iteration` in Envoy's own configuration of the plugin";
             return Err(vec![ConfigError::new("read_bodies", found, expected)]);
@@ -134,34 +174,25 @@ impl Plugin {
                 Some(Store::new(store, variables).map_err(|error| vec![error])?)
             }
         };
+        let control = config.control.map(|control| control.opened(variables)).transpose();
+        let control = control.map_err(|error| vec![error])?;
+        let jwks = Jwks::new(config.jwks, &policy).map_err(|error| vec![error])?;
         let remembered = store::denials(config.denial_cache.keys);
-        Ok(Self { policy, store, read_bodies: config.read_bodies, remembered })
+        Ok(Self { policy, store, control, jwks, read_bodies: config.read_bodies, remembered })
     }
 }
 
 impl Store {
     fn new(config: StoreConfig, variables: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        if config.cluster.is_empty() {
-            return Err(ConfigError::new("store.cluster", "an empty text", "the name of an Envoy cluster"));
-        }
-        let token = match (config.token, config.token_env) {
-            (Some(token), None) => token,
-            (None, Some(name)) => variables(&name).ok_or_else(|| {
-                let expected = "a variable that vm_config.environment_variables passes to the filter";
-                ConfigError::new("store.token_env", format!("`{name}`, which is not set"), expected)
-            })?,
-            (found, _) => {
-                let found = if found.is_some() { "both `token` and `token_env`" } else { "no token" };
-                return Err(ConfigError::new("store", found, "either `token` or `token_env`"));
-            }
-        };
+        let cluster = cluster("store.cluster", config.cluster)?;
+        let token = token("store", config.token, config.token_env, variables)?;
         let authorization = store::authorization("store.token", &token)?;
         let timeout = store::timeout("store.timeout", config.timeout, DEFAULT_TIMEOUT)?;
         let batch = in_range("store.batch", config.batch.map(u32::from), 64, 1..=1000)?;
         let calls = in_range("store.calls_in_flight", config.calls_in_flight.map(u32::from), 4, 1..=64)?;
         let replicas = store::replicas("store.replicas", config.replicas)?;
         Ok(Self {
-            endpoints: Endpoints { only: Endpoint { cluster: config.cluster, authority: config.authority } },
+            endpoints: Endpoints { only: Endpoint { cluster, authority: config.authority } },
             authorization,
             timeout,
             batch: usize::try_from(batch).unwrap_or(1),
@@ -172,8 +203,65 @@ impl Store {
     }
 }
 
+impl Jwks {
+    /// Where the keys of a policy are; `None` if it has all of them in it.
+    fn new(config: Option<JwksConfig>, policy: &Policy) -> Result<Option<Self>, ConfigError> {
+        let Some(jwks) = policy.jwt().and_then(|jwt| jwt.jwks()) else { return Ok(None) };
+        let Some(JwksConfig { cluster: name, timeout }) = config else {
+            let expected = "`{\"cluster\": …}`: the Envoy cluster that has the host of `policy.jwt.jwks`";
+            return Err(ConfigError::new("jwks", "nothing", expected));
+        };
+        let cluster = cluster("jwks.cluster", name)?;
+        if let Some(span) = timeout.filter(|span| span.as_millis() > MAX_JWKS_MILLIS) {
+            return Err(ConfigError::new("jwks.timeout", format!("`{span}`"), "at most 5s"));
+        }
+        let timeout = Duration::from_millis(timeout.map_or(MAX_JWKS_MILLIS, Span::as_millis));
+        let place = jwks.url().split_once("://").map_or(jwks.url(), |(_, place)| place);
+        let (authority, path) = place.split_at(place.find(['/', '?']).unwrap_or(place.len()));
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let endpoint = Endpoint { cluster, authority: authority.to_owned() };
+        Ok(Some(Self { endpoint, path: format!("{slash}{path}"), timeout }))
+    }
+}
+
+/// The name of a cluster that stands at `path`.
+fn cluster(path: &str, name: String) -> Result<String, ConfigError> {
+    if name.is_empty() {
+        return Err(ConfigError::new(path, "an empty text", "the name of an Envoy cluster"));
+    }
+    Ok(name)
+}
+
+impl ControlConfig {
+    fn opened(self, variables: &dyn Fn(&str) -> Option<String>) -> Result<Control, ConfigError> {
+        Control::new(self.prefix.as_deref(), &token("control", self.token, self.token_env, variables)?)
+    }
+}
+
+/// The token that stands at `path`, or in the variable that is named there.
+fn token(
+    path: &str,
+    written: Option<String>,
+    variable: Option<String>,
+    variables: &dyn Fn(&str) -> Option<String>,
+) -> Result<String, ConfigError> {
+    match (written, variable) {
+        (Some(token), None) => Ok(token),
+        (None, Some(name)) => variables(&name).ok_or_else(|| {
+            let expected = "a variable that vm_config.environment_variables passes to the filter";
+            ConfigError::new(format!("{path}.token_env"), format!("`{name}`, which is not set"), expected)
+        }),
+        (found, _) => {
+            let found = if found.is_some() { "both `token` and `token_env`" } else { "no token" };
+            Err(ConfigError::new(path, found, "either `token` or `token_env`"))
+        }
+    }
+}
+
 fn default_authority() -> String {
     "tollgate".to_owned()
 }
 
+/// Who waits for keys is told before others may be asked for, which is once in 10 s; otherwise he would wait for those too.
+const MAX_JWKS_MILLIS: u64 = 5000;
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(50);

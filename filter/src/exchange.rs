@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use tollgate_shared::answer;
+use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::exchange::{self, Before, Call, Completion, Decision, Later, Step};
 use tollgate_shared::redis::rest::Outcomes;
+use tollgate_shared::request::MAX_BODY;
 use tollgate_shared::store::{Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
@@ -34,14 +35,21 @@ enum News {
     Decision(Decision),
     /// Whether the answer may go.
     Answer(bool),
+    /// The answer of the control path.
+    Control(Answer),
+    /// Keys have come, or will not: the decision begins anew.
+    Keys,
 }
 
 impl Committer {
     /// The head of a request has come, and its context is the current one.
     pub(crate) fn arrived(&mut self, slot: &Rc<Slot>, has_body: bool) -> Stage {
         let request = Received::fetch(false);
+        if let Some(stage) = self.asked(slot, &request, has_body) {
+            return stage;
+        }
         if has_body && self.read_bodies && self.policy.reads_body(&request) && !request.is_tunnel() {
-            return Stage::Gathers;
+            return Stage::Gathers(MAX_BODY);
         }
         self.begin(slot, &request)
     }
@@ -49,7 +57,11 @@ impl Committer {
     /// The body of a request has come too, as far as it is waited for.
     pub(crate) fn gathered(&mut self, slot: &Rc<Slot>) -> Stage {
         slot.has_body.set(true);
-        self.begin(slot, &Received::fetch(true))
+        let request = Received::fetch(true);
+        match slot.asked.take() {
+            Some(asked) => self.ask(slot, asked, &request),
+            None => self.begin(slot, &request),
+        }
     }
 
     fn begin(&mut self, slot: &Rc<Slot>, request: &Received) -> Stage {
@@ -57,6 +69,9 @@ impl Committer {
         slot.began.set(now);
         slot.grpc.set(request.is_grpc());
         let step = exchange::begin(&self.policy, &mut self.local, request, now);
+        if matches!(step, Step::FetchKeys) && self.await_keys(slot) {
+            return Stage::Waits;
+        }
         let decision = self.goes_on(step, slot, now);
         let passes = decision.is_some_and(|decision| self.carry_out(decision, slot, now));
         if passes { Stage::Passes } else { Stage::Waits }
@@ -107,7 +122,7 @@ impl Committer {
                     let failed = all_failed(revoking.as_ref(), &StoreError::Busy);
                     revoking.resume(&mut self.local, failed, now);
                 }
-                host::refuse(&answer::not_revoked(), slot.grpc.get());
+                host::answer(&answer::not_revoked(), slot.grpc.get());
                 Stage::Waits
             }
         };
@@ -143,9 +158,20 @@ impl Committer {
                 let news = News::Answer(revoking.resume(&mut self.local, outcomes, now));
                 self.decided.push_back(Told { slot, news, at: now });
             }
+            Member::Control { waiting: Waiting { slot, .. }, call } => {
+                let (answer, ops) = call.resume(&mut self.local, outcomes, now);
+                self.settle(ops, now);
+                self.decided.push_back(Told { slot, news: News::Control(answer), at: now });
+            }
             Member::Settle { .. } => {}
         }
         None
+    }
+
+    /// Requests that waited for keys go on.
+    pub(crate) fn begin_anew(&mut self, slots: Vec<Rc<Slot>>, now: Timestamp) {
+        self.decided.extend(slots.into_iter().map(|slot| Told { slot, news: News::Keys, at: now }));
+        self.tell();
     }
 
     /// Goes on without the store for a member that cannot wait for it any longer.
@@ -199,8 +225,16 @@ impl Committer {
                 slot.response.set(Stage::Passes);
                 host::resume_response();
             }
-            News::Answer(false) if is_there => host::refuse(&answer::not_revoked(), slot.grpc.get()),
-            News::Answer(_) => {}
+            News::Answer(false) if is_there => host::answer(&answer::not_revoked(), slot.grpc.get()),
+            News::Control(answer) if is_there => host::answer(&answer, false),
+            News::Answer(_) | News::Control(_) => {}
+            News::Keys if is_there => {
+                if self.begin(&slot, &Received::fetch(slot.has_body.get())) == Stage::Passes {
+                    slot.request.set(Stage::Passes);
+                    host::resume_request();
+                }
+            }
+            News::Keys => self.metrics.abandoned(1),
         }
     }
 
@@ -215,7 +249,7 @@ impl Committer {
                 true
             }
             Decision::Deny(denial) => {
-                host::refuse(&answer::denial(&self.policy, denial, now), slot.grpc.get());
+                host::answer(&answer::denial(&self.policy, denial, now), slot.grpc.get());
                 false
             }
         };
@@ -230,7 +264,7 @@ impl Committer {
                 Step::Decide(decision) => return Next::Decided(decision),
                 Step::Call(call) => return Next::Call(Box::new(call)),
                 Step::Later(later) => return Next::Later(later),
-                // A policy that wants keys fetched is refused when it is configured; without them nobody is believed.
+                // Who cannot wait for keys goes by those that are there.
                 Step::FetchKeys => {
                     let _ = self.local.keys_fetched(&self.policy, None, now);
                     host::enter(slot.context);
@@ -260,12 +294,12 @@ impl Committer {
     }
 }
 
-fn waiting(slot: &Rc<Slot>, now: Timestamp) -> Waiting {
+pub(crate) fn waiting(slot: &Rc<Slot>, now: Timestamp) -> Waiting {
     Waiting { slot: Rc::clone(slot), queued: host::real_time(now) }
 }
 
 /// The outcomes of operations of which none was performed.
-fn all_failed(ops: &[Op], error: &StoreError) -> Outcomes {
+pub(crate) fn all_failed(ops: &[Op], error: &StoreError) -> Outcomes {
     ops.iter().map(|_| Err(error.clone())).collect()
 }
 

@@ -116,7 +116,7 @@ impl Request for Received {
 ///
 /// To gRPC clients Envoy translates 429 to UNAVAILABLE, which they try again at once. A quota that is used up is
 /// RESOURCE_EXHAUSTED.
-pub(crate) fn refuse(answer: &Answer, grpc: bool) {
+pub(crate) fn answer(answer: &Answer, grpc: bool) {
     let mut headers: Vec<_> = answer.headers.iter().collect();
     if answer.status == 429 && grpc {
         headers.push(("grpc-status", "8"));
@@ -189,10 +189,15 @@ pub(crate) fn post(
     hostcalls::dispatch_http_call(cluster, headers, Some(body.as_bytes()), vec![], timeout).ok()
 }
 
-/// The status and body of the call that was just answered.
-pub(crate) fn response(body_size: usize) -> (u16, Bytes) {
-    let status = status(MapType::HttpCallResponseHeaders);
-    (status, body(BufferType::HttpCallResponseBody, body_size.min(MAX_RESPONSE)))
+/// Asks a cluster for what is at `path`; the number of the call, or `None` when it could not leave.
+pub(crate) fn get(cluster: &str, authority: &str, path: &str, timeout: Duration) -> Option<u32> {
+    let headers = vec![(":method", "GET"), (":path", path), (":authority", authority)];
+    hostcalls::dispatch_http_call(cluster, headers, None, vec![], timeout).ok()
+}
+
+/// The status of the call that was just answered, and the first `length` bytes of its body.
+pub(crate) fn response(length: usize) -> (u16, Bytes) {
+    (status(MapType::HttpCallResponseHeaders), body(BufferType::HttpCallResponseBody, length))
 }
 
 fn status(map: MapType) -> u16 {
@@ -248,5 +253,3 @@ pub(crate) fn tick(period: Duration) {
 
 /// Under which name worker threads agree on one for their host.
 const INSTANCE: &str = "tollgate.instance";
-/// Most bytes of the store's answer that are read: over a hundred times the largest answer to a full pipeline.
-const MAX_RESPONSE: usize = 16 << 20;

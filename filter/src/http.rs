@@ -6,7 +6,6 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use tollgate_shared::answer;
-use tollgate_shared::request::MAX_BODY;
 
 use crate::commit::Committer;
 use crate::host;
@@ -33,11 +32,11 @@ impl HttpContext for Http {
     }
 
     fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        self.request_body(end_of_stream || size >= MAX_BODY)
+        self.request_body(size, end_of_stream)
     }
 
     fn on_http_request_trailers(&mut self, _fields: usize) -> Action {
-        self.request_body(true)
+        self.request_body(0, true)
     }
 
     fn on_http_response_headers(&mut self, _fields: usize, end_of_stream: bool) -> Action {
@@ -64,10 +63,10 @@ impl HttpContext for Http {
 }
 
 impl Http {
-    /// More of the body is in the host's buffer; `enough` for the decision, or not yet.
-    fn request_body(&self, enough: bool) -> Action {
+    /// `size` bytes of the body are in the host's buffer, enough to go on or not yet.
+    fn request_body(&self, size: usize, end_of_stream: bool) -> Action {
         match self.slot.request.get() {
-            Stage::Gathers if enough => self.decide(Committer::gathered),
+            Stage::Gathers(most) if end_of_stream || size >= most => self.decide(Committer::gathered),
             stage => stage.into(),
         }
     }
@@ -77,7 +76,7 @@ impl Http {
         let stage = thread.and_then(|thread| thread.with(|committer| begin(committer, &self.slot)));
         // Without configuration nothing is known of limits, so nobody passes.
         let stage = stage.unwrap_or_else(|| {
-            host::refuse(&unconfigured(), false);
+            host::answer(&unconfigured(), false);
             Stage::Waits
         });
         self.slot.request.set(stage);

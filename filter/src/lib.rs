@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Where the policy goes by bodies, a request is paused until as much of its body has come as the core looks at; that stays in the host's
-//! buffer and goes on with the rest.
+//! buffer and goes on with the rest. A request of the control path is answered here, and what it asks the store travels with the others.
 //!
 //! What a request leaves to be done meets its response: whether a logout's answer may go is asked in the same way while the
 //! response is paused, and what a breaker, a limit or a lock is told afterwards rides along in the next pipeline.
@@ -26,6 +26,8 @@
 //! | [`root`] | configuration, and the events of a worker thread |
 //! | [`http`] | the events of one request and its response |
 //! | [`exchange`] | the decision about a request, its answer, its end |
+//! | [`control`] | the control path |
+//! | [`keys`] | keys of tokens, fetched once for all who wait for them |
 //! | [`commit`] | the calls, and what becomes of their members |
 //! | [`queue`] | who waits for the store |
 //! | [`later`] | who waits for a lock |
@@ -37,11 +39,13 @@
 
 mod commit;
 mod config;
+mod control;
 mod entry;
 mod exchange;
 mod header_map;
 mod host;
 mod http;
+mod keys;
 mod later;
 mod metrics;
 mod queue;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use proxy_wasm::types::Action;
 
 use tollgate_shared::answer::Fields;
+use tollgate_shared::control::{self, Asked};
 use tollgate_shared::exchange::{Call, Completion, Revoking};
 use tollgate_shared::store::Op;
 use tollgate_shared::time::Timestamp;
@@ -25,6 +26,8 @@ pub(crate) struct Slot {
     pub(crate) response: Cell<Stage>,
     /// The body is there, in the host's buffer, as far as a decision goes by it.
     pub(crate) has_body: Cell<bool>,
+    /// What it asks of the control path, while its body is waited for.
+    pub(crate) asked: Cell<Option<Asked>>,
     /// Header fields for the response.
     pub(crate) fields: RefCell<Fields>,
     /// What is left to do with the answer.
@@ -43,8 +46,8 @@ pub(crate) enum Stage {
     /// It goes on.
     #[default]
     Passes,
-    /// Its body is waited for.
-    Gathers,
+    /// So many bytes of its body are waited for, or all of them.
+    Gathers(usize),
     /// It waits for the store, or for nothing any more: another answer goes in its place.
     Waits,
 }
@@ -62,6 +65,8 @@ pub(crate) enum Member {
     Request { waiting: Waiting, call: Box<Call> },
     /// A paused answer.
     Answer { waiting: Waiting, revoking: Revoking },
+    /// A paused request of the control path.
+    Control { waiting: Waiting, call: Box<control::Call> },
     /// Operations that nobody waits for, left over by something that was decided at `at`.
     Settle { ops: Vec<Op>, at: Timestamp },
 }
@@ -78,6 +83,7 @@ impl AsRef<[Op]> for Member {
         match self {
             Self::Request { call, .. } => call.batch(),
             Self::Answer { revoking, .. } => revoking.as_ref(),
+            Self::Control { call, .. } => call.batch(),
             Self::Settle { ops, .. } => ops,
         }
     }
@@ -86,7 +92,9 @@ impl AsRef<[Op]> for Member {
 impl Member {
     pub(crate) fn waiting(&self) -> Option<&Waiting> {
         match self {
-            Self::Request { waiting, .. } | Self::Answer { waiting, .. } => Some(waiting),
+            Self::Request { waiting, .. } | Self::Answer { waiting, .. } | Self::Control { waiting, .. } => {
+                Some(waiting)
+            }
             Self::Settle { .. } => None,
         }
     }
@@ -94,12 +102,15 @@ impl Member {
     /// When what it is about happened.
     pub(crate) fn time(&self) -> Timestamp {
         match self {
-            Self::Request { waiting, .. } | Self::Answer { waiting, .. } => waiting.slot.began.get(),
             Self::Settle { at, .. } => *at,
+            Self::Request { waiting, .. } | Self::Answer { waiting, .. } | Self::Control { waiting, .. } => {
+                waiting.slot.began.get()
+            }
         }
     }
 
-    /// Whether its client has left before anything was decided. An answer has been given: what it revokes, it revokes.
+    /// Whether its client has left before anything was decided. An answer has been given: what it
+    /// revokes, it revokes. What operators ask for is done.
     pub(crate) fn is_abandoned(&self) -> bool {
         matches!(self, Self::Request { waiting, .. } if waiting.slot.gone.get())
     }

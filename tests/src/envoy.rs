@@ -25,8 +25,8 @@ pub struct Options {
     pub concurrency: u32,
     /// The ports that it serves.
     pub listeners: Vec<Listener>,
-    /// The cluster that the filter calls.
-    pub store: Option<Store>,
+    /// The clusters that the filter calls.
+    pub clusters: Vec<Cluster>,
     /// Environment variables that filters may read, such as [`TOKEN_VARIABLE`](crate::gateway::TOKEN_VARIABLE).
     pub variables: Vec<(String, String)>,
 }
@@ -77,6 +77,8 @@ impl Listener {
 pub enum Filter {
     /// The built Tollgate filter with its plugin configuration.
     Tollgate(Value),
+    /// The same, built with the clock that tests turn.
+    TollgateTestClock(Value),
     /// Any other wasm file, with a configuration if it has one.
     Wasm {
         /// The file.
@@ -111,11 +113,11 @@ pub enum Paths {
     Raw,
 }
 
-/// The store's cluster.
+/// A cluster that the filter calls, such as the store's.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct Cluster {
     /// Its name in the plugin configuration.
-    pub cluster: String,
+    pub name: String,
     /// Where it is.
     pub address: SocketAddr,
     /// Whether Envoy speaks HTTP/2 to it instead of HTTP/1.1.
@@ -220,9 +222,8 @@ impl Options {
         let listeners = self.listeners.iter().map(|listener| listener.config(&variables));
         let listeners = listeners.collect::<Result<Vec<_>>>()?;
         let mut clusters: Vec<Value> = self.listeners.iter().filter_map(Listener::cluster).collect();
-        if let Some(store) = &self.store {
-            clusters.push(cluster(&store.cluster, store.address, store.http2));
-        }
+        clusters
+            .extend(self.clusters.iter().map(|called| cluster(&called.name, called.address, called.http2)));
         Ok(json!({
             "admin": { "address": socket_address(self.admin_port) },
             "stats_config": { "stats_tags": stats_tags() },
@@ -290,6 +291,9 @@ impl Filter {
     fn config(&self, variables: &[&str]) -> Result<Value> {
         Ok(match self {
             Filter::Tollgate(config) => wasm("tollgate", &tools::filter_wasm()?, Some(config), variables)?,
+            Filter::TollgateTestClock(config) => {
+                wasm("tollgate", &tools::filter_test_clock_wasm()?, Some(config), variables)?
+            }
             Filter::Wasm { path, config } => {
                 let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("wasm");
                 wasm(name, path, config.as_ref(), variables)?

@@ -48,6 +48,10 @@ pub struct StackOptions {
     pub store_http2: bool,
     /// More fields of Envoy's connection manager.
     pub manager: serde_json::Map<String, Value>,
+    /// Clusters that the filter calls beside the store.
+    pub clusters: Vec<envoy::Cluster>,
+    /// Whether the filter is the build whose clock tests turn.
+    pub test_clock: bool,
 }
 
 impl StackOptions {
@@ -67,6 +71,8 @@ impl StackOptions {
             use_remote_address: true,
             store_http2: false,
             manager: serde_json::Map::new(),
+            clusters: Vec::new(),
+            test_clock: false,
         }
     }
 }
@@ -159,9 +165,14 @@ impl Stack {
             _ => stack.gateway.as_ref().map(Gateway::address),
         };
         let plugin = plugin_config(&options, store.is_some());
+        let store_cluster = store.map(|address| envoy::Cluster {
+            name: STORE_CLUSTER.into(),
+            address,
+            http2: options.store_http2,
+        });
         for (index, port) in envoy_ports.iter().enumerate() {
-            let mut listener =
-                Listener::new(*port, options.upstream.clone()).with(Filter::Tollgate(plugin.clone()));
+            let filter = if options.test_clock { Filter::TollgateTestClock } else { Filter::Tollgate };
+            let mut listener = Listener::new(*port, options.upstream.clone()).with(filter(plugin.clone()));
             listener.paths = options.paths;
             listener.use_remote_address = options.use_remote_address;
             listener.manager = options.manager.clone();
@@ -172,11 +183,7 @@ impl Stack {
                 admin_port: ports::free()?,
                 concurrency: options.concurrency,
                 listeners: vec![listener],
-                store: store.map(|address| envoy::Store {
-                    cluster: STORE_CLUSTER.into(),
-                    address,
-                    http2: options.store_http2,
-                }),
+                clusters: store_cluster.iter().chain(&options.clusters).cloned().collect(),
                 variables,
             };
             stack.envoys.push(Envoy::start(&stack.dir, envoy).await?);

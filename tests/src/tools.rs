@@ -255,6 +255,11 @@ pub fn filter_wasm() -> Result<PathBuf> {
     built(target_dir().join("tollgate_filter.wasm"))
 }
 
+/// The same with the feature `test-clock`.
+pub fn filter_test_clock_wasm() -> Result<PathBuf> {
+    built(target_dir().join("tollgate_filter_test_clock.wasm"))
+}
+
 /// The `tollgate` binary, which holds the gateway.
 pub fn gateway() -> Result<PathBuf> {
     built(target_dir().join("release").join("tollgate"))

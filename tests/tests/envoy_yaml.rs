@@ -28,7 +28,7 @@ use tollgate_tests::process::{Process, Ready, Spec};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::{client, ports, run_dir, tools};
 
-use support::{assert_no_trap, limit, policy};
+use support::{assert_no_trap, limit, policy, with};
 
 #[tokio::test]
 async fn the_sixth_login_is_refused() {
@@ -125,9 +125,38 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
     body["policy"]["routes"][0]["rate_limits"][0]["key"] = json!(["body:/user"]);
     let mut jwks = good();
     jwks["policy"]["jwt"] = json!({ "algorithms": ["RS256"], "jwks": { "url": "https://id.example/keys" } });
+    let control = |fields: Value, read_bodies: bool| {
+        let mut config = good();
+        (config["control"], config["read_bodies"]) = (fields, json!(read_bodies));
+        config
+    };
     let cases = [
+        (
+            control(json!({ "token": "a-secret-of-operators" }), false),
+            "read_bodies: found `false`, and `control`, whose requests have bodies, expected `true`, and `allow_on_headers_stop_iteration`",
+        ),
+        (
+            control(json!({ "token": "a-secret" }), true),
+            "control.token: found a short token (not shown), expected at least 16 characters",
+        ),
+        (
+            control(json!({ "token": "a-secret-of-operators", "prefix": "ops" }), true),
+            "control.prefix: found `ops`, expected a path such as `/.tollgate/`",
+        ),
+        (
+            control(json!({ "token_env": "NOBODY_SETS_THIS" }), true),
+            "control.token_env: found `NOBODY_SETS_THIS`, which is not set, expected a variable",
+        ),
+        (control(json!({}), true), "control: found no token, expected either `token` or `token_env`"),
         (body, "read_bodies: found `false`, and a key with `body:` on the route `all`, expected `true`"),
-        (jwks, "policy.jwt.jwks: found `https://id.example/keys`, expected `keys`: this host fetches none"),
+        (
+            jwks.clone(),
+            "jwks: found nothing, expected `{\"cluster\": …}`: the Envoy cluster that has the host",
+        ),
+        (
+            with(jwks, json!({ "jwks": { "cluster": "id", "timeout": "6s" } })),
+            "jwks.timeout: found `6s`, expected at most 5s",
+        ),
         (store("tokn", json!("x")), "store.tokn: found unknown field `tokn`, expected one of `cluster`"),
         (no_token, "store: found no token, expected either `token` or `token_env`"),
         (store("timeout", json!("50")), "store.timeout: found \"50\", expected a duration"),
@@ -146,7 +175,7 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
             admin_port: ports::free().unwrap(),
             concurrency: 1,
             listeners: vec![listener],
-            store: Some(envoy::Store { cluster: "store".into(), address: ports::local(1), http2: false }),
+            clusters: vec![envoy::Cluster { name: "store".into(), address: ports::local(1), http2: false }],
             variables: Vec::new(),
         };
         let refused = format!("{:#}", Envoy::start(&dir, options).await.unwrap_err());

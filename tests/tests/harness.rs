@@ -254,7 +254,7 @@ fn options(listeners: Vec<Listener>) -> Options {
         admin_port: ports::free().unwrap(),
         concurrency: 1,
         listeners,
-        store: None,
+        clusters: Vec::new(),
         variables: Vec::new(),
     }
 }

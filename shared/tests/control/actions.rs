@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tollgate_shared::control::endpoints;
 use tollgate_shared::store::StoreError;
 
+use crate::description::{self, Status, questions, succeeding};
 use crate::host::{Head, Host, code_of, json_of, policy, token};
 
 #[test]
@@ -222,7 +222,7 @@ fn what_the_store_does_not_confirm_is_not_done() {
     let mut host = Host::new(&policy());
     let lock = json!({ "name": "report", "key": ["ada"] });
     host.failure = Some(StoreError::Timeout);
-    for (path, body) in bodies() {
+    for (path, body) in succeeding() {
         let answer = host.post(path, &body);
         host.local.store_answered();
         assert_eq!(code_of(&answer), (503, "STORE_UNAVAILABLE".into()), "{path}");
@@ -272,62 +272,16 @@ fn details_say_how_the_store_is_now() {
 }
 
 /// Provokes all that is described.
-pub(crate) fn every_status() -> BTreeSet<(String, String, u16)> {
-    let mut host = Host::new(&policy());
-    host.send(&Head::new("GET", "/.tollgate/health"), b"");
-    host.get("health/detailed");
-    host.get("openapi.json");
-    for (path, body) in bodies() {
-        host.post(path, &body);
-    }
-    for (method, path) in endpoints() {
-        let head = Head::new(method, &format!("/.tollgate/{path}"));
-        host.send(&head, b"");
-        host.send(&head.clone().authorized(), b"no JSON");
-        host.send(&head.clone().authorized(), &[b' '; 20_000]);
-        let holder = "0".repeat(32);
-        for name in ["nobody", "report"] {
-            let [holder, time] = [json!({ "holder": holder }), json!({ "for": "1s" })];
-            for more in [json!({}), json!({ "key": ["ada"] }), time, holder] {
-                let mut body = json!({ "name": name, "key": ["ada"] });
-                let body = body.as_object_mut().unwrap();
-                if path.starts_with("breakers/") {
-                    body.remove("key");
-                }
-                body.extend(more.as_object().unwrap().clone());
-                host.send(&head.clone().authorized(), Value::from(body.clone()).to_string().as_bytes());
-            }
+pub(crate) fn every_status() -> BTreeSet<Status> {
+    let mut host = Host::new(&description::policy());
+    for failure in [None, Some(StoreError::Unreachable)] {
+        host.failure = failure;
+        for (method, path, is_authorized, body) in questions() {
+            let head = Head::new(&method, &format!("/.tollgate{path}"));
+            host.send(&if is_authorized { head.authorized() } else { head }, &body);
         }
     }
-    let mut poor = Host::new(&json!({}));
-    poor.post("revoke", &json!({ "jti": "1" }));
-    host.failure = Some(StoreError::Unreachable);
-    host.get("health/detailed");
-    for (path, body) in bodies() {
-        host.post(path, &body);
-    }
-    let mut seen = host.seen.into_inner();
-    seen.extend(poor.seen.into_inner());
-    seen
-}
-
-/// What each path is asked in the end when it is to succeed, in this order.
-fn bodies() -> [(&'static str, Value); 11] {
-    let of_ada = |name: &str| json!({ "name": name, "key": ["ada"] });
-    let held = json!({ "name": "report", "key": ["ada"], "holder": "ab".repeat(16) });
-    [
-        ("revoke", json!({ "jti": "1" })),
-        ("limits/inspect", of_ada("searches")),
-        ("limits/reset", of_ada("searches")),
-        ("breakers/inspect", json!({ "name": "shop" })),
-        ("breakers/open", json!({ "name": "shop", "for": "1s" })),
-        ("breakers/close", json!({ "name": "shop" })),
-        ("locks/acquire", held.clone()),
-        ("locks/extend", held.clone()),
-        ("locks/release", held),
-        ("dedup/mark", of_ada("order")),
-        ("dedup/forget", of_ada("order")),
-    ]
+    host.seen.into_inner()
 }
 
 fn hosts() -> [Host; 2] {

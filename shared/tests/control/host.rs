@@ -22,7 +22,7 @@ use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Memory, Op, StoreError};
 use tollgate_shared::time::Timestamp;
 
-use crate::document;
+use crate::description::{self, Answered, Status};
 
 pub(crate) struct Host {
     pub(crate) control: Control,
@@ -34,7 +34,7 @@ pub(crate) struct Host {
     pub(crate) failure: Option<StoreError>,
     pub(crate) now: Timestamp,
     /// Method, path and status of every answer of the control path.
-    pub(crate) seen: RefCell<BTreeSet<(String, String, u16)>>,
+    pub(crate) seen: RefCell<BTreeSet<Status>>,
 }
 
 impl Host {
@@ -104,7 +104,14 @@ impl Host {
             }
         };
         let path = head.target.strip_prefix("/.tollgate").unwrap().to_owned();
-        document::describes(&head.method, &path, &answer);
+        Answered {
+            method: &head.method,
+            path: &path,
+            status: answer.status,
+            header: &|name| answer.headers.get(name),
+            body: &answer.body,
+        }
+        .is_described();
         self.seen.borrow_mut().insert((head.method.clone(), path, answer.status));
         answer
     }
@@ -213,25 +220,11 @@ pub(crate) fn code_of(answer: &Answer) -> (u16, String) {
     (answer.status, json_of(answer)["error"]["code"].as_str().unwrap().to_owned())
 }
 
-/// A policy with one of everything.
+/// A policy with one of everything, whose tokens live for an hour at most.
 pub(crate) fn policy() -> Value {
-    json!({
-        "jwt": {
-            "algorithms": ["HS256"], "keys": [{ "alg": "HS256", "secret": { "env": "SECRET" } }], "max_lifetime": "1h",
-        },
-        "routes": [
-            { "name": "account", "match": { "path": "/account" }, "revocation": { "cache": "30s" } },
-            { "name": "search", "match": { "path": "/search" }, "rate_limits": [
-                { "name": "searches", "algorithm": "fixed_window", "quota": 2, "window": "1h",
-                  "key": ["header:x-user", "const:all"] } ] },
-            { "name": "shop", "match": { "path": "/shop" },
-              "circuit_breaker": { "failures": 5, "within": "1m", "open_for": "30s" } },
-            { "name": "order", "match": { "path": "/order" },
-              "dedup": { "key": ["header:x-user"], "ttl": "5m", "answer": { "status": 208 } } },
-            { "name": "report", "match": { "path": "/report" },
-              "lock": { "key": ["header:x-user"], "lease": "30s", "status": 423 } },
-        ],
-    })
+    let mut policy = description::policy();
+    policy["jwt"]["max_lifetime"] = json!("1h");
+    policy
 }
 
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";

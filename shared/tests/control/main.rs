@@ -8,6 +8,7 @@
 )]
 
 mod actions;
+mod description;
 mod document;
 mod host;
 mod spellings;

@@ -11,10 +11,9 @@
 //!
 //! Envoy leaves paths as they are spelled, so that it is the filter's own normalisation that is seen.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tollgate_vectors::adapter::{Adapter, Answer};
 use tollgate_vectors::format::{Step, Vector};
@@ -43,8 +42,7 @@ impl FilterAdapter {
         let origin = Origin::start().await?;
         let mut listeners = Vec::with_capacity(vectors.len());
         for (number, vector) in vectors.iter().enumerate() {
-            let plugin =
-                envoy::Filter::Wasm { path: filter_wasm()?, config: Some(plugin_config(number, vector)) };
+            let plugin = envoy::Filter::TollgateTestClock(plugin_config(number, vector));
             listeners.push(Listener {
                 paths: Paths::Raw,
                 use_remote_address: false,
@@ -57,7 +55,7 @@ impl FilterAdapter {
             admin_port: ports::free()?,
             concurrency: 1,
             listeners,
-            store: Some(envoy::Store { cluster: CLUSTER.into(), address: store.address(), http2: false }),
+            clusters: vec![envoy::Cluster { name: CLUSTER.into(), address: store.address(), http2: false }],
             variables: vec![(TOKEN_VARIABLE.into(), TOKEN.into())],
         };
         let mut config = options.config()?;
@@ -84,13 +82,6 @@ impl Adapter for FilterAdapter {
             None => format!("see `{}`", self.envoy.log_path().display()),
         })
     }
-}
-
-/// The filter with the feature `test-clock`.
-fn filter_wasm() -> Result<PathBuf> {
-    let path = tools::target_dir().join("tollgate_filter_test_clock.wasm");
-    ensure!(path.is_file(), "`{}` is not there: run `cargo xtask build`", path.display());
-    Ok(path)
 }
 
 fn plugin_config(number: usize, vector: &Vector) -> Value {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test crate uses its part")]
 
 use std::fmt::Debug;
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use tollgate_tests::load::Load;
 use tollgate_tests::process::{Process, last_lines};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::stack::Stack;
+use tollgate_tests::tools;
 use tollgate_vectors::format::token;
 
 /// The four ways of counting.
@@ -183,6 +185,22 @@ pub(crate) fn token_of(subject: &str) -> String {
     token(claims, SECRET).unwrap()
 }
 
+/// Tokens that others have signed, and their keys.
+pub(crate) fn signed_tokens() -> Value {
+    let file = tools::workspace().join("shared/tests/tokens/tokens.json");
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// Those of them that hold from [`NOW`] on, for an hour.
+pub(crate) fn valid_tokens(algorithm: &str) -> Vec<String> {
+    let tokens = signed_tokens();
+    let all = tokens["tokens"].as_array().unwrap().iter();
+    let valid = all.filter(|case| case["alg"] == algorithm && case["valid"] == true);
+    valid.map(|case| case["token"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Milliseconds; when the signed tokens were issued.
+pub(crate) const NOW: u64 = 1_800_000_000_000;
 /// What signs tokens.
 pub(crate) const SECRET: &str = "a secret of at least thirty-two bytes";
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -1,6 +1,5 @@
 //! What one Worker knows, the others know: tokens that were revoked, locks, duplicates, upstreams that fail.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,12 +13,11 @@ use tokio::net::TcpStream;
 use tollgate_tests::client::{self, Answer};
 use tollgate_tests::load::{Load, Report};
 use tollgate_tests::stack::{Edge, StoreChoice};
-use tollgate_tests::tools;
 use tollgate_tests::upstream::{Reply, ReplyBody};
 
 use crate::Site;
 use crate::failures::assert_problem;
-use crate::support::{assert_unharmed, eventually, request};
+use crate::support::{NOW, assert_unharmed, eventually, request, signed_tokens, valid_tokens};
 
 // ---- Tokens.
 
@@ -61,7 +59,7 @@ async fn a_logout_that_the_store_did_not_hear_of_is_none() {
 #[tokio::test]
 async fn signatures_of_public_keys_are_verified_by_the_platform() {
     let site = two_workers(policy_of_tokens(), |edge| edge).await;
-    let tokens = tokens();
+    let tokens = signed_tokens();
     let mut judged = 0;
     for case in tokens["tokens"].as_array().unwrap() {
         let (token, algorithm) = (case["token"].as_str().unwrap(), case["alg"].as_str().unwrap());
@@ -371,7 +369,7 @@ async fn without_the_store_each_guard_does_what_it_does_then() {
 pub(crate) async fn two_workers(policy: Value, change: impl FnOnce(Edge) -> Edge) -> Site {
     Site::start_with(policy, StoreChoice::Redis, |mut edge| {
         (edge.instances, edge.test_clock) = (2, true);
-        change(edge.with("JWT_SECRET", tokens()["secret"].as_str().unwrap()))
+        change(edge.with("JWT_SECRET", signed_tokens()["secret"].as_str().unwrap()))
     })
     .await
 }
@@ -401,7 +399,7 @@ fn waiting(wait: &str) -> Value {
 
 /// Tokens of every kind, on paths that do something with them.
 pub(crate) fn policy_of_tokens() -> Value {
-    let tokens = tokens();
+    let tokens = signed_tokens();
     let mut keys = vec![json!({ "alg": "HS256", "kid": "HS256-key", "secret": { "env": "JWT_SECRET" } })];
     for key in tokens["keys"].as_array().unwrap() {
         let algorithm = key["alg"].as_str().unwrap();
@@ -415,18 +413,6 @@ pub(crate) fn policy_of_tokens() -> Value {
             { "name": "token", "match": { "path": "/token" }, "token": "required" },
         ],
     })
-}
-
-fn tokens() -> Value {
-    let file = tools::workspace().join("shared/tests/tokens/tokens.json");
-    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
-}
-
-pub(crate) fn valid_tokens(algorithm: &str) -> Vec<String> {
-    let tokens = tokens();
-    let all = tokens["tokens"].as_array().unwrap().iter();
-    let valid = all.filter(|case| case["alg"] == algorithm && case["valid"] == true);
-    valid.map(|case| case["token"].as_str().unwrap().to_owned()).collect()
 }
 
 /// `GET path` with a token at some time, in milliseconds.
@@ -482,5 +468,3 @@ fn assert_locked(answer: &Answer) {
 }
 
 const HEAD: &str = "GET / HTTP/1.1\r\nhost: tollgate.test\r\nx-client: one\r\n\r\n";
-/// Milliseconds; when the tokens were issued.
-pub(crate) const NOW: u64 = 1_800_000_000_000;

@@ -33,6 +33,8 @@ mod mesh_and_edge;
 mod operators;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/walk.rs"]
+mod walk;
 
 use std::net::SocketAddr;
 

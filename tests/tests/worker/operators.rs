@@ -8,10 +8,19 @@ use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 use tollgate_tests::client::{self, Answer};
 
-use crate::Site;
 use crate::failures::assert_problem;
-use crate::guards::{NOW, addresses, ask, policy_of_tokens, two_workers, valid_tokens};
-use crate::support::{CLIENT, LONG, assert_unharmed, eventually, request};
+use crate::guards::{addresses, ask, policy_of_tokens, two_workers};
+use crate::support::{CLIENT, LONG, NOW, SECRET, assert_unharmed, eventually, request, valid_tokens};
+use crate::{Site, walk};
+
+#[tokio::test]
+async fn two_workers_answer_as_is_described() {
+    let site = two_workers(walk::policy(), |edge| opened(edge).with("SECRET", SECRET)).await;
+    let breaks = async || site.stack.gateway.as_ref().unwrap().kill().await;
+    walk::through(&addresses(&site), CONTROL, breaks).await.unwrap();
+    assert_eq!(site.origin.requests(), 0, "none of it is for the origin");
+    assert_unharmed(&site.stack);
+}
 
 #[tokio::test]
 async fn what_is_revoked_at_one_worker_is_refused_at_the_other() {
@@ -48,8 +57,6 @@ async fn a_limit_is_looked_at_and_reset() {
     for (address, expected) in [(there, 200), (here, 200), (here, 429)] {
         assert_eq!(few(address).await, expected);
     }
-    let unknown = post(here, "limits/reset", json!({ "name": "many", "key": [] })).await;
-    assert_problem(&unknown, StatusCode::NOT_FOUND, "UNKNOWN_NAME");
     assert_unharmed(&site.stack);
 }
 
@@ -105,34 +112,18 @@ async fn what_a_program_has_taken_requests_do_not_get() {
     assert_unharmed(&site.stack);
 }
 
-/// Whatever begins with the prefix ends here.
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_and_goes_no_further() {
+async fn nobody_waits_for_the_rest_of_a_body_that_is_too_long() {
     let site = site().await;
-    let here = site.address();
-    let unread = post(here, "locks/acquire", json!({ "name": "lock", "keys": ["one"] })).await;
-    assert_problem(&unread, StatusCode::BAD_REQUEST, "INVALID_BODY");
     let long = "x".repeat(16 * 1024);
-    let too_large = post(here, "revoke", json!({ "token": long })).await;
-    assert_problem(&too_large, StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE");
     // Its length is not announced.
     let chunk = format!("{:x}\r\n{long}\r\n", long.len());
     let head = format!(
         "POST /.tollgate/revoke HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {CONTROL}\r\ntransfer-encoding: chunked\r\n\r\n"
     );
-    let too_large = client::raw(here, format!("{head}{chunk}{chunk}").as_bytes()).await.unwrap();
+    let too_large = client::raw(site.address(), format!("{head}{chunk}{chunk}").as_bytes()).await.unwrap();
     assert_problem(&too_large, StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE");
-    let stranger = Request::post("/.tollgate/revoke").header("host", "x");
-    let stranger = stranger.body(Full::from(r#"{"jti": "x"}"#)).unwrap();
-    let stranger = client::send(here, stranger).await.unwrap();
-    assert_problem(&stranger, StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
     assert_eq!(site.origin.requests(), 0);
-
-    site.stack.gateway.as_ref().unwrap().kill().await;
-    for _ in 0..4 {
-        let failed = post(here, "limits/reset", json!({ "name": "few", "key": ["one"] })).await;
-        assert_problem(&failed, StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE");
-    }
     assert_unharmed(&site.stack);
 }
 
@@ -173,16 +164,12 @@ fn opened(edge: tollgate_tests::stack::Edge) -> tollgate_tests::stack::Edge {
 
 /// Asks for something on the control path.
 async fn post(address: SocketAddr, path: &str, body: Value) -> Answer {
-    send(address, Request::post(format!("/.tollgate/{path}")), body).await
+    walk::post(address, path, CONTROL, &body).await.unwrap()
 }
 
 /// The same at some time, in milliseconds.
 async fn post_at(address: SocketAddr, path: &str, body: Value, now: u64) -> Answer {
     let request = Request::post(format!("/.tollgate/{path}")).header("x-tollgate-test-now", now.to_string());
-    send(address, request, body).await
-}
-
-async fn send(address: SocketAddr, request: hyper::http::request::Builder, body: Value) -> Answer {
     let request = request.header("host", "tollgate.test").header(AUTHORIZED.0, AUTHORIZED.1);
     client::send(address, request.body(Full::<Bytes>::from(body.to_string())).unwrap()).await.unwrap()
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use tollgate_tests::envoy::{Envoy, Filter, Listener, Options as EnvoyOptions, Store, Upstream};
+use tollgate_tests::envoy::{Cluster, Envoy, Filter, Listener, Options as EnvoyOptions, Upstream};
 use tollgate_tests::gateway::{Gateway, TOKEN_VARIABLE};
 use tollgate_tests::redis::Redis;
 use tollgate_tests::{ports, run_dir, tools};
@@ -140,11 +140,11 @@ async fn measure(options: &Options, answering: Answering) -> Result<String> {
             admin_port: ports::free()?,
             concurrency: 1,
             listeners: vec![listener],
-            store: contender.uses_store.then(|| Store {
-                cluster: STORE.into(),
-                address: gateway.address(),
-                http2: false,
-            }),
+            clusters: contender
+                .uses_store
+                .then(|| Cluster { name: STORE.into(), address: gateway.address(), http2: false })
+                .into_iter()
+                .collect(),
             variables: [(TOKEN_VARIABLE, "bench"), SECRET]
                 .map(|(name, value)| (name.into(), value.into()))
                 .into(),
