@@ -1,9 +1,9 @@
 //! Bodies of requests: which action they ask for.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
 use super::Verb;
@@ -13,82 +13,27 @@ use crate::config::{self, ConfigError};
 use crate::id::Holder;
 use crate::time::Span;
 
-/// A limit or guard, and for whom.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Subject {
-    name: String,
-    #[serde(default)]
-    key: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Breaker {
-    name: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Open {
-    name: String,
-    #[serde(rename = "for")]
-    time: Span,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Acquire {
-    name: String,
-    #[serde(default)]
-    key: Vec<String>,
-    #[serde(default, deserialize_with = "given")]
+/// All fields that a body may have. One form for all verbs: a reader for each would be most of what the control path weighs.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+struct Body {
+    #[serde(deserialize_with = "given")]
+    name: Option<String>,
+    #[serde(deserialize_with = "given")]
+    key: Option<Vec<String>>,
+    #[serde(rename = "for", deserialize_with = "given")]
+    time: Option<Span>,
+    #[serde(deserialize_with = "given")]
     holder: Option<Holder>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(deserialize_with = "given")]
     lease: Option<Span>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Extend {
-    name: String,
-    #[serde(default)]
-    key: Vec<String>,
-    holder: Holder,
-    #[serde(default, deserialize_with = "given")]
-    lease: Option<Span>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Release {
-    name: String,
-    #[serde(default)]
-    key: Vec<String>,
-    holder: Holder,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Mark {
-    name: String,
-    #[serde(default)]
-    key: Vec<String>,
-    #[serde(default, deserialize_with = "given")]
-    holder: Option<Holder>,
-}
-
-/// One of `token`, `jti` and `subject`; the issuer belongs to the latter two.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-struct Revoke {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(deserialize_with = "given")]
     token: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(deserialize_with = "given")]
     jti: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(deserialize_with = "given")]
     subject: Option<String>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(deserialize_with = "given")]
     issuer: Option<String>,
 }
 
@@ -97,67 +42,78 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Res
     T::deserialize(deserializer).map(Some)
 }
 
-crate::from_object!(Subject, Breaker, Open, Acquire, Extend, Release, Mark, Revoke);
+crate::from_object!(Body);
 
 /// Reads the body of a request and has `act` do what it asks for.
 ///
 /// # Errors
 /// The first field that is unknown, missing, or not what it has to be.
 pub(super) fn read<T>(verb: Verb, json: &[u8], act: impl FnOnce(&Action<'_>) -> T) -> Result<T, ConfigError> {
+    let body: Body = config::parse(json)?;
+    body.has_only(fields(verb))?;
+    if verb == Verb::Revoke {
+        return Ok(act(&Action::Revoke(body.revoked()?)));
+    }
+    let name = required("name", body.name.as_deref())?;
+    let texts: Vec<&str> = body.key.iter().flatten().map(String::as_str).collect();
+    let (key, holder, lease) = (&texts[..], body.holder, body.lease);
+    Ok(act(&match verb {
+        Verb::InspectLimit => Action::InspectLimit { name, key },
+        Verb::ResetLimit => Action::ResetLimit { name, key },
+        Verb::Forget => Action::Forget { name, key },
+        Verb::OpenBreaker => Action::SetBreaker { name, to: Force::Open(required("for", body.time)?) },
+        Verb::CloseBreaker => Action::SetBreaker { name, to: Force::Closed },
+        Verb::AcquireLock => Action::Acquire { name, key, holder, lease },
+        Verb::ExtendLock => Action::Extend { name, key, holder: required("holder", holder)?, lease },
+        Verb::ReleaseLock => Action::Release { name, key, holder: required("holder", holder)? },
+        Verb::Mark => Action::Mark { name, key, holder },
+        Verb::InspectBreaker | Verb::Revoke => Action::InspectBreaker { name },
+    }))
+}
+
+/// The fields that a body may have.
+const fn fields(verb: Verb) -> &'static [&'static str] {
     match verb {
-        Verb::InspectLimit | Verb::ResetLimit | Verb::Forget => {
-            let Subject { name, key } = parse(json)?;
-            let (name, key) = (name.as_str(), &texts(&key)[..]);
-            Ok(act(&match verb {
-                Verb::InspectLimit => Action::InspectLimit { name, key },
-                Verb::ResetLimit => Action::ResetLimit { name, key },
-                _ => Action::Forget { name, key },
-            }))
-        }
-        Verb::OpenBreaker => {
-            let Open { name, time } = parse(json)?;
-            Ok(act(&Action::SetBreaker { name: &name, to: Force::Open(time) }))
-        }
-        Verb::CloseBreaker => {
-            let Breaker { name } = parse(json)?;
-            Ok(act(&Action::SetBreaker { name: &name, to: Force::Closed }))
-        }
-        Verb::AcquireLock => {
-            let Acquire { name, key, holder, lease } = parse(json)?;
-            Ok(act(&Action::Acquire { name: &name, key: &texts(&key), holder, lease }))
-        }
-        Verb::ExtendLock => {
-            let Extend { name, key, holder, lease } = parse(json)?;
-            Ok(act(&Action::Extend { name: &name, key: &texts(&key), holder, lease }))
-        }
-        Verb::ReleaseLock => {
-            let Release { name, key, holder } = parse(json)?;
-            Ok(act(&Action::Release { name: &name, key: &texts(&key), holder }))
-        }
-        Verb::Mark => {
-            let Mark { name, key, holder } = parse(json)?;
-            Ok(act(&Action::Mark { name: &name, key: &texts(&key), holder }))
-        }
-        Verb::Revoke => {
-            let body: Revoke = parse(json)?;
-            Ok(act(&Action::Revoke(body.revoked()?)))
-        }
-        Verb::InspectBreaker => {
-            let Breaker { name } = parse(json)?;
-            Ok(act(&Action::InspectBreaker { name: &name }))
-        }
+        Verb::InspectLimit | Verb::ResetLimit | Verb::Forget => &["name", "key"],
+        Verb::InspectBreaker | Verb::CloseBreaker => &["name"],
+        Verb::OpenBreaker => &["name", "for"],
+        Verb::AcquireLock | Verb::ExtendLock => &["name", "key", "holder", "lease"],
+        Verb::ReleaseLock | Verb::Mark => &["name", "key", "holder"],
+        Verb::Revoke => &["token", "jti", "subject", "issuer"],
     }
 }
 
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
-    config::parse(json)
+fn required<T>(field: &str, value: Option<T>) -> Result<T, ConfigError> {
+    value.ok_or_else(|| ConfigError::new("", format!("no `{field}`"), "one, it is required"))
 }
 
-fn texts(key: &[String]) -> Vec<&str> {
-    key.iter().map(String::as_str).collect()
-}
+impl Body {
+    /// The names of its fields.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let fields = [
+            ("name", self.name.is_some()),
+            ("key", self.key.is_some()),
+            ("for", self.time.is_some()),
+            ("holder", self.holder.is_some()),
+            ("lease", self.lease.is_some()),
+            ("token", self.token.is_some()),
+            ("jti", self.jti.is_some()),
+            ("subject", self.subject.is_some()),
+            ("issuer", self.issuer.is_some()),
+        ];
+        fields.into_iter().filter_map(|(name, is_given)| is_given.then_some(name))
+    }
 
-impl Revoke {
+    fn has_only(&self, fields: &[&str]) -> Result<(), ConfigError> {
+        match self.given().find(|name| !fields.contains(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let expected = format!("one of {}", quoted(fields, ", "));
+                Err(ConfigError::new(name, format!("unknown field `{name}`"), expected))
+            }
+        }
+    }
+
     fn revoked(&self) -> Result<Revoked<'_>, ConfigError> {
         let issuer = self.issuer.as_deref();
         match (self.token.as_deref(), self.jti.as_deref(), self.subject.as_deref()) {
@@ -165,18 +121,16 @@ impl Revoke {
             (None, Some(id), None) => Ok(Revoked::Id { issuer, id }),
             (None, None, Some(subject)) => Ok(Revoked::Subject { issuer, subject }),
             _ => {
-                let fields = [
-                    ("`token`", &self.token),
-                    ("`jti`", &self.jti),
-                    ("`subject`", &self.subject),
-                    ("`issuer`", &self.issuer),
-                ];
-                let given: Vec<&str> =
-                    fields.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| *name).collect();
-                let found = if given.is_empty() { "none of them".into() } else { given.join(" and ") };
+                let given: Vec<&str> = self.given().collect();
+                let found = if given.is_empty() { "none of them".into() } else { quoted(&given, " and ") };
                 let expected = "`token` alone, or `jti` or `subject`, with `issuer` if tokens name theirs";
                 Err(ConfigError::new("", found, expected))
             }
         }
     }
+}
+
+fn quoted(names: &[&str], between: &str) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(between)
 }

@@ -147,6 +147,10 @@ fn a_body_has_its_bound_and_its_fields() {
         (r#"{"name":"report","holder":null}"#, "The body is wrong: holder: found null, expected 32 hex"),
         (r#"{"name":"report","lease":"0s"}"#, "The body is wrong: lease: found \"0s\", expected a duration"),
         (r#"{"name":"report","lock":1}"#, "The body is wrong: lock: found unknown field"),
+        (
+            r#"{"name":"report","issuer":"x"}"#,
+            "The body is wrong: issuer: found unknown field `issuer`, expected one of `name`, `key`, `holder`, `lease`.",
+        ),
         (r#"{"name":"report","name":"report"}"#, "The body is wrong: name: found duplicate field"),
         (
             r#"{"name":"report"}"#,
