@@ -8,6 +8,7 @@ use proxy_wasm::types::Action;
 use tollgate_shared::answer;
 
 use crate::commit::Committer;
+use crate::exports;
 use crate::host;
 use crate::queue::{Slot, Stage};
 use crate::thread::Thread;
@@ -67,7 +68,7 @@ impl Http {
     fn request_body(&self, size: usize, end_of_stream: bool) -> Action {
         match self.slot.request.get() {
             Stage::Gathers(most) if end_of_stream || size >= most => self.decide(Committer::gathered),
-            stage => stage.into(),
+            stage => action(stage),
         }
     }
 
@@ -80,7 +81,7 @@ impl Http {
             Stage::Waits
         });
         self.slot.request.set(stage);
-        stage.into()
+        action(stage)
     }
 
     /// The next `size` bytes of the answer's body have come. Of an answer that waits, the host would count its first ones again; none of
@@ -92,8 +93,15 @@ impl Http {
                 completion.record_end();
             }
         }
-        self.slot.response.get().into()
+        action(self.slot.response.get())
     }
+}
+
+fn action(stage: Stage) -> Action {
+    if stage == Stage::Waits {
+        exports::holds_back();
+    }
+    if stage == Stage::Passes { Action::Continue } else { Action::Pause }
 }
 
 /// The host drops a request when its answer has left, and when its client or its upstream is gone.

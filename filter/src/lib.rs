@@ -23,6 +23,7 @@
 //! | module | what lives there |
 //! | --- | --- |
 //! | [`config`] | the plugin configuration |
+//! | [`exports`] | what the host calls in the place of the SDK's functions |
 //! | [`root`] | configuration, and the events of a worker thread |
 //! | [`http`] | the events of one request and its response |
 //! | [`exchange`] | the decision about a request, its answer, its end |
@@ -42,6 +43,7 @@ mod config;
 mod control;
 mod entry;
 mod exchange;
+mod exports;
 mod header_map;
 mod host;
 mod http;

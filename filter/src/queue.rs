@@ -4,8 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use proxy_wasm::types::Action;
-
 use tollgate_shared::answer::Fields;
 use tollgate_shared::control::{self, Asked};
 use tollgate_shared::exchange::{Call, Completion, Revoking};
@@ -50,12 +48,6 @@ pub(crate) enum Stage {
     Gathers(usize),
     /// It waits for the store, or for nothing any more: another answer goes in its place.
     Waits,
-}
-
-impl From<Stage> for Action {
-    fn from(stage: Stage) -> Self {
-        if stage == Stage::Passes { Self::Continue } else { Self::Pause }
-    }
 }
 
 /// Somebody whose operations wait for the store.

@@ -1,4 +1,4 @@
-//! Just enough of the WebAssembly binary format to list what a module imports and exports and to leave exports out.
+//! Just enough of the WebAssembly binary format to list what a module imports and exports, and to rename exports and leave them out.
 //!
 //! A module is a header and sections, each an id, a length and its bytes. Every section but the exports is copied as
 //! it is.
@@ -44,31 +44,35 @@ impl<'a> Module<'a> {
         Ok(self.export_entries()?.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// The module with only the exports that `keep` accepts.
-    pub(crate) fn with_exports(&self, keep: &dyn Fn(&str) -> bool) -> Result<Vec<u8>> {
+    /// The module with only the exports for which there is a `name`, under that.
+    pub(crate) fn with_exports<'n>(&self, name: &dyn Fn(&str) -> Option<&'n str>) -> Result<Vec<u8>> {
         let mut module = HEADER.to_vec();
         for (id, content) in &self.sections {
             if *id != EXPORTS {
                 push_section(&mut module, *id, content);
                 continue;
             }
-            let mut entries = self.export_entries()?;
-            entries.retain(|(name, _)| keep(name));
+            let entries = self.export_entries()?.into_iter();
+            let entries: Vec<_> = entries.filter_map(|(old, what)| Some((name(old)?, what))).collect();
             let mut content = Vec::new();
             push_number(&mut content, entries.len());
-            entries.iter().for_each(|(_, entry)| content.extend_from_slice(entry));
+            for (name, what) in entries {
+                push_number(&mut content, name.len());
+                content.extend_from_slice(name.as_bytes());
+                content.extend_from_slice(what);
+            }
             push_section(&mut module, EXPORTS, &content);
         }
         Ok(module)
     }
 
-    /// Each export's name with the bytes of its whole entry.
+    /// Each export's name, and the bytes that say what it is.
     fn export_entries(&self) -> Result<Vec<(&'a str, &'a [u8])>> {
         let mut reader = self.section(EXPORTS);
         let mut entries = Vec::new();
         for _ in 0..reader.count()? {
-            let begin = reader.0;
             let name = reader.name()?;
+            let begin = reader.0;
             reader.byte()?;
             reader.number()?;
             entries.push((name, &begin[..begin.len() - reader.0.len()]));
@@ -164,10 +168,11 @@ mod tests {
     fn only_the_exports_change() {
         let bytes = sample();
         let module = Module::parse(&bytes).unwrap();
-        assert_eq!(module.with_exports(&|_| true).unwrap(), bytes);
-        let trimmed = module.with_exports(&|name| name == "run").unwrap();
+        let same = |name: &str| ["run", "idle"].into_iter().find(|same| *same == name);
+        assert_eq!(module.with_exports(&same).unwrap(), bytes);
+        let trimmed = module.with_exports(&|name| (name == "run").then_some("walk")).unwrap();
         let trimmed = Module::parse(&trimmed).unwrap();
-        assert_eq!(trimmed.exports().unwrap(), ["run"]);
+        assert_eq!(trimmed.exports().unwrap(), ["walk"]);
         let others = |module: &Module<'_>| -> Vec<Vec<u8>> {
             module
                 .sections
