@@ -70,7 +70,7 @@ impl Committer {
         slot.grpc.set(request.is_grpc());
         let step = exchange::begin(&self.policy, &mut self.local, request, now);
         if matches!(step, Step::FetchKeys) && self.await_keys(slot) {
-            return Stage::Waits;
+            return if slot.has_body.get() { Stage::Rereads } else { Stage::Waits };
         }
         let decision = self.goes_on(step, slot, now);
         let passes = decision.is_some_and(|decision| self.carry_out(decision, slot, now));

@@ -46,6 +46,8 @@ pub(crate) enum Stage {
     Passes,
     /// So many bytes of its body are waited for, or all of them.
     Gathers(usize),
+    /// It waits, and its body is read once more then: of one that is held back, Envoy's wasm runtime would show what is no longer there.
+    Rereads,
     /// It waits for the store, or for nothing any more: another answer goes in its place.
     Waits,
 }
