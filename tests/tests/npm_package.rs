@@ -23,6 +23,7 @@ use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
+use tollgate_tests::documents::Documents;
 use tollgate_tests::gateway::Gateway;
 use tollgate_tests::process::{Process, Ready, Spec};
 use tollgate_tests::redis::Redis;
@@ -184,11 +185,12 @@ struct App {
     _stores: Option<Stores>,
 }
 
-/// A store that works, and some that fail.
+/// A store that works, some that fail, and a server of documents.
 struct Stores {
     _redis: Redis,
     _gateway: Gateway,
     _doubles: [StoreDouble; 3],
+    _documents: Documents,
 }
 
 impl App {
@@ -200,6 +202,7 @@ impl App {
         let double = async |mode| StoreDouble::start(ports::free().unwrap(), mode).await.unwrap();
         let status = Mode::Status(StatusCode::INTERNAL_SERVER_ERROR);
         let doubles = [double(Mode::Silent).await, double(Mode::Garbage).await, double(status).await];
+        let documents = Documents::start(ports::free().unwrap()).await.unwrap();
         let url = |address: SocketAddr| format!("http://{address}");
         app.settings = json!({
             "url": url(gateway.address()),
@@ -210,8 +213,10 @@ impl App {
                 "garbage": url(doubles[1].address()),
                 "broken": url(doubles[2].address()),
             },
+            "documents": url(documents.address()),
         });
-        app._stores = Some(Stores { _redis: redis, _gateway: gateway, _doubles: doubles });
+        app._stores =
+            Some(Stores { _redis: redis, _gateway: gateway, _doubles: doubles, _documents: documents });
         app
     }
 
@@ -324,7 +329,7 @@ fn assert_sum(report: &str) {
 }
 
 /// How many checks the suite has at least.
-const CHECKS: u32 = 44;
+const CHECKS: u32 = 49;
 
 const TOKEN: &str = "the-token-of-the-npm-package";
 
