@@ -3,4 +3,7 @@
 import init from "./core.js";
 import { creator } from "./guard.js";
 
-export const createGuard = creator(() => init({ module_or_path: new URL("./core.wasm", import.meta.url) }));
+export const createGuard = creator(
+  () => init({ module_or_path: new URL("./core.wasm", import.meta.url) }),
+  { shares: true },
+);

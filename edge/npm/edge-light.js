@@ -4,4 +4,4 @@ import init from "./core.js";
 import module from "./core.wasm?module";
 import { creator } from "./guard.js";
 
-export const createGuard = creator(() => init({ module_or_path: module }));
+export const createGuard = creator(() => init({ module_or_path: module }), { shares: false });

@@ -3,8 +3,8 @@
 
 import { Core, Resume } from "./core.js";
 
-/** Makes the `createGuard` of a runtime; `load` loads the core. */
-export function creator(load) {
+/** Makes the `createGuard` of a runtime; `load` loads the core. `shares` says whether a request may wait for what another one has begun. */
+export function creator(load, { shares }) {
   let loaded;
   return async function createGuard(options) {
     expect(isObject(options), "options", options, "an object with a `policy`");
@@ -25,7 +25,9 @@ export function creator(load) {
       loaded = undefined;
       throw error;
     }
-    return new Guard(new Core(...texts));
+    const core = new Core(...texts);
+    core.road.shares = shares;
+    return new Guard(core);
   };
 }
 

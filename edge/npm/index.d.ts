@@ -499,8 +499,10 @@ export interface Jwt {
   from?: "authorization" | `${"cookie" | "header"}:${string}`;
   /** The only algorithms a token may be signed with. */
   algorithms: readonly JwtAlgorithm[];
-  /** Who may have signed it; at most 64. */
-  keys: readonly JwtKey[];
+  /** Who may have signed it; at most 64. Without these there is `jwks`. */
+  keys?: readonly JwtKey[];
+  /** Where more keys are: these are fetched, and fetched again. */
+  jwks?: Jwks;
   /** What `iss` must be. */
   issuer?: string;
   /** Of which `aud` must name one. */
@@ -509,6 +511,14 @@ export interface Jwt {
   leeway?: Duration;
   /** How long after `iat` a token may expire. */
   max_lifetime?: Duration;
+}
+
+/** Where a set of public keys is (a JWK Set, RFC 7517), of at most 64 KiB and 64 keys. */
+export interface Jwks {
+  /** Such as `https://id.example.com/.well-known/jwks.json`; `http://` is for this machine, in development. */
+  url: string;
+  /** After how long it is fetched again, `"1m"` to `"1d"`. @default "5m" */
+  refresh?: Duration;
 }
 
 /** A key that verifies tokens: a secret that `variables` hold, or a public key. */

@@ -5,6 +5,7 @@ import { readFile } from "node:fs/promises";
 import init from "./core.js";
 import { creator } from "./guard.js";
 
-export const createGuard = creator(() =>
-  init({ module_or_path: readFile(new URL("./core.wasm", import.meta.url)) }),
+export const createGuard = creator(
+  () => init({ module_or_path: readFile(new URL("./core.wasm", import.meta.url)) }),
+  { shares: true },
 );

@@ -5,4 +5,4 @@ import module from "./core.wasm";
 import { creator } from "./guard.js";
 
 // At once, because what one request has begun must not be what another one waits for.
-export const createGuard = creator(() => initSync({ module }));
+export const createGuard = creator(() => initSync({ module }), { shares: false });

@@ -40,7 +40,7 @@ pub(crate) enum Next {
     Ask(Asking),
     /// Have the platform verify a signature, and hand what comes of it to [`Guard::verified`].
     Verify(Verify),
-    /// Fetch keys of tokens, hand them to [`Guard::keys_fetched`], and begin anew.
+    /// Fetch keys of tokens, and hand what comes of it to [`Guard::keys_fetched`].
     FetchKeys,
     /// Wait for [`Asleep::ms`], and hand it to [`Guard::woken`].
     Sleep(Asleep),
@@ -177,11 +177,22 @@ impl Guard {
         self.next(step, now, Vec::new(), None)
     }
 
-    /// Takes up keys of tokens; `None` if none could be fetched.
-    pub(crate) fn keys_fetched(&self, document: Option<&[u8]>, now: Timestamp) {
-        if let Err(error) = self.local().keys_fetched(&self.policy, document, now) {
-            log(Level::Warn, &Line { message: &format!("jwt.jwks: {error}; the keys stay as they were") });
+    /// Takes up keys of tokens that were fetched, or that none were, and begins anew with a request that has waited for them.
+    pub(crate) fn keys_fetched(
+        &self,
+        fetched: Result<Vec<u8>, String>,
+        request: &dyn Request,
+        now: Timestamp,
+    ) -> Next {
+        let (document, failure) = match fetched {
+            Ok(document) => (Some(document), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        let refused = self.local().keys_fetched(&self.policy, document.as_deref(), now).err();
+        if let Some(failure) = failure.or(refused.map(|error| error.to_string())) {
+            log(Level::Warn, &Line { message: &format!("jwt.jwks: {failure}; the keys stay as they were") });
         }
+        self.begin(request, now)
     }
 
     /// Goes on with what came from the store.

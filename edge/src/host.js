@@ -5,10 +5,12 @@ export function log(level, line) {
   console[level](line);
 }
 
-/** Where those wait who wait for the store, or for a signature. What waits here and not in wasm survives a panic there. */
+/** Where those wait who wait for the store, for a signature, or for keys. What waits here and not in wasm survives a panic there. */
 export class Road {
-  /** Imported, by their JWKs: as many as a policy has. */
+  /** Imported, by their JWKs: at most as many as a policy may have, and as many as may be fetched. */
   keys = new Map();
+  /** Whether a request may wait for what another one has begun. In Workers that ends with the request that has begun it. */
+  shares = false;
 
   constructor({ constructor: core }, store, authorization) {
     Object.assign(this, { core, store, authorization });
@@ -69,6 +71,32 @@ export class Road {
     return this.core.verified(ticket, holds, carried);
   }
 
+  /** Has keys of tokens fetched, and hands at most so many bytes of them to who waits with this ticket, or else what went wrong. */
+  async fetchKeys(ticket, url, most, ms, carried) {
+    const begin = () => this.document(url, most, ms);
+    const forget = () => {
+      this.fetching = undefined;
+    };
+    const [document, failure] = await (this.shares ? (this.fetching ??= begin().finally(forget)) : begin());
+    this.core.wake?.();
+    return this.core.fetched(ticket, document, failure, carried);
+  }
+
+  /** The first bytes of a document, or else what went wrong. */
+  async document(url, most, ms) {
+    const read = async ({ status, body }) => {
+      if (status === 200) return [await this.peek(body, most)];
+      await body?.cancel();
+      return [undefined, `status ${status}`];
+    };
+    try {
+      // What sends us elsewhere is not what the policy trusts.
+      return await this.within(ms, url, { redirect: "manual" }, read);
+    } catch (error) {
+      return [undefined, String(error?.message)];
+    }
+  }
+
   /**
    * The body of a response, which is sent on as it comes: the core is told its end, and with `left` of 2 what is in it. The other promise
    * is of the time when all is told. Where the client has left before there was an answer, nobody reads it: `signal` says so.
@@ -106,7 +134,7 @@ export class Road {
     return [readable, body.pipeTo(writable, { signal }).catch(broken).then(told)];
   }
 
-  /** The first bytes of a body that somebody else has, too. */
+  /** The first bytes of a body of which nobody wants the rest here. */
   async peek(body, most) {
     const reader = body?.getReader();
     const { begun } = await begin(reader, most);
@@ -120,6 +148,7 @@ export class Road {
       let key = this.keys.get(jwk);
       if (key === undefined) {
         key = await subtle.importKey("jwk", JSON.parse(jwk), algorithm, false, ["verify"]);
+        if (this.keys.size >= MOST_KEYS) this.keys.delete(this.keys.keys().next().value);
         this.keys.set(jwk, key);
       }
       return await subtle.verify(algorithm, key, signature, data);
@@ -333,3 +362,5 @@ function pairs(fields) {
 
 /** Bytes. */
 const LARGEST = 16 << 20;
+
+const MOST_KEYS = 128;

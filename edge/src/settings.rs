@@ -1,13 +1,16 @@
-//! What a guard is told beside its policy.
+//! What a guard is told: its policy, and what is beside that.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use tollgate_shared::config::store::{self, StoreClock};
 use tollgate_shared::config::{self, ConfigError, Name};
+use tollgate_shared::jwt::{Jwks, JwtPolicy, Lookup};
+use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
 
 /// Where the store is and how it is asked, as the npm package is told; a Worker's variables come to the same.
@@ -105,6 +108,35 @@ impl Settings {
     }
 }
 
+/// Reads a policy; errors name paths below `name`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn policy(name: &str, json: &str, variables: Lookup<'_>) -> Result<Policy, Vec<ConfigError>> {
+    let surroundings = Surroundings { variables, in_front: None, fetches: true };
+    let policy = Policy::from_json_in(&surroundings, name, json.as_bytes())?;
+    match policy.jwt().and_then(JwtPolicy::jwks).map(Jwks::url) {
+        // Whoever is on the way there could put keys of his own in the place of these.
+        Some(url) if !is_private(url) => {
+            let expected = "`https://…`; `http://…` is for this machine, in development";
+            Err(vec![ConfigError::new(format!("{name}.jwt.jwks.url"), quoted(url), expected)])
+        }
+        _ => Ok(policy),
+    }
+}
+
+/// Whether nobody on the way to a URL can read or change what comes from there.
+fn is_private(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return true };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// Where pipelines are posted to.
 fn pipeline_url(url: &str) -> Result<String, ConfigError> {
     let base = base_url(url).ok_or_else(|| {
@@ -132,3 +164,31 @@ pub(crate) fn quoted(url: &str) -> String {
 
 /// A round trip to a database in another part of the world, and some patience.
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_fetched_where_nobody_can_change_them() {
+        for url in [
+            "https://a.example/k",
+            "http://localhost:8/k",
+            "http://127.0.0.1/k",
+            "http://127.9.9.9?k",
+            "http://[::1]:8/k",
+        ] {
+            assert!(is_private(url), "{url}");
+        }
+        for url in [
+            "http://a.example/k",
+            "http://localhost.a.example",
+            "http://127.0.0.1.a.example/",
+            "http://[::2]:8/k",
+            "http://10.0.0.1/",
+            "http://a.example/?http://localhost",
+        ] {
+            assert!(!is_private(url), "{url}");
+        }
+    }
+}

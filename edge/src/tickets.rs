@@ -72,7 +72,7 @@ pub(crate) fn ticket() -> u32 {
 /// More than an isolate has room to serve at once.
 const MOST: usize = 10_000;
 
-/// Milliseconds that something waits for the store, or for a signature: the longest timeout of a store, and as much again for
+/// Milliseconds that something waits for the store, for a signature, or for keys: the longest timeout of a store, and as much again for
 /// a thread that was busy.
 pub(crate) const FOR_THE_STORE: u64 = 20_000;
 

@@ -33,16 +33,17 @@ pub fn plan(policy: &Arc<Policy>, head: &Head, now: Timestamp) -> (Option<usize>
                 asked.extend(call.batch().iter().filter(|op| !op.checks().is_empty()).cloned());
                 call.resume(&mut local, Vec::new(), now)
             }
-            step => break decision_of(step),
+            step => break decision_of(step, &mut local, now),
         };
     };
     (decision.report().route, asked)
 }
 
-/// The decision that a step must be.
-pub fn decision_of(step: Step) -> Decision {
+/// The decision that a step must be, where nobody waits for a lock.
+pub fn decision_of(step: Step, local: &mut Local<HeapShards>, now: Timestamp) -> Decision {
     match step {
         Step::Decide(decision) => decision,
+        Step::Later(later) => later.give_up(local, now),
         step => panic!("nothing is left to ask: {step:?}"),
     }
 }
@@ -153,7 +154,8 @@ fn denial(policy: &Policy, denial: &Denial, now: Timestamp, promised: bool) {
     }
 }
 
-fn fields(fields: &Fields) {
+/// An answer's fields can be sent.
+pub fn fields(fields: &Fields) {
     let mut names = BTreeSet::new();
     for (name, value) in fields.iter() {
         assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{name}");

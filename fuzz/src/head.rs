@@ -18,6 +18,8 @@ pub struct Head {
     pub headers: Vec<(String, Vec<u8>)>,
     /// The other end of the connection.
     pub peer: Option<IpAddr>,
+    /// What has been read of the body.
+    pub body: Vec<u8>,
 }
 
 impl Head {
@@ -29,6 +31,7 @@ impl Head {
             authority: authority.into(),
             headers: Vec::new(),
             peer: Some(IpAddr::from([192, 0, 2, 1])),
+            body: Vec::new(),
         }
     }
 
@@ -73,5 +76,9 @@ impl Request for Head {
 
     fn peer(&self) -> Option<IpAddr> {
         self.peer
+    }
+
+    fn body(&self) -> &[u8] {
+        &self.body
     }
 }

@@ -58,7 +58,7 @@ fn ask(policy: Policy, prefix: &str, case: PathCase) {
         check::ops(&policy, prefix, &ops);
         for wait in [0, 0, 1, 1000] {
             now = now.plus(wait);
-            let mut decision = check::decision_of(begin(&policy, &mut local, &head, now));
+            let mut decision = check::decision_of(begin(&policy, &mut local, &head, now), &mut local, now);
             check::decision(&policy, &decision, now, true);
             for op in decision.settle() {
                 local.memory().perform(&op, now).expect("nobody else uses this memory");

@@ -70,7 +70,7 @@ pub fn run(data: &[u8]) {
     let now = NOW.plus(7);
     for (member, outcomes) in finished {
         let Member::Call(call) = member else { continue };
-        let mut decision = check::decision_of(call.resume(&mut local, outcomes, now));
+        let mut decision = check::decision_of(call.resume(&mut local, outcomes, now), &mut local, now);
         check::decision(&POLICY, &decision, now, false);
         check::ops(&POLICY, "tg", &decision.settle());
     }

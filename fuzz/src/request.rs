@@ -195,9 +195,9 @@ impl Host {
                         .map(|(_, error)| Err(error.clone()))
                         .collect()
                 };
-                check::decision_of(call.resume(&mut self.local, outcomes, now))
+                check::decision_of(call.resume(&mut self.local, outcomes, now), &mut self.local, now)
             }
-            (step, _) => check::decision_of(step),
+            (step, _) => check::decision_of(step, &mut self.local, self.now),
         };
         check::decision(&self.policy, &decision, self.now, true);
         self.covers_its_limits(&decision);

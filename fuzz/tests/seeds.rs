@@ -19,6 +19,11 @@ fn requests_hold() {
 }
 
 #[test]
+fn guards_hold() {
+    replay("guards", tollgate_fuzz::guards::run);
+}
+
+#[test]
 fn tokens_hold() {
     replay("jwt", tollgate_fuzz::jwt::run);
 }

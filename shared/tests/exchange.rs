@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tollgate_shared::config::{ConfigError, VerifiedBy};
-use tollgate_shared::exchange::{Call, Decision, Reason, Source, Step, begin};
+use tollgate_shared::exchange::{Before, Call, Decision, Reason, Source, Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::jwt::TokenError;
 use tollgate_shared::local::Local;
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::request::Request;
-use tollgate_shared::store::Memory;
 use tollgate_shared::store::memory::HeapShards;
+use tollgate_shared::store::{Memory, StoreError};
 use tollgate_shared::time::Timestamp;
 
 /// A counter is full for a moment because a request charged it that another limit then refuses. Whoever was refused
@@ -139,6 +139,58 @@ fn keys_are_fetched_when_they_are_wanted() {
     // A key that is gone is not believed any longer, although the token's signature was known to hold.
     host.fetched(Some(r#"{ "keys": [] }"#), now).unwrap();
     assert_eq!(refused(&mut host, now), Reason::Token(TokenError::UnknownKey));
+}
+
+/// What this instance has revoked itself it refuses, even where the store cannot be asked and the policy goes by that; and what it could
+/// not revoke, it does not.
+#[test]
+fn an_instance_knows_what_it_has_revoked_itself() {
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = |user| Head { user, ip: IpAddr::from([192, 0, 2, 1]) };
+    for (when, works) in [("at_once", true), ("success", true), ("at_once", false), ("success", false)] {
+        let mut host = Host::new(&format!(
+            r#"{{ "jwt": {{ "algorithms": ["RS256"], "verified_by": "envoy" }},
+                  "routes": [{{ "name": "logout", "match": {{ "headers": {{ "x-user": "logout" }} }},
+                    "revokes": {{ "what": "token", "when": "{when}" }} }}],
+                  "default": {{ "revocation": {{ "on_store_error": "local" }} }} }}"#
+        ));
+        let failed = || [Err(StoreError::Unreachable)];
+        let decision = match host.begin(&ask("logout"), now) {
+            Step::Decide(decision) => decision,
+            Step::Call(call) if works => host.finish(call, now),
+            Step::Call(call) => match call.resume(&mut host.local, failed(), now) {
+                Step::Decide(decision) => decision,
+                step => panic!("one call: {step:?}"),
+            },
+            step => panic!("{step:?}"),
+        };
+        let is_out = match decision {
+            Decision::Deny(_) => false,
+            Decision::Allow(mut admission) => match admission.completion() {
+                None => true,
+                Some(mut completion) => match completion.before_answer(&mut host.local, 200, now) {
+                    Before::Ask(revoking) if works => {
+                        let told = revoking.as_ref().iter().map(|op| host.store.perform(op, now));
+                        let told: Vec<_> = told.collect();
+                        revoking.resume(&mut host.local, told, now)
+                    }
+                    Before::Ask(revoking) => revoking.resume(&mut host.local, failed(), now),
+                    before => panic!("{before:?}"),
+                },
+            },
+        };
+        assert_eq!(is_out, works, "{when}");
+        let call = host.call(&ask("x"), now);
+        let passes = match call.resume(&mut host.local, failed(), now) {
+            Step::Decide(Decision::Allow(_)) => true,
+            Step::Decide(Decision::Deny(denial)) => {
+                assert_eq!(*denial.reason(), Reason::Revoked);
+                false
+            }
+            step => panic!("one call: {step:?}"),
+        };
+        assert_eq!(passes, !works, "{when}");
+    }
 }
 
 /// A host with a memory in the place of its store.

@@ -16,6 +16,7 @@
 //! | `topologies` | a Redis Cluster, a Sentinel set, certificates; a feature, for tests only |
 //! | [`store_double`] | a store that fails as told |
 //! | [`upstream`] | an origin that echoes what it received |
+//! | [`documents`] | a server whose documents its clients write |
 //! | [`client`], [`load`] | one request, raw bytes, many requests |
 //! | [`soak`] | a gateway among clients of every kind for a long time |
 //! | [`rest`] | commands to the gateway and what came of each |
@@ -32,6 +33,7 @@
 )]
 
 pub mod client;
+pub mod documents;
 pub mod envoy;
 pub mod gateway;
 pub mod load;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -55,6 +56,11 @@ impl Server {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// A body of these bytes, with their length.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> BoxBody<Bytes, io::Error> {
+    Full::from(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 impl Drop for Server {

@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use http_body_util::channel::Channel;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Server, whole};
 
 /// How the origin answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -147,10 +147,6 @@ fn dressed(
         response.headers_mut().append(name, value);
     }
     response
-}
-
-fn whole(bytes: impl Into<Bytes>) -> BoxBody<Bytes, io::Error> {
-    Full::from(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 /// A body that begins with `bytes` and then fails, or never ends.

@@ -29,7 +29,7 @@ use tollgate_tests::ports;
 use tollgate_tests::stack::{Stack, StackOptions, StoreChoice};
 use tollgate_tests::upstream::{Reply, ReplyBody, Upstream};
 
-use support::{NOW, assert_unharmed, eventually, limit, metric, signed_tokens, valid_tokens, with};
+use support::{NOW, assert_unharmed, eventually, key_set, limit, metric, valid_tokens, with};
 
 #[tokio::test]
 async fn a_token_is_let_in_once_its_key_has_come() {
@@ -272,14 +272,7 @@ fn rs256() -> Vec<String> {
 
 /// The keys for these algorithms.
 fn jwks(algorithms: &[&str]) -> Reply {
-    let tokens = signed_tokens();
-    let all = tokens["keys"].as_array().unwrap().iter();
-    let keys = all.filter(|key| algorithms.contains(&key["alg"].as_str().unwrap()));
-    let named = |key: &Value| {
-        let name = json!({ "kid": format!("{}-key", key["alg"].as_str().unwrap()) });
-        with(key["jwk"].clone(), name)
-    };
-    body(json!({ "keys": keys.map(named).collect::<Vec<_>>() }).to_string())
+    body(key_set(algorithms))
 }
 
 fn body(bytes: impl Into<Bytes>) -> Reply {

@@ -8,6 +8,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::float_arithmetic,
     reason = "test code: a panic is a failed test"
 )]
 
@@ -21,15 +22,23 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tollgate_tests::documents::Documents;
 use tollgate_tests::gateway::Gateway;
 use tollgate_tests::process::{Process, Ready, Spec};
 use tollgate_tests::redis::Redis;
-use tollgate_tests::stack::{Stack, StackOptions};
+use tollgate_tests::stack::{Edge, Stack, StackOptions};
 use tollgate_tests::store_double::{Mode, StoreDouble};
+use tollgate_tests::upstream::{Reply, ReplyBody, Upstream};
 use tollgate_tests::workerd::{self, Worker, Workerd};
 use tollgate_tests::{client, ports, run_dir, tools};
+
+#[path = "support/mod.rs"]
+mod support;
+use support::eventually;
 
 #[tokio::test]
 async fn in_node() {
@@ -146,6 +155,47 @@ async fn envoy_and_the_package_count_together() {
     assert_eq!(other.status, StatusCode::OK);
 }
 
+/// What a request holds at a Worker no program gets by its name, and the other way round.
+#[tokio::test]
+async fn a_worker_and_the_package_hold_one_lock() {
+    let lock = json!({ "name": "job", "key": ["header:x-tenant"], "lease": "1m" });
+    let policy = json!({ "routes": [{ "name": "all", "lock": lock }] });
+    let origin = Upstream::start(ports::free().unwrap()).await.unwrap();
+    let edge = Some(Edge::new(1, origin.address()).with("TOLLGATE_STORE_TIMEOUT", "10s"));
+    let options = StackOptions { replicas: 0, edge, ..StackOptions::new(policy.clone()) };
+    let stack = Stack::start(options).await.unwrap();
+    let app = App::install().await;
+    let worker = stack.addresses()[0];
+    let ask = async move || client::get(worker, "/", &[("x-tenant", "acme")]).await.unwrap().status;
+    let redis = json!({ "url": format!("http://{}", stack.gateway.as_ref().unwrap().address()), "token": stack.token });
+    let take = async |tenant: &str, lease: &str| {
+        let asked = json!({ "policy": policy, "redis": redis, "name": "job", "key": tenant, "lease": lease });
+        let mut node = Command::new("node");
+        node.arg("lock.mjs").arg(asked.to_string());
+        serde_json::from_str::<Value>(&app.run(node).await).unwrap()
+    };
+    // The origin answers when the program has been told.
+    let body = ReplyBody::Unfinished("begun".into());
+    origin.set_reply(Reply { body, ..Reply::default() });
+    let mut connection = TcpStream::connect(worker).await.unwrap();
+    connection.write_all(b"GET / HTTP/1.1\r\nhost: tollgate.test\r\nx-tenant: acme\r\n\r\n").await.unwrap();
+    let mut came = [0; 12];
+    connection.read_exact(&mut came).await.unwrap();
+    assert_eq!(&came, b"HTTP/1.1 200");
+    let refused = take("acme", "1m").await;
+    assert_eq!(refused["acquired"], false, "{refused}");
+    assert!((1..=60_000).contains(&refused["forMs"].as_u64().unwrap()), "{refused}");
+    assert_eq!(take("other", "1m").await["acquired"], true);
+    // The origin breaks off, so the request is over.
+    drop(origin);
+    let free = async || take("acme", "3s").await;
+    let held = eventually("the request lets go", free, |lock| lock["acquired"] == true).await;
+    assert!(held["fence"].as_u64().unwrap() > 1, "a later one is larger: {held}");
+    assert_eq!(ask().await, StatusCode::CONFLICT);
+    // It gets through to the origin, which is no more, when the program's lease is over.
+    eventually("the lease is over", ask, |status| *status == StatusCode::BAD_GATEWAY).await;
+}
+
 /// `types/errors.ts` says of each of its mistakes that it is one: the compiler refuses it if one is none.
 #[tokio::test]
 async fn types_let_pass_what_works_and_nothing_else() {
@@ -184,11 +234,12 @@ struct App {
     _stores: Option<Stores>,
 }
 
-/// A store that works, and some that fail.
+/// A store that works, some that fail, and a server of documents.
 struct Stores {
     _redis: Redis,
     _gateway: Gateway,
     _doubles: [StoreDouble; 3],
+    _documents: Documents,
 }
 
 impl App {
@@ -200,6 +251,7 @@ impl App {
         let double = async |mode| StoreDouble::start(ports::free().unwrap(), mode).await.unwrap();
         let status = Mode::Status(StatusCode::INTERNAL_SERVER_ERROR);
         let doubles = [double(Mode::Silent).await, double(Mode::Garbage).await, double(status).await];
+        let documents = Documents::start(ports::free().unwrap()).await.unwrap();
         let url = |address: SocketAddr| format!("http://{address}");
         app.settings = json!({
             "url": url(gateway.address()),
@@ -210,8 +262,10 @@ impl App {
                 "garbage": url(doubles[1].address()),
                 "broken": url(doubles[2].address()),
             },
+            "documents": url(documents.address()),
         });
-        app._stores = Some(Stores { _redis: redis, _gateway: gateway, _doubles: doubles });
+        app._stores =
+            Some(Stores { _redis: redis, _gateway: gateway, _doubles: doubles, _documents: documents });
         app
     }
 
@@ -324,7 +378,7 @@ fn assert_sum(report: &str) {
 }
 
 /// How many checks the suite has at least.
-const CHECKS: u32 = 44;
+const CHECKS: u32 = 49;
 
 const TOKEN: &str = "the-token-of-the-npm-package";
 

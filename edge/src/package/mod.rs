@@ -22,7 +22,7 @@ use tollgate_shared::by_name::Call;
 use tollgate_shared::client_ip;
 use tollgate_shared::config::{KeyPart, MAX_QUOTA};
 use tollgate_shared::exchange::{Decision, LimitError, Verify};
-use tollgate_shared::policy::{Limit, Policy, Surroundings};
+use tollgate_shared::policy::{Limit, Policy};
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
@@ -30,7 +30,7 @@ use crate::after::{self, Host};
 use crate::guard::{Asking, Asleep, Decided, Guard, Next};
 use crate::head::RequestHead;
 use crate::host::{self, Level, Line, Road, log};
-use crate::settings::{Settings, Variables};
+use crate::settings::{self, Settings, Variables};
 use crate::store::{CallReport, came, resumption_time};
 use crate::tickets::{self, FOR_THE_STORE, Tickets, ticket};
 use by_name::{Acting, Wanted};
@@ -55,10 +55,8 @@ impl Core {
         let settings = Settings::from_json(settings).map_err(|found| errors.push(found));
         let none = Variables::default();
         let variables = settings.as_ref().map_or(&none, |settings| &settings.variables);
-        let surroundings =
-            Surroundings { variables: &|name| variables.get(name), in_front: None, fetches: false };
         // Errors name the policy, because settings may be wrong too.
-        let policy = Policy::from_json_in(&surroundings, "policy", policy.as_bytes());
+        let policy = settings::policy("policy", policy, &|name| variables.get(name));
         let policy = policy.map_err(|found| drop(errors.splice(..0, found)));
         let (Ok(policy), Ok(settings)) = (policy, settings) else {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -207,6 +205,24 @@ impl Resume {
         Ok(deciding.carry_on(next))
     }
 
+    /// Keys of tokens have been fetched for who waits with this ticket, or have not: then `failure` says why.
+    ///
+    /// # Errors
+    /// Nobody waits with this ticket.
+    pub fn fetched(
+        ticket: u32,
+        document: Option<Vec<u8>>,
+        failure: Option<String>,
+    ) -> Result<JsValue, JsError> {
+        let Some(Waiting::Keys(deciding, asked)) = tickets::take(&WAITING, ticket) else {
+            return Err(JsError::new(LOST));
+        };
+        let began = resumption_time(deciding.began);
+        let fetched = host::fetched(document, failure);
+        let next = deciding.desk.guard.keys_fetched(fetched, &asked.head(), began);
+        Ok(Deciding { began, asked: Some(asked), ..deciding }.carry_on(next))
+    }
+
     /// The upstream has answered a request of which something is due. Returns another one, as a text, in the place of that, or what is left to do
     /// with it, or the promise of one of these: 1 says that [`Resume::ended`] is to be called, 2 that [`Resume::fields`] and [`Resume::piece`] are, too.
     pub fn answered(ticket: u32, status: u16, confirms: bool, behind: &JsValue) -> JsValue {
@@ -289,6 +305,8 @@ enum Waiting {
     Signature(Deciding, Verify, Asked),
     /// Until it asks for a lock once more.
     Lock(Deciding, Asleep),
+    /// Until keys of tokens have been fetched.
+    Keys(Deciding, Asked),
     /// Until the store has answered what was to be done.
     Action(Acting, Asking<Call>),
 }
@@ -322,10 +340,11 @@ impl Deciding {
                     return promise.into();
                 }
                 Next::FetchKeys => {
-                    let Some(asked) = &self.asked else { return JsValue::UNDEFINED };
-                    // Nobody fetches any yet.
-                    desk.guard.keys_fetched(None, self.began);
-                    next = desk.guard.begin(&asked.head(), self.began);
+                    let Some(asked) = self.asked.take() else { return JsValue::UNDEFINED };
+                    let ticket = ticket();
+                    let promise = host::fetch_keys(&desk.road, &desk.guard, ticket, &JsValue::UNDEFINED);
+                    tickets::keep(&WAITING, ticket, Waiting::Keys(self, asked));
+                    return promise.into();
                 }
                 Next::Sleep(asleep) => {
                     let ticket = ticket();

@@ -10,7 +10,7 @@ use wasm_bindgen::{JsCast as _, JsValue};
 use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::config::ConfigError;
 use tollgate_shared::control::Control;
-use tollgate_shared::policy::{Policy, Surroundings};
+use tollgate_shared::policy::Policy;
 
 use super::control;
 use super::metrics::Metrics;
@@ -18,7 +18,7 @@ use super::origin::{self, Origin};
 use crate::after::Host;
 use crate::guard::Guard;
 use crate::host::{Level, Line, Road, log};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::store::CallReport;
 
 /// A Worker, ready to serve.
@@ -94,12 +94,11 @@ fn policy(env: &JsValue) -> Result<Policy, Vec<ConfigError>> {
         let expected = "the policy, as a text binding of JSON";
         vec![ConfigError::new(POLICY, "nothing", expected)]
     })?;
-    let surroundings = Surroundings { variables: &|name| text(env, name), in_front: None, fetches: false };
-    Policy::from_json_in(&surroundings, POLICY, json.as_bytes())
+    settings::policy(POLICY, &json, &|name| text(env, name))
 }
 
 /// Reads the variables that are settings; errors name the variables.
-fn settings(env: &JsValue) -> Result<crate::settings::Checked, ConfigError> {
+fn settings(env: &JsValue) -> Result<settings::Checked, ConfigError> {
     let mut written = Map::new();
     for (setting, variable) in SETTINGS {
         let Some(text) = text(env, variable) else { continue };

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | `request` | route | route; `allowed` or `denied` | 1 |
 //! | `limit` | limit | limit; `allowed`, `exceeded`, `shadow_exceeded` or `unavailable`; `store`, `denial_cache` or the mode of a degraded decision | 1 |
-//! | `token`, `revocation`, `circuit_breaker`, `dedup`, `lock`, `revokes` | guard | guard; `allowed`, `refused`, `shadow_refused` or `unavailable`; as of a limit | 1 |
+//! | `token`, `revocation`, `circuit_breaker`, `idempotency`, `dedup`, `lock`, `revokes` | guard | guard; `allowed`, `refused`, `shadow_refused` or `unavailable`; as of a limit | 1 |
 //! | `store` | `store` | `ok`, or the kind of error | 1, milliseconds, operations |
 //! | `origin` | `origin` | the kind of error | 1 |
 //!

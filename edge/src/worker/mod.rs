@@ -7,6 +7,7 @@
 //! Core::fetch ─▶ begin ─┬─▶ refused, or sent on                 host.js: forward ─▶ Core::answered, where something is due
 //!                       ├─▶ host.js: verify ─▶ Core::verified ─▶ as after begin
 //!                       ├─▶ host.js: sleep ─▶ Core::woken ─▶ as after begin
+//!                       ├─▶ host.js: fetchKeys ─▶ Core::fetched ─▶ begin
 //!                       └─▶ host.js: ask ─▶ Core::came ─┬─▶ refused, or sent on
 //!                                                       └─▶ ask once more: with the text of the script, or to claim something
 //! ```
@@ -132,6 +133,24 @@ impl Core {
         }
     }
 
+    /// Keys of tokens have been fetched for who waits with this ticket, or have not: then `failure` says why. Returns a response, or the
+    /// promise of one.
+    pub fn fetched(
+        ticket: u32,
+        document: Option<Vec<u8>>,
+        failure: Option<String>,
+        carried: &Array,
+    ) -> JsValue {
+        let incoming = Incoming::carried(carried);
+        let Some(Waiting::Keys(guarded)) = tickets::take(&WAITING, ticket) else {
+            return incoming.begins_anew();
+        };
+        let (guard, began) = (&guarded.instance.guard, resumption_time(guarded.began));
+        let fetched = host::fetched(document, failure);
+        let next = incoming.read(|head| guard.keys_fetched(fetched, &head.with_body(&guarded.body), began));
+        Guarded { began, ..guarded }.carry_on(&incoming, next)
+    }
+
     /// The origin has answered a request of which something is due. Returns another response in the place of that, or what is left to do
     /// with it, or the promise of one of these: 1 says that [`Core::ended`] is to be called, 2 that [`Core::fields`] and [`Core::piece`] are, too.
     pub fn answered(ticket: u32, status: u16, confirms: bool, context: &JsValue) -> JsValue {
@@ -216,6 +235,8 @@ enum Waiting {
     Signature(Guarded, Verify),
     /// Until it asks for a lock once more.
     Lock(Guarded, Asleep),
+    /// Until keys of tokens have been fetched.
+    Keys(Guarded),
     /// Until the store has answered, on the control path.
     Control(control::Asked, Asking<Call>),
 }
@@ -247,12 +268,10 @@ impl Guarded {
                     return promise.into();
                 }
                 Next::FetchKeys => {
-                    // Nobody fetches any yet.
-                    instance.guard.keys_fetched(None, self.began);
-                    let begin = |head: &RequestHead<'_>| {
-                        instance.guard.begin(&head.with_body(&self.body), self.began)
-                    };
-                    next = incoming.read(begin);
+                    let (ticket, road) = (ticket(), instance.origin.road());
+                    let promise = host::fetch_keys(road, &instance.guard, ticket, &incoming.carry());
+                    tickets::keep(&WAITING, ticket, Waiting::Keys(self));
+                    return promise.into();
                 }
                 Next::Sleep(asleep) => {
                     let ticket = ticket();

@@ -136,13 +136,9 @@ impl Revoking {
         now: Timestamp,
     ) -> bool {
         let kept = matches!(outcomes.into_iter().next(), Some(Ok(Outcome::Kept)));
-        for op in &self.0 {
-            if kept {
-                local.changed(op, now);
-            } else {
-                // What is known here is refused here, even where the store cannot be asked and the policy goes by that.
-                let _ = local.memory.perform(op, now);
-            }
+        // What the store was not told is not revoked, here as little as anywhere.
+        for op in self.0.iter().filter(|_| kept) {
+            local.changed(op, now);
         }
         kept
     }

@@ -331,7 +331,7 @@ impl Call {
                 Some(Reason::Locked { guard: number, for_ms: *for_ms })
             }
             (About::Revoke, _) => {
-                local.unrevoked.clear();
+                local.changed(op, now);
                 None
             }
             _ => None,

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Reason, Report, Ruling, Source, Step, begin_with};
 use crate::jwt::{Bearer, Claims, JwtPolicy, Signature, Token, TokenError, Verification};
+use crate::key::Digest;
 use crate::local::Local;
 use crate::policy::{Guard, Policy, Route, Rule};
 use crate::request::Request;
@@ -28,6 +29,8 @@ pub(super) enum Identity {
 pub struct Verify {
     policy: Arc<Policy>,
     token: Token,
+    /// What the keys were read from that are asked about, if they were fetched.
+    document: Option<Digest>,
 }
 
 impl Verify {
@@ -47,7 +50,9 @@ impl Verify {
         holds: bool,
         now: Timestamp,
     ) -> Step {
-        begin_with(&self.policy, local, request, Some(holds), now)
+        // Keys that came in the meantime may be others of the same names.
+        let holds = (self.document == local.keys.document).then_some(holds);
+        begin_with(&self.policy, local, request, holds, now)
     }
 }
 
@@ -86,7 +91,10 @@ pub(super) fn identify<S: Shards>(
     let found = jwt.find_text(request).and_then(|text| verify(jwt, &text, local, holds, &check, now));
     let (ruling, identity) = match found {
         Ok(Verified::Holds(bearer)) => (Ruling::Admitted, Identity::Known(Some(bearer))),
-        Ok(Verified::Ask(token)) => return Identity::Ask(Verify { policy: Arc::clone(policy), token }),
+        Ok(Verified::Ask(token)) => {
+            let document = local.keys.document;
+            return Identity::Ask(Verify { policy: Arc::clone(policy), token, document });
+        }
         Ok(Verified::NoKeys) => return Identity::NoKeys,
         Err(TokenError::Missing) if *optional => (Ruling::Admitted, Identity::Known(None)),
         Err(_) if !guard.is_enforced() => (Ruling::ShadowRefused, Identity::Known(None)),

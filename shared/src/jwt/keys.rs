@@ -174,7 +174,8 @@ impl KeySet {
 
 /// How many keys are tried for one token: a signature of RSA takes a fraction of a millisecond, and anybody can send one.
 pub(super) const MAX_CANDIDATES: usize = 4;
-const MAX_JWKS_BYTES: usize = 64 * 1024;
+/// Most bytes of a JWK Set.
+pub const MAX_JWKS_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -115,7 +115,7 @@ impl<S: Shards> Local<S> {
         }
     }
 
-    /// Notes what somebody has changed in the store by hand, so that nothing that is known here contradicts it.
+    /// Notes what has been changed in the store, so that nothing that is known here contradicts it.
     pub(crate) fn changed(&mut self, op: &Op, now: Timestamp) {
         match op {
             Op::Reset { key } => self.denials.forget(key),

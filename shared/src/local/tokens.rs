@@ -71,7 +71,7 @@ pub(crate) struct FetchedKeys {
     pub(crate) set: Option<KeySet>,
     fetched: Timestamp,
     /// What they were read from.
-    document: Option<Digest>,
+    pub(crate) document: Option<Digest>,
     /// When they were asked for last.
     asked: Timestamp,
     /// They are on their way.
@@ -88,10 +88,14 @@ impl FetchedKeys {
     ) -> Result<bool, ConfigError> {
         self.is_asked = false;
         let (Some(document), Some(jwt)) = (document, jwt) else { return Ok(false) };
-        self.set = Some(KeySet::from_jwks(document, jwt.algorithms())?);
+        let digest = Some(Digest::of_parts(&[document]));
+        let is_new = self.document != digest;
+        if is_new {
+            self.set = Some(KeySet::from_jwks(document, jwt.algorithms())?);
+            self.document = digest;
+        }
         self.fetched = now;
-        let digest = Digest::of_parts(&[document]);
-        Ok(self.document.replace(digest) != Some(digest))
+        Ok(is_new)
     }
 
     /// Whether a request is to wait for keys; `is_known` if one is there for its token. Then only one request in a while has them

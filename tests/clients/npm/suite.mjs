@@ -3,9 +3,10 @@
 import { equal, eventually, holds, rejects } from "./checks.mjs";
 
 /**
- * `settings` says where the store is and its doubles that fail: `{ url, token, failing: { down, silent, garbage, broken } }`.
+ * `settings` says where the store is, its doubles that fail, and a server that keeps documents:
+ * `{ url, token, failing: { down, silent, garbage, broken }, documents }`. `shares` says whether a request may wait for another's promise.
  */
-export async function run(checks, { createGuard, settings }) {
+export async function run(checks, { createGuard, settings, shares = false }) {
   const redis = { url: settings.url, token: settings.token };
   const failing = {
     ...Object.fromEntries(Object.entries(settings.failing).map(([name, url]) => [name, { url, token: "t" }])),
@@ -16,7 +17,8 @@ export async function run(checks, { createGuard, settings }) {
     // What one check counts is nobody else's.
     const keyPrefix = `${name.length}-${(counter += 1)}`;
     const guard = (policy, options = {}) => createGuard({ policy, redis, keyPrefix, ...options });
-    await checks.check(name, () => body({ guard, createGuard, redis, failing }));
+    const document = new Document(`${settings.documents}/${counter}`);
+    await checks.check(name, () => body({ guard, createGuard, redis, failing, document, shares }));
   }
   for (const [name, broken] of Object.entries(failing)) {
     for (const [what, body] of Object.entries(FAILURES)) {
@@ -315,39 +317,19 @@ const ALL = {
   },
 
   async "signatures are verified, and a logout is known to others"({ guard }) {
-    const { subtle } = crypto;
-    const algorithms = {
-      RS256: {
-        name: "RSASSA-PKCS1-v1_5",
-        hash: "SHA-256",
-        modulusLength: 2048,
-        publicExponent: Uint8Array.from([1, 0, 1]),
-      },
-      ES256: { name: "ECDSA", hash: "SHA-256", namedCurve: "P-256" },
-      EdDSA: { name: "Ed25519" },
-    };
-    for (const [alg, algorithm] of Object.entries(algorithms)) {
-      const pair = await subtle.generateKey(algorithm, true, ["sign", "verify"]);
-      const { kty, crv, n, e, x, y } = await subtle.exportKey("jwk", pair.publicKey);
-      const keys = [{ jwk: { kty, crv, n, e, x, y, alg } }];
+    for (const alg of Object.keys(ALGORITHMS)) {
+      const { jwk, signed } = await signer(alg);
       const policy = {
-        jwt: { algorithms: [alg], keys },
+        jwt: { algorithms: [alg], keys: [{ jwk }] },
         routes: [
           { name: "logout", match: { path: "/logout" }, revokes: "token" },
           { name: "all", revocation: {} },
         ],
       };
       const [here, there] = [await guard(policy), await guard(policy)];
-      const signed = async (claims) => {
-        const parts = [{ alg }, claims].map((part) => base64url(new TextEncoder().encode(JSON.stringify(part))));
-        const input = parts.join(".");
-        const made = await subtle.sign(algorithm, pair.privateKey, new TextEncoder().encode(input));
-        return `${input}.${base64url(new Uint8Array(made))}`;
-      };
       const now = Math.floor(Date.now() / 1000);
       const token = await signed({ sub: "ann", jti: `${alg}-${now}`, exp: now + 60 });
-      const ask = (guarded, path, token) =>
-        guarded.check(request(path, { headers: { authorization: `Bearer ${token}` } }));
+      const ask = (guarded, path, token) => guarded.check(bearing(token, path));
       equal([(await ask(here, "/", token)).allowed, (await ask(there, "/", token)).allowed], [true, true], alg);
       for (const wrong of [`${token.slice(0, -8)}AAAAAAAA`, await signed({ exp: now - 60 }), "a.b.c"])
         equal((await ask(here, "/", wrong)).response.status, 401, alg);
@@ -355,6 +337,108 @@ const ALL = {
       equal((await logout.complete(new Response("bye"))).status, 200);
       equal([(await ask(there, "/", token)).response.status, (await ask(here, "/", token)).response.status], [401, 401]);
     }
+  },
+
+  async "keys are fetched, once for all who wait where that may be"({ guard, document, shares }) {
+    const signers = await Promise.all(Object.keys(ALGORITHMS).map((alg) => signer(alg)));
+    await document.put(keys(signers), { delay: 100 });
+    const guarded = await guard(fetching(document.url));
+    const tokens = await Promise.all(signers.map(({ signed }) => signed()));
+    const ask = (token) => guarded.check(bearing(token));
+    const decisions = await Promise.all(Array.from({ length: 30 }, (_, i) => ask(tokens[i % 3])));
+    equal(decisions.map(({ allowed }) => allowed), Array(30).fill(true));
+    equal(await document.asked(), shares ? 1 : 30);
+    const forged = await (await signer("ES256")).signed();
+    equal([(await ask(forged)).response.status, (await ask(tokens[0])).allowed], [401, true]);
+    equal(await document.asked(), shares ? 1 : 30);
+  },
+
+  async "keys that are new are fetched, and those that are gone are forgotten"({ guard, document }) {
+    const [first, second] = await Promise.all(["ES256", "EdDSA"].map((alg) => signer(alg)));
+    const [old, young] = [await first.signed(), await second.signed()];
+    await document.put(keys([first]));
+    const guarded = await guard(fetching(document.url));
+    const status = async (token) => (await guarded.check(bearing(token))).response?.status ?? 200;
+    equal([await status(old), await status(young)], [200, 401]);
+    await document.put(keys([second]));
+    equal([await status(young), await document.asked()], [401, 1]);
+    await later(10_000, async () => equal([await status(young), await status(old)], [200, 401]));
+    // Nobody asks for what comes next, but in time it is fetched all the same.
+    await document.put(keys([first]));
+    await later(311_000, async () => equal([await status(young), await status(old)], [401, 200]));
+    equal(await document.asked(), 3);
+    // What cannot be fetched leaves what there is.
+    await document.put("{");
+    await later(612_000, () => quietly(async () => equal([await status(old), await status(young)], [200, 401])));
+    equal(await document.asked(), 4);
+  },
+
+  async "a signature is asked about again if the key of its name has become another"({ guard, document }) {
+    const signers = await Promise.all(["old", "old", "new"].map((kid) => signer("ES256", kid)));
+    const [first, second, third] = signers;
+    await document.put(keys([first]));
+    const guarded = await guard(fetching(document.url));
+    const ask = async ({ signed }) => (await guarded.check(bearing(await signed()))).allowed;
+    equal(await ask(first), true);
+    await document.put(keys([second, third]));
+    const subtle = Object.getPrototypeOf(crypto.subtle);
+    const { verify } = subtle;
+    const { promise: verified, resolve: isVerified } = deferred();
+    const { promise: going, resolve: goOn } = deferred();
+    subtle.verify = async (...question) => {
+      subtle.verify = verify;
+      const holds = await crypto.subtle.verify(...question);
+      isVerified();
+      await going;
+      return holds;
+    };
+    const waiting = ask(first);
+    await verified;
+    equal(await later(10_000, () => ask(third)), true);
+    goOn();
+    equal([await waiting, await document.asked(), await ask(second)], [false, 2, true]);
+  },
+
+  async "nobody passes until keys can be fetched"({ guard, failing, document }) {
+    const one = await signer("RS256");
+    const [token, good] = [await one.signed(), keys([one])];
+    const elsewhere = new Document(`${document.url}/elsewhere`);
+    await elsewhere.put(good);
+    const wrong = [
+      ["{", {}, "expected valid JSON"],
+      [good, { status: 500 }, "status 500"],
+      [good.padEnd(65_537), {}, "65537 bytes"],
+      [good, { status: 302, location: new URL(elsewhere.url).pathname }, ""],
+    ];
+    const guarded = await guard(fetching(document.url));
+    let time = 0;
+    for (const [text, answer, why] of wrong) {
+      await document.put(text, answer);
+      const { result, lines } = await later(time, () => quietly(() => guarded.check(bearing(token))));
+      equal([result.response.status, (await result.response.json()).error.code], [503, "GUARD_UNAVAILABLE"], why);
+      holds(lines.length === 1 && lines[0].includes("jwt.jwks: ") && lines[0].includes(why), lines.join("\n"));
+      time += 10_000;
+    }
+    equal([await document.asked(), await elsewhere.asked()], [wrong.length, 0]);
+    await document.put(good.padEnd(65_536));
+    equal((await later(time, () => guarded.check(bearing(token)))).allowed, true);
+    const down = await guard(fetching(`${failing.down.url}/keys`));
+    equal((await quietly(() => down.check(bearing(token)))).result.response.status, 503);
+    await rejects(
+      guard(fetching("http://id.example.com/keys")),
+      /^policy\.jwt\.jwks\.url: found `http:\/\/id\.example\.com\/keys`, expected `https:/,
+    );
+  },
+
+  async "keys are waited for five seconds at most"({ guard, document }) {
+    const one = await signer("ES256");
+    await document.put(keys([one]), { delay: 60_000 });
+    const guarded = await guard(fetching(document.url));
+    const begun = Date.now();
+    const { result } = await quietly(async () => guarded.check(bearing(await one.signed())));
+    const waited = Date.now() - begun;
+    equal(result.response.status, 503);
+    holds(waited >= 4_900 && waited < 9_000, `${waited} ms`);
   },
 
   async "secrets are variables, which no error shows"({ createGuard }) {
@@ -686,6 +770,84 @@ function base64url(bytes) {
   const text = btoa(String.fromCharCode(...bytes));
   return text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
+
+/** A policy that asks everybody for a token, of keys that are fetched from `url`. */
+function fetching(url) {
+  return { jwt: { algorithms: Object.keys(ALGORITHMS), jwks: { url } }, default: { token: "required" } };
+}
+
+/** A document of a server that keeps them. */
+class Document {
+  constructor(url) {
+    this.url = url;
+  }
+
+  /** Has it be what is answered from now on, in this way. */
+  async put(text, answer = {}) {
+    [this.text, this.answer] = [text, answer];
+    const response = await fetch(`${this.url}?${new URLSearchParams(answer)}`, { method: "PUT", body: text });
+    return Number(await response.text());
+  }
+
+  /** How often it was asked for. */
+  asked() {
+    return this.put(this.text, this.answer);
+  }
+}
+
+/** A new key pair: the public key, and what signs claims. */
+async function signer(alg, kid) {
+  const { subtle } = crypto;
+  const algorithm = ALGORITHMS[alg];
+  const pair = await subtle.generateKey(algorithm, true, ["sign", "verify"]);
+  const { kty, crv, n, e, x, y } = await subtle.exportKey("jwk", pair.publicKey);
+  const soon = () => ({ jti: crypto.randomUUID(), exp: Math.floor(Date.now() / 1000) + 3600 });
+  const signed = async (claims = soon()) => {
+    const parts = [{ alg, kid }, claims].map((part) => base64url(new TextEncoder().encode(JSON.stringify(part))));
+    const input = parts.join(".");
+    const made = await subtle.sign(algorithm, pair.privateKey, new TextEncoder().encode(input));
+    return `${input}.${base64url(new Uint8Array(made))}`;
+  };
+  return { jwk: { kty, crv, n, e, x, y, alg, kid }, signed };
+}
+
+/** A promise that somebody else resolves. */
+function deferred() {
+  let resolve;
+  const promise = new Promise((settle) => (resolve = settle));
+  return { promise, resolve };
+}
+
+/** A set of their keys. */
+function keys(signers) {
+  return JSON.stringify({ keys: signers.map(({ jwk }) => jwk) });
+}
+
+function bearing(token, path = "/") {
+  return request(path, { headers: { authorization: `Bearer ${token}` } });
+}
+
+/** Runs something with a clock that is so many milliseconds fast. */
+async function later(ms, body) {
+  const { now } = Date;
+  Date.now = () => now.call(Date) + ms;
+  try {
+    return await body();
+  } finally {
+    Date.now = now;
+  }
+}
+
+const ALGORITHMS = {
+  RS256: {
+    name: "RSASSA-PKCS1-v1_5",
+    hash: "SHA-256",
+    modulusLength: 2048,
+    publicExponent: Uint8Array.from([1, 0, 1]),
+  },
+  ES256: { name: "ECDSA", hash: "SHA-256", namedCurve: "P-256" },
+  EdDSA: { name: "Ed25519" },
+};
 
 /** A policy of one route with these guards. */
 function all(guards) {

@@ -199,6 +199,18 @@ pub(crate) fn valid_tokens(algorithm: &str) -> Vec<String> {
     valid.map(|case| case["token"].as_str().unwrap().to_owned()).collect()
 }
 
+/// A set of the keys for these algorithms, as it is fetched.
+pub(crate) fn key_set(algorithms: &[&str]) -> String {
+    let tokens = signed_tokens();
+    let all = tokens["keys"].as_array().unwrap().iter();
+    let keys = all.filter(|key| algorithms.contains(&key["alg"].as_str().unwrap()));
+    let named = |key: &Value| {
+        let name = json!({ "kid": format!("{}-key", key["alg"].as_str().unwrap()) });
+        with(key["jwk"].clone(), name)
+    };
+    json!({ "keys": keys.map(named).collect::<Vec<_>>() }).to_string()
+}
+
 /// Milliseconds; when the signed tokens were issued.
 pub(crate) const NOW: u64 = 1_800_000_000_000;
 /// What signs tokens.

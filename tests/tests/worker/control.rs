@@ -11,7 +11,10 @@ use tollgate_tests::workerd::Workerd;
 
 use crate::Site;
 use crate::failures::assert_problem;
-use crate::support::{assert_unharmed, eventually, limit, policy, request, routes, with};
+use crate::guards::{self, policy_of_tokens, two_workers};
+use crate::support::{
+    CLIENT, NOW, assert_unharmed, eventually, limit, policy, request, routes, valid_tokens, with,
+};
 
 #[tokio::test]
 async fn health_is_told_to_all_and_details_to_who_has_the_token() {
@@ -148,6 +151,66 @@ async fn decisions_become_data_points() {
         let is_call = point["blobs"][0] == "store";
         assert_eq!(point["doubles"].as_array().unwrap().len(), if is_call { 3 } else { 1 }, "{point}");
     }
+    assert_unharmed(&site.stack);
+}
+
+#[tokio::test]
+async fn what_guards_say_becomes_data_points() {
+    let key = json!([format!("header:{CLIENT}")]);
+    let routes = json!([
+        { "name": "account", "match": { "path": "/account" }, "revocation": {} },
+        { "name": "logout", "match": { "path": "/logout" }, "revokes": { "what": "token", "when": "at_once" } },
+        { "name": "dedup", "match": { "path": "/dedup" }, "dedup": { "name": "event", "key": key, "ttl": "1h" } },
+        { "name": "shadow", "match": { "path": "/shadow" },
+          "dedup": { "name": "trial", "key": key, "ttl": "1h", "shadow": true } },
+        { "name": "order", "match": { "path": "/order" }, "idempotency": { "name": "order", "key": key, "required": true } },
+        { "name": "lock", "match": { "path": "/lock" }, "lock": { "name": "job", "key": key, "lease": "1h" } },
+        { "name": "breaker", "match": { "path": "/breaker" },
+          "circuit_breaker": { "name": "origin", "failures": 9, "within": "60s", "open_for": "60s" } },
+    ]);
+    let mut policy = policy_of_tokens();
+    policy["routes"] = routes;
+    let site = two_workers(policy, |mut edge| {
+        (edge.instances, edge.metrics) = (1, true);
+        edge.with("TOLLGATE_STORE_TIMEOUT", "1s")
+    })
+    .await;
+    let address = site.address();
+    let token = &valid_tokens("HS256")[0];
+    for (path, token) in
+        [("/account", token.as_str()), ("/account", "none"), ("/logout", token), ("/account", token)]
+    {
+        guards::ask(address, path, token, NOW).await;
+    }
+    for path in ["/dedup", "/dedup", "/shadow", "/shadow", "/order", "/lock", "/breaker"] {
+        client::send(address, request(path, "one")).await.unwrap();
+    }
+    site.stack.gateway.as_ref().unwrap().kill().await;
+    for path in ["/lock", "/dedup"] {
+        client::send(address, request(path, "two")).await.unwrap();
+    }
+    let found = points(&site.stack.workerds[0]);
+    let is_guard = |point: &&String| !point.contains(" request ") && !point.starts_with("store ");
+    let of_guards: Vec<(&str, u64)> =
+        found.keys().filter(is_guard).map(|point| (point.as_str(), found[point])).collect();
+    let expected = [
+        ("account revocation account allowed store", 1),
+        ("account revocation account refused store", 1),
+        ("account token account allowed store", 2),
+        ("account token account refused store", 1),
+        ("event dedup event allowed allow", 1),
+        ("event dedup event allowed store", 1),
+        ("event dedup event refused store", 1),
+        ("job lock job allowed store", 1),
+        ("job lock job unavailable deny", 1),
+        ("logout revokes logout allowed store", 1),
+        ("logout token logout allowed store", 1),
+        ("order idempotency order refused store", 1),
+        ("origin circuit_breaker origin allowed store", 1),
+        ("trial dedup trial allowed store", 1),
+        ("trial dedup trial shadow_refused store", 1),
+    ];
+    assert_eq!(of_guards, expected);
     assert_unharmed(&site.stack);
 }
 

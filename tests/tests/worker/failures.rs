@@ -310,7 +310,7 @@ async fn panicking(store: StoreChoice) -> Site {
     .await
 }
 
-async fn panic(site: &Site) {
+pub(crate) async fn panic(site: &Site) {
     let mut panics = request("/", "x");
     panics.headers_mut().insert("x-tollgate-test-panic", "1".parse().unwrap());
     let answer = client::send(site.address(), panics).await.unwrap();

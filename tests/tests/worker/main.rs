@@ -9,7 +9,9 @@
 //! | [`forwarding`] | what is let through arrives as it was sent, and so does its answer |
 //! | [`operators`] | what is done by name on the control path holds for all |
 //! | [`guards`] | tokens, revocations, locks, duplicates and breakers, over two Workers |
+//! | [`keys`] | keys of tokens are fetched, replaced, and fail to come |
 //! | [`mesh_and_edge`] | the same over two Envoys and a Worker |
+//! | [`panics`] | what a panic costs a request that holds something |
 //!
 //! Doubles stand only where no real part does what is needed on demand: the origin, a store that fails as told, and the dataset
 //! of Analytics Engine, which exists at Cloudflare alone.
@@ -29,8 +31,10 @@ mod exactness;
 mod failures;
 mod forwarding;
 mod guards;
+mod keys;
 mod mesh_and_edge;
 mod operators;
+mod panics;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/walk.rs"]
