@@ -106,6 +106,7 @@ impl<C: AsRef<[Op]>> Asking<C> {
         let question = Question::new(call.as_ref().to_vec(), began, asked);
         Self { store: Rc::clone(store), question, call, calls }
     }
+
     /// What waits.
     pub(crate) fn call(&self) -> &C {
         &self.call

@@ -7,7 +7,7 @@ use serde::Serialize;
 use wasm_bindgen::JsValue;
 
 use tollgate_shared::exchange::Verify;
-use tollgate_shared::jwt::{Jwks, JwtPolicy, MAX_JWKS_BYTES};
+use tollgate_shared::jwt::{Jwks, JwtPolicy, MAX_JWKS_BYTES, MAX_JWKS_WAIT};
 use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
@@ -82,19 +82,14 @@ pub(crate) fn verify(road: &Road, guard: &Guard, ticket: u32, verify: &Verify, c
 /// Has the keys of tokens fetched: the promise of what comes of it. The core is handed `carried` again with that.
 pub(crate) fn fetch_keys(road: &Road, guard: &Guard, ticket: u32, carried: &JsValue) -> Promise {
     let url = guard.policy().jwt().and_then(JwtPolicy::jwks).map_or("", Jwks::url);
-    road.fetch_keys(ticket, url, MOST_OF_KEYS, PATIENCE_FOR_KEYS, carried)
+    let patience = u32::try_from(MAX_JWKS_WAIT).unwrap_or(u32::MAX);
+    road.fetch_keys(ticket, url, MAX_JWKS_BYTES + 1, patience, carried)
 }
 
 /// What JavaScript says was fetched: a document, or why there is none.
 pub(crate) fn fetched(document: Option<Vec<u8>>, failure: Option<String>) -> Result<Vec<u8>, String> {
     document.ok_or_else(|| failure.unwrap_or_default())
 }
-
-/// Bytes that are read of a set of keys: one more than it may have, so that the core sees that it is too large.
-const MOST_OF_KEYS: usize = MAX_JWKS_BYTES + 1;
-
-/// Milliseconds that requests wait for keys, at most.
-const PATIENCE_FOR_KEYS: u32 = 5_000;
 
 pub(crate) use js::Road;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tollgate_shared::config::store::{self, StoreClock, in_range};
 use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig, VerifiedBy};
 use tollgate_shared::control::Control;
+use tollgate_shared::jwt::MAX_JWKS_WAIT;
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
 
@@ -212,10 +213,10 @@ impl Jwks {
             return Err(ConfigError::new("jwks", "nothing", expected));
         };
         let cluster = cluster("jwks.cluster", name)?;
-        if let Some(span) = timeout.filter(|span| span.as_millis() > MAX_JWKS_MILLIS) {
+        if let Some(span) = timeout.filter(|span| span.as_millis() > MAX_JWKS_WAIT) {
             return Err(ConfigError::new("jwks.timeout", format!("`{span}`"), "at most 5s"));
         }
-        let timeout = Duration::from_millis(timeout.map_or(MAX_JWKS_MILLIS, Span::as_millis));
+        let timeout = Duration::from_millis(timeout.map_or(MAX_JWKS_WAIT, Span::as_millis));
         let place = jwks.url().split_once("://").map_or(jwks.url(), |(_, place)| place);
         let (authority, path) = place.split_at(place.find(['/', '?']).unwrap_or(place.len()));
         let slash = if path.starts_with('/') { "" } else { "/" };
@@ -262,6 +263,4 @@ fn default_authority() -> String {
     "tollgate".to_owned()
 }
 
-/// Who waits for keys is told before others may be asked for, which is once in 10 s; otherwise he would wait for those too.
-const MAX_JWKS_MILLIS: u64 = 5000;
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(50);

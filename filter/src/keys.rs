@@ -5,6 +5,8 @@
 use std::mem;
 use std::rc::Rc;
 
+use tollgate_shared::jwt::MAX_JWKS_BYTES;
+
 use crate::commit::Committer;
 use crate::config::Jwks;
 use crate::host;
@@ -62,7 +64,7 @@ impl Committer {
         let Some(keys) = self.keys.as_mut().filter(|keys| keys.call == Some(number)) else { return };
         keys.call = None;
         let (status, body) =
-            if fields == 0 { (0, Vec::new()) } else { host::response(body_size.min(MAX_BODY)) };
+            if fields == 0 { (0, Vec::new()) } else { host::response(body_size.min(MAX_JWKS_BYTES + 1)) };
         self.take_up((status == 200).then_some(&body));
         host::enter(self.root);
     }
@@ -82,5 +84,3 @@ impl Committer {
 
 /// Most requests that wait for keys on one worker thread; what comes beyond them is decided as if there were none to fetch.
 const MOST: usize = 1024;
-/// Most bytes of keys that are read. The core takes one fewer.
-const MAX_BODY: usize = (64 << 10) + 1;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use tollgate_shared::exchange::{Decision, Later};
+use tollgate_shared::exchange::{Decision, Later, Step};
 use tollgate_shared::time::Timestamp;
 
 use crate::commit::Committer;
@@ -39,14 +39,13 @@ impl Committer {
             let now = host::resumption_time(at);
             // What it goes on with began now, where tests' clocks stand still.
             slot.began.set(now);
-            if slot.gone.get() {
-                let decision = later.give_up(&mut self.local, now);
-                self.decided(&slot, decision, now);
+            let step = if slot.gone.get() {
+                Step::Decide(later.give_up(&mut self.local, now))
             } else {
-                let step = later.resume(&mut self.local, now);
-                if let Some(decision) = self.goes_on(step, &slot, now) {
-                    self.decided(&slot, decision, now);
-                }
+                later.resume(&mut self.local, now)
+            };
+            if let Some(decision) = self.goes_on(step, &slot, now) {
+                self.decided(&slot, decision, now);
             }
         }
     }

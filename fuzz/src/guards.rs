@@ -143,7 +143,7 @@ impl Host {
                     call.resume(&mut self.local, outcomes, self.now)
                 }
                 Step::Later(later) => {
-                    assert!((1..=1000).contains(&later.after()));
+                    assert!((1..=750).contains(&later.after()));
                     self.now = self.now.plus(later.after());
                     later.resume(&mut self.local, self.now)
                 }

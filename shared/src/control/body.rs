@@ -51,23 +51,23 @@ crate::from_object!(Body);
 pub(super) fn read<T>(verb: Verb, json: &[u8], act: impl FnOnce(&Action<'_>) -> T) -> Result<T, ConfigError> {
     let body: Body = config::parse(json)?;
     body.has_only(fields(verb))?;
-    if verb == Verb::Revoke {
-        return Ok(act(&Action::Revoke(body.revoked()?)));
-    }
-    let name = required("name", body.name.as_deref())?;
+    let name = || required("name", body.name.as_deref());
     let texts: Vec<&str> = body.key.iter().flatten().map(String::as_str).collect();
     let (key, holder, lease) = (&texts[..], body.holder, body.lease);
     Ok(act(&match verb {
-        Verb::InspectLimit => Action::InspectLimit { name, key },
-        Verb::ResetLimit => Action::ResetLimit { name, key },
-        Verb::Forget => Action::Forget { name, key },
-        Verb::OpenBreaker => Action::SetBreaker { name, to: Force::Open(required("for", body.time)?) },
-        Verb::CloseBreaker => Action::SetBreaker { name, to: Force::Closed },
-        Verb::AcquireLock => Action::Acquire { name, key, holder, lease },
-        Verb::ExtendLock => Action::Extend { name, key, holder: required("holder", holder)?, lease },
-        Verb::ReleaseLock => Action::Release { name, key, holder: required("holder", holder)? },
-        Verb::Mark => Action::Mark { name, key, holder },
-        Verb::InspectBreaker | Verb::Revoke => Action::InspectBreaker { name },
+        Verb::InspectLimit => Action::InspectLimit { name: name()?, key },
+        Verb::ResetLimit => Action::ResetLimit { name: name()?, key },
+        Verb::Forget => Action::Forget { name: name()?, key },
+        Verb::OpenBreaker => {
+            Action::SetBreaker { name: name()?, to: Force::Open(required("for", body.time)?) }
+        }
+        Verb::CloseBreaker => Action::SetBreaker { name: name()?, to: Force::Closed },
+        Verb::AcquireLock => Action::Acquire { name: name()?, key, holder, lease },
+        Verb::ExtendLock => Action::Extend { name: name()?, key, holder: required("holder", holder)?, lease },
+        Verb::ReleaseLock => Action::Release { name: name()?, key, holder: required("holder", holder)? },
+        Verb::Mark => Action::Mark { name: name()?, key, holder },
+        Verb::InspectBreaker => Action::InspectBreaker { name: name()? },
+        Verb::Revoke => Action::Revoke(body.revoked()?),
     }))
 }
 

@@ -137,8 +137,8 @@ impl Revoking {
     ) -> bool {
         let kept = matches!(outcomes.into_iter().next(), Some(Ok(Outcome::Kept)));
         // What the store was not told is not revoked, here as little as anywhere.
-        for op in self.0.iter().filter(|_| kept) {
-            local.changed(op, now);
+        if kept {
+            self.0.iter().for_each(|op| local.changed(op, now));
         }
         kept
     }

@@ -44,11 +44,6 @@ impl Later {
         self.after
     }
 
-    /// When the decision began.
-    pub fn began(&self) -> Timestamp {
-        self.call.began
-    }
-
     /// Asks for the lock once more; a host that was asleep for longer has lost what the request had claimed.
     pub fn resume<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Step {
         if self.held.until.plus(LONGEST_PAUSE) < now {

@@ -174,8 +174,11 @@ impl KeySet {
 
 /// How many keys are tried for one token: a signature of RSA takes a fraction of a millisecond, and anybody can send one.
 pub(super) const MAX_CANDIDATES: usize = 4;
-/// Most bytes of a JWK Set.
+/// Most bytes of a JWK Set. Hosts read one more, so that one which is larger is seen to be.
 pub const MAX_JWKS_BYTES: usize = 64 * 1024;
+/// Milliseconds that a request waits for keys to be fetched, at most: it is told before others may be asked for, which is once in
+/// 10 s, or it would wait for those too.
+pub const MAX_JWKS_WAIT: u64 = 5_000;
 
 #[cfg(test)]
 mod tests {

@@ -37,7 +37,7 @@ use crate::request::{Request, cookie};
 use crate::time::{Span, Timestamp};
 
 pub use error::TokenError;
-pub use keys::{Key, KeySet, MAX_JWKS_BYTES, Signature};
+pub use keys::{Key, KeySet, MAX_JWKS_BYTES, MAX_JWKS_WAIT, Signature};
 pub use object::Object;
 pub use public_key::PublicKey;
 pub(crate) use token::Bearer;
