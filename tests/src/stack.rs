@@ -36,6 +36,9 @@ pub struct StackOptions {
     pub variables: Vec<(String, String)>,
     /// Where decisions are shared.
     pub store: StoreChoice,
+    /// Whether the store may take 10 s, so that a busy machine does not look like a broken store; else what the hosts
+    /// grant it by themselves. What `plugin` and `edge` say goes before.
+    pub patient: bool,
     /// Replica i listens on this port plus i, Workers behind the Envoys; without it, on free ports.
     pub base_port: Option<u16>,
     /// What answers an admitted request.
@@ -55,7 +58,8 @@ pub struct StackOptions {
 }
 
 impl StackOptions {
-    /// One replica with two worker threads, a Redis of its own, free ports, and Envoy's own answer to what is admitted.
+    /// One replica with two worker threads, patient with a Redis of its own, free ports, and Envoy's own answer to what is
+    /// admitted.
     pub fn new(policy: Value) -> StackOptions {
         StackOptions {
             replicas: 1,
@@ -65,6 +69,7 @@ impl StackOptions {
             plugin: json!({}),
             variables: Vec::new(),
             store: StoreChoice::Redis,
+            patient: true,
             base_port: None,
             upstream: envoy::Upstream::Direct,
             paths: envoy::Paths::Normalised,
@@ -265,6 +270,9 @@ fn variables(
         variables.push(("UPSTASH_REDIS_REST_URL", format!("http://{store}")));
         variables.push(("UPSTASH_REDIS_REST_TOKEN", token.to_owned()));
     }
+    if options.patient {
+        variables.push(("TOLLGATE_STORE_TIMEOUT", PATIENCE.to_owned()));
+    }
     variables.retain(|(name, _)| edge.variables.iter().all(|(other, _)| other != name));
     let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
     variables.chain(edge.variables.iter().cloned()).collect()
@@ -277,9 +285,11 @@ fn plugin_config(options: &StackOptions, with_store: bool) -> Value {
             "cluster": STORE_CLUSTER,
             "authority": "tollgate",
             "token_env": TOKEN_VARIABLE,
-            "timeout": "50ms",
             "key_prefix": "tg",
         });
+        if options.patient {
+            config["store"]["timeout"] = PATIENCE.into();
+        }
     }
     merge(&mut config, &options.plugin);
     config
@@ -304,3 +314,6 @@ fn random_token() -> String {
 }
 
 const STORE_CLUSTER: &str = "tollgate_store";
+
+/// The most that a Worker can be told.
+const PATIENCE: &str = "10s";

@@ -251,7 +251,6 @@ async fn a_key_of_an_envoy_that_dies_is_free_after_its_lease() {
 async fn without_reading_bodies_a_key_is_for_one_method_path_and_query() {
     let upstream = Upstream::start(ports::free().unwrap()).await.unwrap();
     let options = StackOptions {
-        plugin: json!({ "store": { "timeout": "10s" } }),
         upstream: envoy::Upstream::Address(upstream.address()),
         ..StackOptions::new(idempotency_policy(json!({})))
     };
@@ -277,7 +276,7 @@ async fn start_with_manager(replicas: u16, policy: Value, manager: Value) -> (St
     let manager = with(json!({ "http_protocol_options": { "enable_trailers": true } }), manager);
     let options = StackOptions {
         replicas,
-        plugin: json!({ "store": { "timeout": "10s" }, "read_bodies": true }),
+        plugin: json!({ "read_bodies": true }),
         upstream: envoy::Upstream::Address(upstream.address()),
         variables: vec![("JWT_SECRET".into(), SECRET.into())],
         manager: manager.as_object().unwrap().clone(),

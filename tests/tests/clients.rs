@@ -31,7 +31,7 @@ use support::{
 async fn clients_that_leave_while_they_wait_are_forgotten() {
     let options = StackOptions {
         concurrency: 1,
-        plugin: json!({ "store": { "timeout": "10s", "calls_in_flight": 1, "batch": 4 } }),
+        plugin: json!({ "store": { "calls_in_flight": 1, "batch": 4 } }),
         ..StackOptions::new(policy(&[limit("limit", "fixed_window", 1000)]))
     };
     let stack = Stack::start(options).await.unwrap();

@@ -110,11 +110,8 @@ async fn a_token_that_the_gateway_refuses_is_a_failed_store() {
 #[tokio::test]
 async fn flushed_scripts_cost_a_second_round_and_charge_nobody_twice() {
     const QUOTA: u64 = 1000;
-    let plugin = json!({ "store": { "timeout": "10s" } });
     let stack =
-        Stack::start(StackOptions { replicas: 3, plugin, ..StackOptions::new(each_algorithm(QUOTA)) })
-            .await
-            .unwrap();
+        Stack::start(StackOptions { replicas: 3, ..StackOptions::new(each_algorithm(QUOTA)) }).await.unwrap();
     let mut redis = connect(stack.redis.as_ref().unwrap());
     let flushing = Flushing::start(connect(stack.redis.as_ref().unwrap()));
     for algorithm in ALGORITHMS {
@@ -311,7 +308,7 @@ async fn what_one_tag_was_charged_is_given_back_when_another_refuses() {
     let fields = json!({ "key": ["const:everybody"], "tag": "elsewhere" });
     let refuses = with(limit("refuses", "fixed_window", 10), fields);
     // A denial that is remembered would answer without asking, and charge nobody.
-    let plugin = json!({ "denial_cache": { "keys": 0 }, "store": { "timeout": "10s" } });
+    let plugin = json!({ "denial_cache": { "keys": 0 } });
     let options = StackOptions { plugin, ..StackOptions::new(policy(&[&charged[..], &[refuses]].concat())) };
     let stack = Stack::start(options).await.unwrap();
     let report = load_of(&stack, 60, "/", "one").run().await.unwrap();

@@ -391,7 +391,6 @@ async fn start(replicas: u16, policy: Value) -> (Stack, Upstream) {
 async fn start_with(replicas: u16, policy: Value, upstream: SocketAddr) -> Stack {
     let options = StackOptions {
         replicas,
-        plugin: json!({ "store": { "timeout": "10s" } }),
         upstream: envoy::Upstream::Address(upstream),
         variables: vec![("JWT_SECRET".into(), SECRET.into())],
         ..StackOptions::new(policy)

@@ -131,7 +131,7 @@ async fn addresses_are_counted_from_the_right_over_trusted_hops() {
 
     // Envoy appends nothing.
     let policy = by_address("x-forwarded-for", 1);
-    let stack = start_with(StackOptions { use_remote_address: false, ..options(policy) }).await;
+    let stack = start_with(StackOptions { use_remote_address: false, ..StackOptions::new(policy) }).await;
     assert_one_counter(&stack, &forged("198.51.100.7")).await;
     assert_one_counter(&stack, &forged("198.51.100.8")).await;
     assert_counters(&stack, 2);
@@ -142,7 +142,7 @@ async fn addresses_are_counted_from_the_right_over_trusted_hops() {
 #[tokio::test]
 async fn the_connection_is_what_envoy_was_told_to_believe() {
     let policy = by_address("connection", 1);
-    let stack = start_with(StackOptions { use_remote_address: false, ..options(policy) }).await;
+    let stack = start_with(StackOptions { use_remote_address: false, ..StackOptions::new(policy) }).await;
     assert_one_counter(&stack, &forged("198.51.100.7")).await;
     assert_one_counter(&stack, &forged("198.51.100.8")).await;
     assert_counters(&stack, 2);
@@ -162,7 +162,9 @@ async fn spellings_of_a_path_share_its_limit_when_envoy_does_not_normalise() {
 
 async fn assert_spellings_share(paths: Paths) {
     let login = with(limit("limit", "sliding_window_log", QUOTA), json!({ "key": ["path"] }));
-    let stack = start_with(StackOptions { paths, ..options(routes(&[("/auth/login", vec![login])])) }).await;
+    let stack =
+        start_with(StackOptions { paths, ..StackOptions::new(routes(&[("/auth/login", vec![login])])) })
+            .await;
     let spelled = [
         "/auth/login",
         "/auth/login/",
@@ -205,7 +207,7 @@ async fn requests_of_odd_forms_are_limited_or_refused() {
         "upgrade_configs": [{ "upgrade_type": "websocket" }, { "upgrade_type": "CONNECT" }],
     });
     let Value::Object(manager) = manager else { panic!("an object") };
-    let stack = start_with(StackOptions { manager, ..options(policy(&[everybody])) }).await;
+    let stack = start_with(StackOptions { manager, ..StackOptions::new(policy(&[everybody])) }).await;
     let websocket = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n";
     let limited = [
         get("/", ""),
@@ -344,12 +346,8 @@ async fn a_large_body_outlasts_a_slow_store() {
 
 // ---- The stack, and what is asserted of it.
 
-fn options(policy: Value) -> StackOptions {
-    StackOptions { plugin: json!({ "store": { "timeout": "10s" } }), ..StackOptions::new(policy) }
-}
-
 async fn start(policy: Value) -> Stack {
-    start_with(options(policy)).await
+    start_with(StackOptions::new(policy)).await
 }
 
 async fn start_with(options: StackOptions) -> Stack {
@@ -360,7 +358,7 @@ async fn start_with(options: StackOptions) -> Stack {
 async fn start_with_upstream(quota: u64) -> (Upstream, Stack) {
     let upstream = Upstream::start(ports::free().unwrap()).await.unwrap();
     let policy = policy(&[limit("limit", "fixed_window", quota)]);
-    let options = StackOptions { upstream: Behind::Address(upstream.address()), ..options(policy) };
+    let options = StackOptions { upstream: Behind::Address(upstream.address()), ..StackOptions::new(policy) };
     (upstream, start_with(options).await)
 }
 

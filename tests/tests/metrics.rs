@@ -140,7 +140,6 @@ async fn guards_are_counted_by_kind_and_name() {
     });
     let options = StackOptions {
         concurrency: 1,
-        plugin: json!({ "store": { "timeout": "10s" } }),
         upstream: envoy::Upstream::Address(upstream.address()),
         ..StackOptions::new(policy)
     };
@@ -226,8 +225,7 @@ fn policy() -> Value {
 }
 
 async fn start() -> Stack {
-    let plugin = json!({ "store": { "timeout": "10s" } });
-    Stack::start(StackOptions { plugin, ..StackOptions::new(policy()) }).await.unwrap()
+    Stack::start(StackOptions::new(policy())).await.unwrap()
 }
 
 /// Sends requests of one client one after the other on one connection, hence to one worker thread; `expected` pass

@@ -161,7 +161,7 @@ async fn a_worker_and_the_package_hold_one_lock() {
     let lock = json!({ "name": "job", "key": ["header:x-tenant"], "lease": "1m" });
     let policy = json!({ "routes": [{ "name": "all", "lock": lock }] });
     let origin = Upstream::start(ports::free().unwrap()).await.unwrap();
-    let edge = Some(Edge::new(1, origin.address()).with("TOLLGATE_STORE_TIMEOUT", "10s"));
+    let edge = Some(Edge::new(1, origin.address()));
     let options = StackOptions { replicas: 0, edge, ..StackOptions::new(policy.clone()) };
     let stack = Stack::start(options).await.unwrap();
     let app = App::install().await;

@@ -355,7 +355,7 @@ fn everything_is_counted() -> Value {
 }
 
 fn plugin() -> Value {
-    json!({ "store": { "timeout": "10s" }, "read_bodies": true, "control": { "token_env": "CONTROL_TOKEN" } })
+    json!({ "read_bodies": true, "control": { "token_env": "CONTROL_TOKEN" } })
 }
 
 /// The answer to Ann, who is not an operator.

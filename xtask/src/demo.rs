@@ -38,7 +38,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         serde_json::from_slice(&fs::read(up::demo_policy())?).context("the policy of the demonstration")?;
     let edge = options.edge;
     up::until_signal(async move {
-        let options = StackOptions { replicas: 3, concurrency: 2, ..StackOptions::new(policy) };
+        let options =
+            StackOptions { replicas: 3, concurrency: 2, patient: false, ..StackOptions::new(policy) };
         let (options, origin) = if edge {
             let (options, origin) = up::with_edge(StackOptions { replicas: 1, ..options }, 3).await?;
             (options, Some(origin))

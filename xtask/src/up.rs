@@ -76,6 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         concurrency: options.concurrency,
         store: options.redis.0.clone(),
         base_port: Some(options.port),
+        patient: false,
         ..StackOptions::new(policy)
     };
     let workers = if options.edge { options.replicas } else { 0 };

@@ -14,7 +14,7 @@ use anyhow::bail;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::connection::{Answer, Broken};
 use super::deadline::Deadline;
@@ -210,13 +210,13 @@ impl Sentinel {
         Some(replies)
     }
 
-    /// Waits for a while for a master that is not `old`.
+    /// Waits for a master that is not `old`, as long as the command may take: other sentinels hear of a failover up to two
+    /// seconds after the one that led it.
     async fn other_than(&self, old: &Arc<Node>, deadline: Deadline) -> Option<Arc<Node>> {
         self.alarm.notify_one();
-        let until = deadline.at.min(Instant::now() + FAILOVER_PATIENCE);
         let mut view = self.view.clone();
         let other = |view: &View| matches!(&view.master, Ok(node) if !Arc::ptr_eq(node, old));
-        let view = timeout_at(until, view.wait_for(other)).await.ok()?.ok()?;
+        let view = timeout_at(deadline.at, view.wait_for(other)).await.ok()?.ok()?;
         view.master.clone().ok()
     }
 }
@@ -597,9 +597,6 @@ const CROWD: Duration = Duration::from_millis(5);
 
 /// How long a sentinel may take, connecting included.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long a command that was refused by a former master waits for the new one.
-const FAILOVER_PATIENCE: Duration = Duration::from_secs(1);
 
 const MOST_SENTINELS: usize = 32;
 const MOST_REPLICAS: usize = 64;

@@ -141,7 +141,7 @@ async fn a_failover_is_followed_and_replicas_are_read() {
 #[tokio::test]
 async fn a_write_that_a_former_master_refused_reaches_the_new_one() {
     let watched = Watched::start().await;
-    let server = Server::start_with(&watched.url(), &["--command-timeout", "3s"]).await;
+    let server = Server::start_with(&watched.url(), &["--command-timeout", "30s"]).await;
     assert_eq!(server.post("/", r#"["SET","k","1"]"#).await.status, 200);
     // Behind the sentinel's back, so that the connections live on; it learns of it a little later.
     watched.swap().await;

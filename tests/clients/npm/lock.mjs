@@ -3,5 +3,5 @@
 import { createGuard } from "tollgate";
 
 const { policy, redis, name, key, lease } = JSON.parse(process.argv[2]);
-const guard = await createGuard({ policy, redis });
+const guard = await createGuard({ policy, redis, timeout: "10s" });
 console.log(JSON.stringify(await guard.lock(name, key, { lease })));

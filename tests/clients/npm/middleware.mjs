@@ -5,6 +5,7 @@ import { createGuard } from "tollgate";
 import { NextResponse } from "./next_server.mjs";
 
 const guard = createGuard({
+  timeout: "10s",
   policy: {
     routes: [
       {

@@ -24,7 +24,7 @@ export default {
       return new Response(checks.report());
     }
     // Variables come with requests, so the first one makes the guard, and all others wait for the same.
-    guard ??= createGuard({ policy, redis: { url: settings.url, token: settings.token } });
+    guard ??= createGuard({ policy, redis: { url: settings.url, token: settings.token }, timeout: "10s" });
     const waitUntil = (promise) => context.waitUntil(promise);
     const decision = await (
       await guard

@@ -107,14 +107,11 @@ async fn one_isolate_is_exact_in_its_own_memory() {
     assert_unharmed(&site.stack);
 }
 
-/// On a machine with more to do than this test, a call to the store may take longer than production would wait; what is shown
-/// here is counting, so none may time out.
 async fn fleet(policy: Value) -> (Stack, Upstream) {
     let origin = Upstream::start(ports::free().unwrap()).await.unwrap();
     let options = StackOptions {
         replicas: 2,
-        edge: Some(Edge::new(3, origin.address()).with("TOLLGATE_STORE_TIMEOUT", "10s")),
-        plugin: json!({ "store": { "timeout": "10s" } }),
+        edge: Some(Edge::new(3, origin.address())),
         upstream: envoy::Upstream::Address(origin.address()),
         ..StackOptions::new(policy)
     };

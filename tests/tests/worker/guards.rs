@@ -215,7 +215,7 @@ async fn a_lock_is_held_until_the_last_byte_or_until_the_client_leaves() {
 /// While the request is read, while it waits for the store, while the origin works, while the answer is on its way.
 #[tokio::test]
 async fn clients_that_leave_at_any_moment_leave_no_lock_behind() {
-    let site = two_workers(policy(&lock()), |edge| edge.with("TOLLGATE_STORE_TIMEOUT", "10s")).await;
+    let site = two_workers(policy(&lock()), |edge| edge).await;
     site.origin.set_reply(Reply { delay: Duration::from_millis(3), ..Reply::default() });
     let mut clients = tokio::task::JoinSet::new();
     for (number, address) in (0..32_u64).zip(site.stack.addresses().into_iter().cycle()) {

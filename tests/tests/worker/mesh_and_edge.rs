@@ -112,13 +112,11 @@ async fn a_lock_that_is_held_anywhere_is_held_everywhere() {
 
 async fn fleet(policy: Value) -> (Stack, Upstream) {
     let origin = Upstream::start(ports::free().unwrap()).await.unwrap();
-    let edge =
-        Edge::new(1, origin.address()).with("TOLLGATE_STORE_TIMEOUT", "10s").with("JWT_SECRET", SECRET);
+    let edge = Edge::new(1, origin.address()).with("JWT_SECRET", SECRET);
     let options = StackOptions {
         replicas: 2,
         edge: Some(edge),
         variables: vec![("JWT_SECRET".into(), SECRET.into())],
-        plugin: json!({ "store": { "timeout": "10s" } }),
         upstream: envoy::Upstream::Address(origin.address()),
         ..StackOptions::new(policy)
     };
