@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -167,7 +167,14 @@ impl Process {
 
     /// Freezes it with SIGSTOP: its connections stay open and nothing answers.
     pub fn suspend(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        // Its threads stop one by one, on a busy machine not at once.
+        let begun = Instant::now();
+        while !self.is_suspended() {
+            ensure!(begun.elapsed() < GRACE, "{} does not stop", self.name());
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Lets a suspended process go on.
@@ -175,11 +182,14 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    /// Whether it is suspended.
+    /// Whether all of its threads are suspended.
     pub fn is_suspended(&self) -> bool {
-        // The state follows the program's name, which is in parentheses and may hold anything.
-        let stat = self.proc_file("stat").unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        let is_stopped = |task: io::Result<fs::DirEntry>| {
+            let stat = task.and_then(|task| fs::read_to_string(task.path().join("stat"))).unwrap_or_default();
+            // The state follows the thread's name, which is in parentheses and may hold anything.
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        fs::read_dir(format!("/proc/{}/task", self.id())).is_ok_and(|mut tasks| tasks.all(is_stopped))
     }
 
     /// Starts it again with the same command on the same port, ending it first if it still runs.

@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use tollgate_tests::envoy::{Cluster, Envoy, Filter, Listener, Options as EnvoyOptions, Upstream};
 use tollgate_tests::gateway::{Gateway, TOKEN_VARIABLE};
+use tollgate_tests::metrics::Metrics;
 use tollgate_tests::redis::Redis;
 use tollgate_tests::{ports, run_dir, tools};
 use tollgate_vectors::format::token;
@@ -178,9 +180,9 @@ async fn sample(
     wrk(&url, &[&bearer], 1, options.connections).await?;
     let used =
         || -> Result<[Duration; 3]> { Ok([envoy.cpu_time()?, gateway.cpu_time()?, redis.cpu_time()?]) };
-    let before = (used()?, envoy.metrics().await?);
+    let before = (used()?, settled_metrics(envoy).await?);
     let run = wrk(&url, &[&bearer], options.seconds, options.connections).await?;
-    let after = (used()?, envoy.metrics().await?);
+    let after = (used()?, settled_metrics(envoy).await?);
     let refused = run.not_ok;
     if (contender.refuses && refused != run.requests) || (!contender.refuses && refused != 0) {
         bail!("{}: {refused} of {} answers were refusals", contender.name, run.requests);
@@ -203,10 +205,15 @@ async fn sample(
     })
 }
 
+/// Envoy merges its threads' histograms when it is asked for metrics, but answers before it has.
+async fn settled_metrics(envoy: &Envoy) -> Result<Metrics> {
+    envoy.metrics().await?;
+    sleep(Duration::from_millis(100)).await;
+    envoy.metrics().await
+}
+
 fn table(options: &Options, answering: Answering, rows: &[(&Contender, Sample)]) -> String {
-    let rate = |name: &str| {
-        rows.iter().find(|(c, _)| c.name == name).map_or(f64::NAN, |(_, s)| s.requests_per_second)
-    };
+    let rate = |name: &str| rows.iter().find(|(c, _)| c.name == name).map(|(_, s)| s.requests_per_second);
     let (plain, empty) = (rate("plain Envoy"), rate("empty wasm filter"));
     let what = if answering == Answering::Envoy { "Envoy answers itself" } else { "nginx answers" };
     let mut text = format!(
@@ -216,7 +223,9 @@ fn table(options: &Options, answering: Answering, rows: &[(&Contender, Sample)])
         options.connections, options.rounds, options.seconds
     );
     for (contender, s) in rows {
-        let share = |of: f64| format!("{:.0} %", 100.0 * s.requests_per_second / of);
+        let share = |of: Option<f64>| {
+            of.map_or_else(|| "–".into(), |of| format!("{:.0} %", 100.0 * s.requests_per_second / of))
+        };
         let store = |value: f64| {
             if contender.uses_store && !contender.refuses { format!("{value:.1}") } else { "–".into() }
         };
