@@ -180,20 +180,23 @@ async fn sample(
     wrk(&url, &[&bearer], 1, options.connections).await?;
     let used =
         || -> Result<[Duration; 3]> { Ok([envoy.cpu_time()?, gateway.cpu_time()?, redis.cpu_time()?]) };
-    let before = (used()?, settled_metrics(envoy).await?);
+    let counted = settled_metrics(envoy).await?;
+    // Reading metrics costs an Envoy time, too, which is not what is measured.
+    let began = used()?;
     let run = wrk(&url, &[&bearer], options.seconds, options.connections).await?;
-    let after = (used()?, settled_metrics(envoy).await?);
+    let ended = used()?;
+    let counted = [counted, settled_metrics(envoy).await?];
     let refused = run.not_ok;
     if (contender.refuses && refused != run.requests) || (!contender.refuses && refused != 0) {
         bail!("{}: {refused} of {} answers were refusals", contender.name, run.requests);
     }
-    let delta = |name: &str| after.1.sum(name, &[]) - before.1.sum(name, &[]);
+    let delta = |name: &str| counted[1].sum(name, &[]) - counted[0].sum(name, &[]);
     if delta("rate_limit_degraded_total") > 0.0 {
         bail!("{}: some decisions were made without the store", contender.name);
     }
     let mut cpu = [0.0; 3];
     for (index, part) in cpu.iter_mut().enumerate() {
-        *part = (after.0[index] - before.0[index]).as_secs_f64() * 1e6 / run.requests.max(1) as f64;
+        *part = (ended[index] - began[index]).as_secs_f64() * 1e6 / run.requests.max(1) as f64;
     }
     let calls = delta("redis_calls_total");
     Ok(Sample {
@@ -205,7 +208,7 @@ async fn sample(
     })
 }
 
-/// Envoy merges its threads' histograms when it is asked for metrics, but answers before it has.
+/// Its metrics, with histograms that have caught up: behind a load, the two readings of [`Envoy::metrics`] are too close.
 async fn settled_metrics(envoy: &Envoy) -> Result<Metrics> {
     envoy.metrics().await?;
     sleep(Duration::from_millis(100)).await;
