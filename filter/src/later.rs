@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use tollgate_shared::exchange::{Decision, Later, Step};
-use tollgate_shared::time::Timestamp;
+use tollgate_shared::time::{Timestamp, Validity};
 
 use crate::commit::Committer;
 use crate::host;
@@ -14,9 +14,10 @@ use crate::queue::{self, Slot};
 pub(crate) struct Sleeper {
     slot: Rc<Slot>,
     later: Later,
-    /// When it wakes, by the time that decisions take, and by the host's clock.
+    /// When it wakes, by the time that decisions take.
     at: Timestamp,
-    due: Timestamp,
+    /// For how long it sleeps, by the host's clock.
+    asleep: Validity,
 }
 
 impl Committer {
@@ -25,15 +26,16 @@ impl Committer {
         if self.sleepers.len() >= queue::MOST {
             return Some(later.give_up(&mut self.local, now));
         }
-        let (at, due) = (now.plus(later.after()), host::real_time(now).plus(later.after()));
-        self.sleepers.push(Sleeper { slot: Rc::clone(slot), later, at, due });
+        let at = now.plus(later.after());
+        let asleep = Validity::new(host::real_time(now), later.after());
+        self.sleepers.push(Sleeper { slot: Rc::clone(slot), later, at, asleep });
         self.watch();
         None
     }
 
     /// Has those ask again whose time has come, and those leave whose clients have left.
     pub(crate) fn wake(&mut self, now: Timestamp) {
-        let is_over = |sleeper: &mut Sleeper| sleeper.due <= now || sleeper.slot.gone.get();
+        let is_over = |sleeper: &mut Sleeper| !sleeper.asleep.covers(now) || sleeper.slot.gone.get();
         let over: Vec<Sleeper> = self.sleepers.extract_if(.., is_over).collect();
         for Sleeper { slot, later, at, .. } in over {
             let now = host::resumption_time(at);

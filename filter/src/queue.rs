@@ -8,7 +8,7 @@ use tollgate_shared::answer::Fields;
 use tollgate_shared::control::{self, Asked};
 use tollgate_shared::exchange::{Call, Completion, Revoking};
 use tollgate_shared::store::Op;
-use tollgate_shared::time::Timestamp;
+use tollgate_shared::time::{Timestamp, Validity};
 
 /// What a request's context, the queue and its answer all know of it.
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ impl Member {
     }
 
     fn is_late(&self, timeout: u64, now: Timestamp) -> bool {
-        self.waiting().is_some_and(|waiting| waiting.queued.plus(timeout) <= now)
+        self.waiting().is_some_and(|waiting| !Validity::new(waiting.queued, timeout).covers(now))
     }
 }
 
@@ -157,7 +157,7 @@ impl Queue {
         (members, abandoned)
     }
 
-    /// Takes those who have waited for `timeout` milliseconds.
+    /// Takes the members that have waited for `timeout` milliseconds, or whose waiting time is unknown because the clock was set back.
     pub(crate) fn take_late(&mut self, timeout: u64, now: Timestamp) -> VecDeque<Member> {
         // Who waits in front has waited longest.
         if !self.0.iter().find(|member| member.waiting().is_some()).is_some_and(|m| m.is_late(timeout, now)) {

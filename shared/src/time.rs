@@ -35,6 +35,33 @@ impl Timestamp {
     }
 }
 
+/// The time for which something is believed: from the moment it became known, for so many milliseconds.
+///
+/// A clock that is set back to before that moment ends it: how much of the time has passed is unknown then, and asking again is
+/// always possible. Within its time, setting the clock back can at most double it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Validity {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Validity {
+    /// From `from` on, for `millis` milliseconds.
+    pub const fn new(from: Timestamp, millis: u64) -> Self {
+        Self { from, until: from.plus(millis) }
+    }
+
+    /// Whether it is believed at `now`.
+    pub fn covers(&self, now: Timestamp) -> bool {
+        self.from <= now && now < self.until
+    }
+
+    /// The moment it ends.
+    pub const fn until(&self) -> Timestamp {
+        self.until
+    }
+}
+
 /// A length of time in whole milliseconds, at least one and at most 366 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(u64);
@@ -102,6 +129,14 @@ mod tests {
     use alloc::string::ToString;
 
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_what_is_believed() {
+        let validity = Validity::new(Timestamp::from_millis(1000), 500);
+        let covers = |millis| validity.covers(Timestamp::from_millis(millis));
+        assert_eq!([999, 1000, 1499, 1500].map(covers), [false, true, true, false]);
+        assert!(!Validity::default().covers(Timestamp::default()));
+    }
 
     #[test]
     fn spans_read_and_print() {

@@ -17,7 +17,7 @@ use crate::local::Local;
 use crate::policy::{Policy, RouteLimit};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, StoreError};
-use crate::time::{Span, Timestamp};
+use crate::time::{Span, Timestamp, Validity};
 
 /// A decision that waits for the store.
 #[derive(Debug)]
@@ -240,7 +240,7 @@ impl Call {
                 if let Some((guard, digest, time)) = trust
                     && report.passed_store(guard)
                 {
-                    local.unrevoked.insert(digest, began.plus(time.as_millis()), now);
+                    local.unrevoked.insert(digest, Validity::new(began, time.as_millis()), now);
                 }
                 Decision::Allow(Admission { report, onward, completion: due.into_completion(policy) })
             }

@@ -15,7 +15,7 @@ use crate::policy::{Guard, Route, Rule};
 use crate::revocation::time_to_live;
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, Probe, StoreError};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Validity};
 
 /// What an operation is about.
 #[derive(Clone, Copy, Debug)]
@@ -353,8 +353,8 @@ impl Call {
         else {
             return None;
         };
-        let until = self.began.plus(wait.as_millis());
-        (now < until).then(|| Held { asked, op: op.clone(), source, for_ms, until })
+        let patience = Validity::new(self.began, wait.as_millis());
+        patience.covers(now).then(|| Held { asked, op: op.clone(), source, for_ms, patience })
     }
 
     /// Of a call whose answer is lost, nobody knows whether it took what it asked for. So that is given back.

@@ -7,7 +7,7 @@ use super::{Call, Decision, Reason, Ruling, Source, Step};
 use crate::local::Local;
 use crate::store::Op;
 use crate::store::memory::Shards;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Validity};
 
 /// A decision that waits for a lock which another request holds: [`Later::resume`] after so long, or [`Later::give_up`].
 ///
@@ -27,15 +27,15 @@ pub(super) struct Held {
     pub(super) source: Source,
     /// Milliseconds until it is free in any case.
     pub(super) for_ms: u64,
-    /// When it is waited for no longer.
-    pub(super) until: Timestamp,
+    /// For how long it is waited for.
+    pub(super) patience: Validity,
 }
 
 impl Later {
     pub(super) fn new(call: Call, held: Held, now: Timestamp) -> Self {
         // In proportion to how long it has lasted already: soon at first, and not often where it lasts.
         let pause = (now.since(call.began) / 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        let after = apart(pause, &held.op).min(held.for_ms).min(held.until.since(now)).max(1);
+        let after = apart(pause, &held.op).min(held.for_ms).min(held.patience.until().since(now)).max(1);
         Self { call: Box::new(call), held, after }
     }
 
@@ -46,7 +46,7 @@ impl Later {
 
     /// Asks for the lock once more; a host that was asleep for longer has lost what the request had claimed.
     pub fn resume<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Step {
-        if self.held.until.plus(LONGEST_PAUSE) < now {
+        if self.held.patience.until().plus(LONGEST_PAUSE) < now {
             return Step::Decide(self.give_up(local, now));
         }
         let Self { mut call, held: Held { asked, op, .. }, .. } = self;

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::circuit_breaker::BreakerState;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Validity};
 
 /// What circuit breakers did when the store was asked last, at most one for each guard of a policy.
 ///
@@ -14,14 +14,14 @@ pub(crate) struct Breakers(BTreeMap<usize, Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Closed; not known any more from this time on.
-    closed_until: Timestamp,
-    /// Open; not known any more from this time on.
-    open_until: Timestamp,
+    /// For how long it is known to be closed.
+    closed: Validity,
+    /// For how long it is known to be open.
+    open: Validity,
     /// When it is half-open, if nobody sets it by hand.
     half_open_at: Timestamp,
-    /// Not to be asked again before this time.
-    asked_until: Timestamp,
+    /// For how long it is not to be asked again.
+    asked: Validity,
     /// Of calls, since it was told last.
     successes: u32,
 }
@@ -42,13 +42,13 @@ pub(crate) enum View {
 impl Breakers {
     pub(crate) fn view(&mut self, guard: usize, now: Timestamp) -> View {
         let seen = self.0.entry(guard).or_default();
-        if now < seen.open_until {
+        if seen.open.covers(now) {
             return View::Open { for_ms: seen.half_open_at.since(now) };
         }
-        if now < seen.closed_until && now < seen.asked_until {
+        if seen.closed.covers(now) && seen.asked.covers(now) {
             return View::Closed;
         }
-        seen.asked_until = now.plus(FRESH);
+        seen.asked = Validity::new(now, FRESH);
         View::Unknown { successes: core::mem::take(&mut seen.successes) }
     }
 
@@ -57,15 +57,15 @@ impl Breakers {
         let seen = self.0.entry(guard).or_default();
         match state {
             BreakerState::Closed => {
-                seen.asked_until = asked.plus(FRESH);
-                seen.closed_until = asked.plus(2 * FRESH);
-                seen.open_until = Timestamp::default();
+                seen.asked = Validity::new(asked, FRESH);
+                seen.closed = Validity::new(asked, 2 * FRESH);
+                seen.open = Validity::default();
             }
             BreakerState::Open { for_ms } => {
-                (seen.open_until, seen.half_open_at) = (now.plus(for_ms.min(OPEN)), now.plus(for_ms));
-                seen.closed_until = Timestamp::default();
+                (seen.open, seen.half_open_at) = (Validity::new(now, for_ms.min(OPEN)), now.plus(for_ms));
+                seen.closed = Validity::default();
             }
-            BreakerState::HalfOpen { .. } => seen.closed_until = Timestamp::default(),
+            BreakerState::HalfOpen { .. } => seen.closed = Validity::default(),
         }
     }
 
@@ -85,3 +85,19 @@ impl Breakers {
 const FRESH: u64 = 100;
 /// Most milliseconds for which a breaker that is open is taken for open: somebody may close it by hand.
 const OPEN: u64 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_has_a_breaker_asked_again() {
+        let at = Timestamp::from_millis;
+        for state in [BreakerState::Open { for_ms: 60_000 }, BreakerState::Closed] {
+            let mut breakers = Breakers::default();
+            breakers.seen(0, state, at(100_000), at(100_000));
+            assert_ne!(breakers.view(0, at(100_000)), View::Unknown { successes: 0 });
+            assert_eq!(breakers.view(0, at(99_999)), View::Unknown { successes: 0 });
+        }
+    }
+}

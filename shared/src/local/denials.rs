@@ -4,13 +4,13 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use crate::key::Key;
 use crate::rate_limit::{Retry, Standing};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Validity};
 
 /// Denials that the store has spoken and that hold until a time it named. At most as many as the constructor says;
 /// the one that ends first makes room for another.
 ///
 /// A wrong hit would refuse a request that the store admits. It cannot happen by time: a denial counts from
-/// before its call left. It can when a counter is reset by hand or its quota raised, for at most the rest of the
+/// before its call left, and a clock that is set back to before that moment ends it. It can when a counter is reset by hand or its quota raised, for at most the rest of the
 /// denial; and when what filled a counter is given back, which is why those that may be refunded are asked again after
 /// [`REFUNDABLE`] milliseconds.
 #[derive(Debug)]
@@ -22,11 +22,11 @@ pub(crate) struct Denials {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// When it is forgotten.
-    until: Timestamp,
+    /// For how long it is remembered.
+    valid: Validity,
     /// When the cost is admitted.
     admitted: Timestamp,
-    /// A smaller cost might be admitted now, and a larger one not yet at `until`.
+    /// A smaller cost might be admitted now, and a larger one not yet when this one is.
     cost: u64,
     remaining: u64,
     reset: Timestamp,
@@ -40,7 +40,7 @@ impl Denials {
     /// How the counter stands if it is known to refuse `cost` now.
     pub(crate) fn find(&mut self, key: &Key, cost: u64, now: Timestamp) -> Option<Standing> {
         let entry = self.by_key.get(key)?;
-        if entry.until <= now {
+        if !entry.valid.covers(now) {
             self.forget(key);
             return None;
         }
@@ -54,7 +54,7 @@ impl Denials {
     /// Forgets that anything was refused.
     pub(crate) fn forget(&mut self, key: &Key) {
         if let Some(entry) = self.by_key.remove(key) {
-            self.by_end.remove(&(entry.until, key.clone()));
+            self.by_end.remove(&(entry.valid.until(), key.clone()));
         }
     }
 
@@ -73,20 +73,20 @@ impl Denials {
             return;
         }
         let entry = Entry {
-            until: asked.plus(if refundable { millis.min(REFUNDABLE) } else { millis }),
+            valid: Validity::new(asked, if refundable { millis.min(REFUNDABLE) } else { millis }),
             admitted: asked.plus(millis),
             cost,
             remaining: standing.remaining,
             reset: asked.plus(standing.reset),
         };
         if let Some(old) = self.by_key.insert(key.clone(), entry) {
-            self.by_end.remove(&(old.until, key.clone()));
+            self.by_end.remove(&(old.valid.until(), key.clone()));
         } else if self.by_key.len() > self.at_most
             && let Some((_, first)) = self.by_end.pop_first()
         {
             self.by_key.remove(&first);
         }
-        self.by_end.insert((entry.until, key.clone()));
+        self.by_end.insert((entry.valid.until(), key.clone()));
     }
 }
 
@@ -119,6 +119,15 @@ mod tests {
         assert_eq!(denials.find(&key(1), 3, at(1000)), None, "it would be told too early a time");
         assert_eq!(denials.find(&key(1), 1, at(1000)), None);
         assert_eq!(denials.find(&key(1), 2, at(1100)), None);
+        assert!(denials.by_key.is_empty() && denials.by_end.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_a_denial() {
+        let mut denials = Denials::new(10);
+        denials.remember(&key(1), 1, &refused(1000), false, at(60_000));
+        assert!(denials.find(&key(1), 1, at(60_000)).is_some());
+        assert_eq!(denials.find(&key(1), 1, at(50_000)), None);
         assert!(denials.by_key.is_empty() && denials.by_end.is_empty());
     }
 

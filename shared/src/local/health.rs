@@ -1,18 +1,18 @@
 //! How the store is.
 
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Validity};
 
 /// A circuit breaker around the store, so that a dead store costs nothing per request.
 ///
 /// ```text
 ///            3 failures in a row                pause over: one request probes
-///  Closed ──────────────────────▶ Open(until) ─────────────────────────────▶ Probing(until)
+///  Closed ──────────────────────▶ Open(pause) ─────────────────────────────▶ Probing(time)
 ///    ▲                              ▲   ▲                                       │  │
 ///    │ answered                     │   └──── failed: pause doubles, 10 s at most ┘  │
 ///    └──────────────────────────────┴── (from any state)          answered ◀────────┘
 /// ```
 ///
-/// A probe that nobody reports back on is given up after 5 s.
+/// A probe that nobody reports back on is given up after 5 s. A clock that is set back ends pause and probe.
 #[derive(Debug)]
 pub(crate) struct StoreHealth {
     state: Health,
@@ -23,8 +23,8 @@ pub(crate) struct StoreHealth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Closed,
-    Open(Timestamp),
-    Probing(Timestamp),
+    Open(Validity),
+    Probing(Validity),
 }
 
 impl Default for StoreHealth {
@@ -43,9 +43,9 @@ impl StoreHealth {
     pub(crate) fn admits(&mut self, now: Timestamp) -> bool {
         match self.state {
             Health::Closed => true,
-            Health::Open(until) | Health::Probing(until) if now < until => false,
+            Health::Open(time) | Health::Probing(time) if time.covers(now) => false,
             Health::Open(_) | Health::Probing(_) => {
-                self.state = Health::Probing(now.plus(PROBE_EXPIRES));
+                self.state = Health::Probing(Validity::new(now, PROBE_EXPIRES));
                 true
             }
         }
@@ -59,10 +59,10 @@ impl StoreHealth {
         self.failures = self.failures.saturating_add(1);
         match self.state {
             Health::Closed if self.failures < FAILURES => {}
-            Health::Closed => self.state = Health::Open(now.plus(self.pause)),
+            Health::Closed => self.state = Health::Open(Validity::new(now, self.pause)),
             Health::Probing(_) => {
                 self.pause = self.pause.saturating_mul(2).min(LAST_PAUSE);
-                self.state = Health::Open(now.plus(self.pause));
+                self.state = Health::Open(Validity::new(now, self.pause));
             }
             // A call sent before the breaker opened.
             Health::Open(_) => {}
@@ -103,5 +103,15 @@ mod tests {
         assert!(health.admits(at(1550 + PROBE_EXPIRES)), "a probe without report is given up");
         health.answered();
         assert!(health.admits(at(7000)) && health.admits(at(7000)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_pause_and_probe() {
+        let mut health = StoreHealth::default();
+        (0..FAILURES).for_each(|_| health.failed(at(2_000_000)));
+        assert!(!health.admits(at(2_000_000)));
+        assert!(health.admits(at(200_000)), "half an hour earlier by the clock: one probe");
+        assert!(!health.admits(at(200_000)), "and no second");
+        assert!(health.admits(at(100_000)), "set back once more while it is under way");
     }
 }

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq as _;
 use crate::config::ConfigError;
 use crate::jwt::{Bearer, JwtPolicy, KeySet, Token};
 use crate::key::Digest;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, Validity};
 
 /// Bearers of tokens whose signature holds: to know one again is to compare bytes. At most as many as the constructor says, and at
 /// most [`MAX_BEARERS`] bytes of tokens; of more, somebody is forgotten.
@@ -72,8 +72,8 @@ pub(crate) struct FetchedKeys {
     fetched: Timestamp,
     /// What they were read from.
     pub(crate) document: Option<Digest>,
-    /// When they were asked for last.
-    asked: Timestamp,
+    /// For how long they are not asked for again.
+    asked: Validity,
     /// They are on their way.
     is_asked: bool,
 }
@@ -101,49 +101,49 @@ impl FetchedKeys {
     /// Whether a request is to wait for keys; `is_known` if one is there for its token. Then only one request in a while has them
     /// refreshed, and the others go by what there is.
     pub(crate) fn are_wanted(&mut self, is_known: bool, refresh_millis: u64, now: Timestamp) -> bool {
-        let is_recent = now < self.asked.plus(ASK_AGAIN);
-        if is_known && (is_recent || now < self.fetched.plus(refresh_millis)) {
+        let is_recent = self.asked.covers(now);
+        if is_known && (is_recent || Validity::new(self.fetched, refresh_millis).covers(now)) {
             return false;
         }
         if is_recent {
             return self.is_asked;
         }
-        (self.asked, self.is_asked) = (now, true);
+        (self.asked, self.is_asked) = (Validity::new(now, ASK_AGAIN), true);
         true
     }
 }
 
-/// Digests that are remembered until a time. At most as many as the constructor says; of more, some are forgotten.
+/// Digests that are remembered for a time. At most as many as the constructor says; of more, some are forgotten.
 #[derive(Debug)]
 pub(crate) struct Recent {
     at_most: usize,
-    until: BTreeMap<Digest, Timestamp>,
+    valid: BTreeMap<Digest, Validity>,
 }
 
 impl Recent {
     pub(super) fn new(at_most: usize) -> Self {
-        Self { at_most, until: BTreeMap::new() }
+        Self { at_most, valid: BTreeMap::new() }
     }
 
     pub(crate) fn has(&self, digest: &Digest, now: Timestamp) -> bool {
-        self.until.get(digest).is_some_and(|until| now < *until)
+        self.valid.get(digest).is_some_and(|valid| valid.covers(now))
     }
 
-    pub(crate) fn insert(&mut self, digest: Digest, until: Timestamp, now: Timestamp) {
-        if self.until.len() >= self.at_most {
-            self.until.retain(|_, until| now < *until);
+    pub(crate) fn insert(&mut self, digest: Digest, valid: Validity, now: Timestamp) {
+        if self.valid.len() >= self.at_most {
+            self.valid.retain(|_, valid| valid.covers(now));
         }
         // Digests are evenly spread, so whoever is first is anybody.
-        if self.until.len() >= self.at_most {
-            self.until.pop_first();
+        if self.valid.len() >= self.at_most {
+            self.valid.pop_first();
         }
         if self.at_most > 0 {
-            self.until.insert(digest, until);
+            self.valid.insert(digest, valid);
         }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.until.clear();
+        self.valid.clear();
     }
 }
 
@@ -155,6 +155,19 @@ const ASK_AGAIN: u64 = 10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_what_is_remembered() {
+        let (at, digest) = (Timestamp::from_millis, Digest::of_parts(&[b"token"]));
+        let mut recent = Recent::new(1);
+        recent.insert(digest, Validity::new(at(100_000), 1000), at(100_000));
+        assert!(recent.has(&digest, at(100_000)) && !recent.has(&digest, at(99_999)));
+        let mut keys = FetchedKeys::default();
+        assert!(keys.are_wanted(true, 60_000, at(100_000)));
+        keys.fetched(None, None, at(100_000)).unwrap();
+        assert!(!keys.are_wanted(true, 60_000, at(100_000)));
+        assert!(keys.are_wanted(true, 60_000, at(99_999)), "they are fetched again");
+    }
 
     #[test]
     fn tokens_are_equal_to_the_last_byte() {
