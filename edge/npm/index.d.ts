@@ -133,17 +133,19 @@ export interface Guard {
 
   /**
    * Revokes a token, the one of this `jti`, or all that a subject was issued until now. The signature of `token` is not verified: it is to be kept
-   * out, whoever made it. Other instances refuse it at once, or when their `cache` of the policy ends.
+   * out, whoever made it. Other instances refuse it at once, or when their `cache` of the policy ends. Without `issuer` the issuer of the
+   * policy is meant.
    *
-   * @returns For how many milliseconds that is kept. Throws as {@link Guard.lock} does, a `RangeError` also where no route has `revocation`, or
-   *   a subject is to be revoked and `jwt` has no `max_lifetime`.
+   * @returns For how many milliseconds that is kept. Of a subject also `newTokensFrom`: the first `iat`, in Unix seconds, with which a
+   *   new token is accepted; until then a login is refused. Throws as {@link Guard.lock} does, a `RangeError` also where no route has
+   *   `revocation`, where a subject is to be revoked and `jwt` has no `max_lifetime`, and where the policy never accepts such a token.
    */
   revoke(
     which:
       | { token: string; jti?: never; subject?: never; issuer?: never }
       | { jti: string; issuer?: string; token?: never; subject?: never }
       | { subject: string; issuer?: string; token?: never; jti?: never },
-  ): Promise<{ forMs: number }>;
+  ): Promise<{ forMs: number; newTokensFrom?: number }>;
 
   /** Says what a circuit breaker of the policy does; it can be set by hand. Throws as {@link Guard.lock} does. */
   breaker(name: string): Promise<Breaker>;

@@ -20,6 +20,7 @@ use tollgate_shared::policy::Policy;
 use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::redis::rest::{Outcomes, Progress};
 use tollgate_shared::redis::{Clock, Pipeline, Script};
+use tollgate_shared::revocation::{Reach, Revocation};
 use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Op, Outcome, Probe, StoreError};
 use tollgate_shared::time::{Span, Timestamp};
@@ -142,7 +143,9 @@ fn guards(letter: u8) -> Option<Vec<Op>> {
             report(Some(Probe { generation: 7, holder })),
             Op::Force { key: key(), breaker, to: Force::Closed },
         ],
-        b'r' => vec![Op::IsRevoked { key: key() }, Op::Revoke { key: key(), ttl: lease, before: None }],
+        b'r' => {
+            vec![Op::IsRevoked { key: key() }, Op::Revoke { key: key(), ttl: lease, reach: Reach::default() }]
+        }
         b'f' => vec![Op::Reset { key: key() }],
         _ => return None,
     })
@@ -204,9 +207,10 @@ fn is_what_was_answered(
         (Op::Refund { .. }, Ok(Outcome::Refunded)) => {
             assert!(integers().iter().all(|number| number.as_i64().is_some()));
         }
-        (Op::IsRevoked { .. }, Ok(Outcome::Revoked(Some(before)))) => {
-            let said = result.and_then(Value::as_str).and_then(|text| text.split(' ').next()?.parse().ok());
-            assert_eq!(said, Some(before.as_millis()));
+        (Op::IsRevoked { .. }, Ok(Outcome::Revoked(Some(Revocation { before, until })))) => {
+            let text = result.and_then(Value::as_str).expect("a text");
+            let said: Vec<u64> = text.splitn(2, ' ').filter_map(|number| number.parse().ok()).collect();
+            assert_eq!(said, [before.as_millis(), until.as_millis()]);
         }
         (Op::Reset { .. }, Ok(Outcome::Reset)) => {
             assert!(result.is_some_and(|result| *result == 0 || *result == 1), "{result:?}");
@@ -236,7 +240,8 @@ fn guard_said(op: &Op, outcome: &Outcome) -> Value {
         (Op::Reserve { .. }, Outcome::Mismatch) => json!([2]),
         (Op::Reserve { .. }, Outcome::Replay(response)) => base64(response),
         (Op::Release { .. } | Op::Abandon { .. }, Outcome::Released) => json!([0]),
-        (Op::Keep { .. } | Op::Revoke { .. }, Outcome::Kept) => json!([0]),
+        (Op::Keep { .. }, Outcome::Kept) => json!([0]),
+        (Op::Revoke { .. }, Outcome::RevokedUpTo(before)) => json!([0, before.as_millis()]),
         (Op::Extend { .. } | Op::Release { .. } | Op::Keep { .. } | Op::Abandon { .. }, Outcome::Lost) => {
             json!([1])
         }

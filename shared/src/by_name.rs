@@ -22,7 +22,7 @@ use crate::key::{Digest, Key};
 use crate::local::Local;
 use crate::policy::{Guard, Policy, Rule};
 use crate::rate_limit::Check;
-use crate::revocation::time_to_live;
+use crate::revocation::{Reach, time_to_live};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, StoreError};
 use crate::time::{Span, Timestamp};
@@ -63,14 +63,14 @@ pub enum Revoked<'a> {
     Token(&'a str),
     /// The one whose `jti` is this, among those of an issuer if tokens name theirs.
     Id {
-        /// `iss`.
+        /// `iss`; the issuer of the policy, if it names one and nothing is said here.
         issuer: Option<&'a str>,
         /// `jti`.
         id: &'a str,
     },
     /// All that somebody was issued until now.
     Subject {
-        /// `iss`, if tokens name it.
+        /// `iss`, if tokens name it; the issuer of the policy, if it names one and nothing is said here.
         issuer: Option<&'a str>,
         /// `sub`.
         subject: &'a str,
@@ -120,6 +120,8 @@ pub enum Done {
     Revoked {
         /// Milliseconds for which that is remembered.
         for_ms: u64,
+        /// Of a subject: in Unix seconds, the first `iat` of a token that is accepted again.
+        new_from: Option<u64>,
     },
 }
 
@@ -164,6 +166,7 @@ enum About {
     },
     Revocation {
         ttl: Span,
+        of_subject: bool,
     },
 }
 
@@ -265,7 +268,10 @@ fn plan<S: Shards>(
         }
         Action::Revoke(revoked) => {
             let (key, ttl) = revocation(policy, &revoked, now)?;
-            (Op::Revoke { key, ttl, before: None }, About::Revocation { ttl })
+            let leeway = policy.jwt().map_or(0, JwtPolicy::leeway_millis);
+            let reach = Reach { now, leeway, issued: Timestamp::default() };
+            let of_subject = matches!(revoked, Revoked::Subject { .. });
+            (Op::Revoke { key, ttl, reach }, About::Revocation { ttl, of_subject })
         }
     };
     Ok(Call { op, about })
@@ -275,18 +281,26 @@ fn plan<S: Shards>(
 fn revocation(policy: &Policy, revoked: &Revoked<'_>, now: Timestamp) -> Result<(Key, Span), ActionError> {
     let asks = |guard: &&Guard| matches!(guard.rule(), Rule::Revocation { .. });
     let guard = policy.guards().iter().find(asks).ok_or(ActionError::NothingRevocable)?;
-    let longest = policy.jwt().and_then(JwtPolicy::max_age_millis);
+    let jwt = policy.jwt().ok_or(ActionError::NothingRevocable)?;
+    let longest = jwt.max_age_millis();
+    // Only tokens of the policy's issuer are accepted, so only those can be revoked.
+    let known = |issuer| match (jwt.issuer(), issuer) {
+        (Some(own), Some(other)) if own != other => Err(ActionError::Issuer),
+        (own, issuer) => Ok(issuer.or(own)),
+    };
     let (digest, ttl) = match *revoked {
         Revoked::Token(compact) => {
             let token = Token::parse(compact.as_bytes()).map_err(ActionError::Token)?;
-            let last = policy.jwt().and_then(|jwt| jwt.last_use(token.claims()));
-            let ttl = last.ok_or(ActionError::Token(TokenError::NoExpiry))?.since(now);
-            (token.digest(), ttl)
+            jwt.check_possible(&token).map_err(ActionError::Token)?;
+            let last = jwt.last_use(token.claims());
+            (token.digest(), last.ok_or(ActionError::Token(TokenError::NoExpiry))?.since(now))
         }
         // What lives longer than a revocation can be kept is let in nowhere.
-        Revoked::Id { issuer, id } => (digest_of_id(issuer, id), longest.unwrap_or(Span::MAX.as_millis())),
+        Revoked::Id { issuer, id } => {
+            (digest_of_id(known(issuer)?, id), longest.unwrap_or(Span::MAX.as_millis()))
+        }
         Revoked::Subject { issuer, subject } => {
-            (digest_of_subject(issuer, subject), longest.ok_or(ActionError::Unbounded)?)
+            (digest_of_subject(known(issuer)?, subject), longest.ok_or(ActionError::Unbounded)?)
         }
     };
     Ok((guard.keys().key(digest), time_to_live(ttl)))
@@ -344,7 +358,10 @@ impl Call {
             }
             (About::Lease { .. }, Op::Extend { .. } | Op::Release { .. }, Outcome::Lost) => Done::Lost,
             (About::Lease { .. }, Op::Release { .. }, Outcome::Released) => Done::Released,
-            (About::Revocation { ttl }, _, Outcome::Kept) => Done::Revoked { for_ms: ttl.as_millis() },
+            (About::Revocation { ttl, of_subject }, _, Outcome::RevokedUpTo(before)) => {
+                let new_from = of_subject.then(|| before.as_millis() / 1000 + 1);
+                Done::Revoked { for_ms: ttl.as_millis(), new_from }
+            }
             _ => return None,
         })
     }
@@ -359,6 +376,8 @@ pub enum ActionError {
     Values(String),
     /// No route of the policy has `revocation`.
     NothingRevocable,
+    /// The policy accepts tokens of another issuer only.
+    Issuer,
     /// `jwt` of the policy has no `max_lifetime`, so nobody knows how long what somebody was issued has to be remembered.
     Unbounded,
     /// It is no token that could be let in.
@@ -379,6 +398,7 @@ impl fmt::Display for ActionError {
             Self::Values(parts) if parts.is_empty() => f.write_str("its key takes no values"),
             Self::Values(parts) => write!(f, "its key takes a value for each of {parts}"),
             Self::NothingRevocable => f.write_str("no route of the policy has `revocation`"),
+            Self::Issuer => f.write_str("the policy accepts no tokens of this issuer (`jwt.issuer`)"),
             Self::Unbounded => f.write_str("`jwt` of the policy has no `max_lifetime`"),
             Self::Token(error) => f.write_str(error.description()),
         }

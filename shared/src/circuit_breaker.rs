@@ -19,10 +19,13 @@
 //!
 //! Bounded: eight slices, the 32 reporters that saw failures last, 16 probes.
 //!
+//! A breaker or probe that ends later than it can, because the clock was ahead when it began, is moved: it ends as late from now
+//! as it was meant to last. Slices that are further ahead than all of them together count for nothing.
+//!
 //! Words: the moment until which it is open, zero for closed; the generation; then for a closed one the width of a slice, how many
 //! slices there are, each with its number, successes and failures, and reporters, each with the number of the slice in which it saw
-//! its latest failure, and its name (two words); otherwise the successes of probes, and probes, each with the moment it ends and its
-//! holder (two words).
+//! its latest failure, and its name (two words); otherwise the successes of probes, for how long it was opened in milliseconds, and
+//! probes, each with the moment it ends and its holder (two words).
 //! `scripts/circuit_breaker.lua` says the same in Lua.
 
 use alloc::vec::Vec;
@@ -189,6 +192,7 @@ pub enum Force {
 pub(crate) struct Breaker {
     generation: u64,
     phase: Phase,
+    moved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,6 +203,8 @@ enum Phase {
         until: u64,
         /// Of probes of this generation; fewer than it takes to close.
         successes: u64,
+        /// For how long it was opened, in milliseconds.
+        span: u64,
         /// Those under way: the moment each is given up, and its holder.
         probes: Vec<Entry>,
     },
@@ -223,23 +229,41 @@ impl Breaker {
             [until, generation, third, rest @ ..] => (*until, *generation, *third, rest),
             _ => (0, 0, 0, &[][..]),
         };
+        let mut moved = false;
+        let mut at_most = |end: &mut u64, span: u64| {
+            let latest = now.saturating_add(span);
+            moved |= *end > latest;
+            *end = latest.min(*end);
+        };
         let phase = if until > 0 && until.saturating_add(HALF_OPEN) > now {
             // Otherwise a smaller number of probes would leave none to close it.
             let successes = third.min(u64::from(breaker.probes.saturating_sub(1)));
-            let mut probes = entries(rest, MAX_PROBES.into());
+            let (span, rest) = rest.split_first().map_or((0, rest), |(span, rest)| (*span, rest));
+            let (mut until, mut probes) = (until, entries(rest, MAX_PROBES.into()));
+            at_most(&mut until, span);
+            probes.iter_mut().for_each(|[end, ..]| at_most(end, breaker.probe.as_millis()));
             forget(&mut probes, now.saturating_add(1));
-            Phase::Open { until, successes, probes }
+            Phase::Open { until, successes, span, probes }
         } else if let (0, [slices, rest @ ..]) = (until, rest)
             && third == breaker.width()
         {
-            let slices = entries(rest, (*slices).min(SLICES));
+            let mut slices = entries(rest, (*slices).min(SLICES));
             let rest = rest.get(slices.as_flattened().len()..).unwrap_or_default();
-            Phase::Closed(Counts { slices, reporters: entries(rest, MAX_REPORTERS.into()) })
+            let mut reporters = entries(rest, MAX_REPORTERS.into());
+            let latest = (now / breaker.width()).saturating_add(SLICES);
+            slices.retain(|[number, ..]| *number <= latest);
+            reporters.retain(|[number, ..]| *number <= latest);
+            Phase::Closed(Counts { slices, reporters })
         } else {
             // Slices of another width were counted before the policy changed.
             Phase::Closed(Counts::default())
         };
-        Self { generation, phase }
+        Self { generation, phase, moved }
+    }
+
+    /// Whether it has to be kept as it is now, even if nothing else changes it.
+    pub(crate) fn was_moved(&self) -> bool {
+        self.moved
     }
 
     pub(crate) fn words(&self, breaker: &CircuitBreaker) -> Vec<u64> {
@@ -250,8 +274,8 @@ impl Breaker {
                 words.extend_from_slice(slices.as_flattened());
                 words.extend_from_slice(reporters.as_flattened());
             }
-            Phase::Open { until, successes, probes } => {
-                words.extend_from_slice(&[*until, self.generation, *successes]);
+            Phase::Open { until, successes, span, probes } => {
+                words.extend_from_slice(&[*until, self.generation, *successes, *span]);
                 words.extend_from_slice(probes.as_flattened());
             }
         }
@@ -351,8 +375,9 @@ impl Breaker {
     }
 
     fn open(&mut self, span: Span, now: u64) {
-        let until = now.saturating_add(span.as_millis());
-        self.turn(Phase::Open { until, successes: 0, probes: Vec::new() }, now);
+        let span = span.as_millis();
+        let until = now.saturating_add(span);
+        self.turn(Phase::Open { until, successes: 0, span, probes: Vec::new() }, now);
     }
 
     fn close(&mut self, now: u64) {
@@ -360,7 +385,7 @@ impl Breaker {
     }
 
     fn turn(&mut self, phase: Phase, now: u64) {
-        *self = Self { generation: next(self.generation, now), phase };
+        *self = Self { generation: next(self.generation, now), phase, moved: false };
     }
 }
 
@@ -471,7 +496,8 @@ mod tests {
             let result = change(&mut breaker, &self.config);
             self.words = breaker.words(&self.config);
             assert!(breaker.expires(&self.config, now) > now);
-            assert_eq!(Breaker::load(&self.config, &self.words, now), breaker);
+            let kept = Breaker { moved: false, ..breaker };
+            assert_eq!(Breaker::load(&self.config, &self.words, now), kept);
             result
         }
 
@@ -497,6 +523,29 @@ mod tests {
         fn view(&self, now: u64) -> BreakerState {
             Breaker::load(&self.config, &self.words, now).view(&self.config, now).0
         }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_keeps_a_breaker_open_for_no_longer_than_it_opens() {
+        let mut upstream = Upstream::new(config(Trip::Failures(1), 1, 1));
+        let ahead = START + 86_400_000;
+        assert_eq!(upstream.report(1, [0, 1], ahead), BreakerState::Open { for_ms: 5000 });
+        assert!(Breaker::load(&upstream.config, &upstream.words, START).was_moved());
+        upstream.change(START, |_, _| ());
+        assert_eq!(upstream.view(START + 4999), BreakerState::Open { for_ms: 1 });
+        // A probe of a clock that is ahead is given up in time, too.
+        assert!(upstream.probe(1, ahead).is_some());
+        upstream.change(START + 6000, |_, _| ());
+        assert!(matches!(upstream.view(START + 6000), BreakerState::HalfOpen { free: 0, for_ms: 1000 }));
+        assert!(upstream.probe(2, START + 7000).is_some());
+    }
+
+    #[test]
+    fn slices_of_a_clock_that_was_ahead_count_for_nothing() {
+        let mut upstream = Upstream::new(config(Trip::Failures(2), 1, 1));
+        assert_eq!(upstream.report(1, [0, 1], START + 86_400_000), BreakerState::Closed);
+        assert_eq!(upstream.report(1, [0, 1], START), BreakerState::Closed);
+        assert!(matches!(upstream.report(1, [0, 1], START), BreakerState::Open { .. }));
     }
 
     #[test]

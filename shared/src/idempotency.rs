@@ -193,20 +193,25 @@ pub(crate) struct Reservation {
 
 impl Reservation {
     /// Bytes of the words, in front of those of a response.
-    pub(crate) const BYTES: usize = 7 * 8;
+    pub(crate) const BYTES: usize = 8 * 8;
     /// For how long a fence is remembered after what it belongs to has ended, in milliseconds: clocks step back.
     const FENCE_KEPT: u64 = 60 * 1000;
 
     /// The reservation that `words` were written by; none for what cannot be read.
-    pub(crate) fn load(words: &[u64]) -> Self {
+    pub(crate) fn load(words: &[u64], now: u64) -> Self {
         let [lease @ .., first, second, kept] = words else { return Self::default() };
         let fingerprint = Fingerprint::from_words([*first, *second]);
-        Self { lease: Lease::load(lease), fingerprint, kept: *kept != 0 }
+        Self { lease: Lease::load(lease, now), fingerprint, kept: *kept != 0 }
     }
 
-    pub(crate) fn words(&self) -> [u64; 7] {
-        let ([a, b, c, d], [e, f]) = (self.lease.words(), self.fingerprint.words());
-        [a, b, c, d, e, f, u64::from(self.kept)]
+    pub(crate) fn words(&self) -> [u64; 8] {
+        let ([a, b, c, d, e], [f, g]) = (self.lease.words(), self.fingerprint.words());
+        [a, b, c, d, e, f, g, u64::from(self.kept)]
+    }
+
+    /// Whether it has to be kept as it is now, even if nothing else changes it.
+    pub(crate) fn was_moved(&self) -> bool {
+        self.lease.was_moved()
     }
 
     /// Reserves the key for the first who asks, and says what he is to do to everybody else.
@@ -242,7 +247,7 @@ impl Reservation {
     /// Takes note that the holder's response is kept, for `ttl` and no longer.
     pub(crate) fn keep(&mut self, ttl: Span, now: u64) {
         self.kept = true;
-        self.lease.set_end(now.saturating_add(ttl.as_millis()));
+        self.lease.end_in(ttl, now);
     }
 
     /// Frees the key, if it is reserved for `holder` and no response is kept.
@@ -392,10 +397,10 @@ mod tests {
         let mut key = Reservation::default();
         key.reserve(A, ONE, SECOND, 5000);
         key.keep(MINUTE, 5000);
-        assert_eq!(Reservation::load(&key.words()), key);
+        assert_eq!(Reservation::load(&key.words(), 5000), key);
         assert_eq!(key.words().len() * 8, Reservation::BYTES);
         for damaged in [&[][..], &[1, 2], &[1; 6]] {
-            assert!(!Reservation::load(damaged).lease.is_held(5000), "{damaged:?}");
+            assert!(!Reservation::load(damaged, 5000).lease.is_held(5000), "{damaged:?}");
         }
     }
 

@@ -5,8 +5,11 @@
 //! long gone. A lease ends by the store's clock, and its holder may not notice: what must never be done twice hands the
 //! *fence* on, and whatever it guards refuses a fence smaller than one that it has seen.
 //!
-//! Words: the holder (two words), the moment the lease ends, the fence. A released lease ended at the epoch.
-//! `scripts/lease.lua` says the same in Lua.
+//! Words: the holder (two words), the moment the lease ends, the fence, and for how long it was taken in milliseconds. A
+//! released lease ended at the epoch. `scripts/lease.lua` says the same in Lua.
+//!
+//! A lease that ends later than it can, because the clock was ahead when it was taken, is moved: it ends as late from now as
+//! it was taken for, so that its holder still has it for all of its time and others wait no longer than that.
 
 use crate::id::Holder;
 use crate::time::Span;
@@ -20,18 +23,28 @@ pub(crate) struct Lease {
     holder: Holder,
     until: u64,
     fence: u64,
+    span: u64,
+    moved: bool,
 }
 
 impl Lease {
     /// The lease that `words` were written by; a free one for what cannot be read.
-    pub(crate) fn load(words: &[u64]) -> Self {
-        let [first, second, until, fence] = *words else { return Self::default() };
-        Self { holder: Holder::from_words([first, second]), until, fence }
+    pub(crate) fn load(words: &[u64], now: u64) -> Self {
+        let [first, second, until, fence, span] = *words else { return Self::default() };
+        let latest = now.saturating_add(span);
+        let holder = Holder::from_words([first, second]);
+        Self { holder, until: until.min(latest), fence, span, moved: until > latest }
     }
 
-    pub(crate) fn words(&self) -> [u64; 4] {
+    pub(crate) fn words(&self) -> [u64; 5] {
         let [first, second] = self.holder.words();
-        [first, second, self.until, self.fence]
+        [first, second, self.until, self.fence, self.span]
+    }
+
+    /// Whether it has to be kept as it is now, even if nothing else changes it: otherwise it would be moved each time it is loaded,
+    /// and never end.
+    pub(crate) fn was_moved(&self) -> bool {
+        self.moved
     }
 
     /// Takes the lease, or takes it once more: its fence; `None` while another one holds it.
@@ -65,9 +78,10 @@ impl Lease {
         held
     }
 
-    /// Makes the lease end at `until`, earlier or later than it would have.
-    pub(crate) fn set_end(&mut self, until: u64) {
-        self.until = until;
+    /// Makes the lease end `span` from now, earlier or later than it would have.
+    pub(crate) fn end_in(&mut self, span: Span, now: u64) {
+        self.span = span.as_millis();
+        self.until = now.saturating_add(self.span);
     }
 
     pub(crate) fn is_held(&self, now: u64) -> bool {
@@ -93,6 +107,7 @@ impl Lease {
 
     fn prolong(&mut self, lease: Span, now: u64) {
         self.until = self.until.max(now.saturating_add(lease.as_millis()));
+        self.span = self.until.saturating_sub(now);
     }
 }
 
@@ -129,9 +144,22 @@ mod tests {
         assert_eq!(lease.acquire(A, SECOND, true, 5300), Some(5000));
         assert_eq!(lease.extend(A, SECOND, 5400), Some(5000));
         assert_eq!(lease.rest(5400), 1000);
-        // Never less, not even when the clock steps back.
-        assert_eq!(lease.extend(A, SECOND, 5000), Some(5000));
+        // Never less than it was taken for.
+        assert_eq!(lease.extend(A, Span::from_millis(1).unwrap(), 5400), Some(5000));
         assert_eq!(lease.rest(5400), 1000);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_keeps_nobody_waiting_for_longer_than_a_lease() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.acquire(A, SECOND, true, 900_000), Some(900_000));
+        let mut lease = Lease::load(&lease.words(), 5000);
+        assert!(lease.was_moved());
+        assert_eq!((lease.acquire(B, SECOND, true, 5000), lease.rest(5000)), (None, 1000));
+        let mut lease = Lease::load(&lease.words(), 5999);
+        assert!(!lease.was_moved());
+        assert_eq!(lease.acquire(B, SECOND, true, 5999), None);
+        assert_eq!(lease.acquire(B, SECOND, true, 6000), Some(900_001), "fences rise all the same");
     }
 
     #[test]
@@ -162,7 +190,7 @@ mod tests {
     fn words_come_back_as_the_same_lease() {
         let mut lease = Lease::default();
         lease.acquire(A, SECOND, true, 5000);
-        assert_eq!(Lease::load(&lease.words()), lease);
-        assert_eq!(Lease::load(&[1, 2, 3]), Lease::default());
+        assert_eq!(Lease::load(&lease.words(), 5000), lease);
+        assert_eq!(Lease::load(&[1, 2, 3], 5000), Lease::default());
     }
 }

@@ -17,6 +17,7 @@ use tollgate_shared::key::Key;
 use tollgate_shared::redis::rest::Progress;
 use tollgate_shared::redis::script::{CIRCUIT_BREAKER, IDEMPOTENCY, LEASE, REVOKE, Script};
 use tollgate_shared::redis::{Clock, Pipeline};
+use tollgate_shared::revocation::{Reach, Revocation};
 use tollgate_shared::store::{Op, Outcome, Probe, StoreError};
 use tollgate_shared::time::Timestamp;
 
@@ -43,19 +44,19 @@ fn commands_are_written_argument_by_argument() {
         (keep(&[0xfb, 0xff, 0xfe, 0]), IDEMPOTENCY, json!(["k", a, 1000, "+//+AA=="])),
         (keep(b""), IDEMPOTENCY, json!(["k", a, 1000, ""])),
         (Op::Abandon { key: key(), holder: id(10) }, IDEMPOTENCY, json!(["a", a])),
-        (Op::View { key: key(), breaker: counted }, CIRCUIT_BREAKER, json!(["v", 4])),
+        (Op::View { key: key(), breaker: counted }, CIRCUIT_BREAKER, json!(["v", 4, 500])),
         (
             Op::Probe { key: key(), breaker: counted, holder: id(11) },
             CIRCUIT_BREAKER,
-            json!(["p", 4, b, 500]),
+            json!(["p", 4, 500, b]),
         ),
-        (report(counted, None), CIRCUIT_BREAKER, json!(["r", 4, 3000, 126, 5, 0, 2, a, 7, 1, ""])),
-        (report(ratio, probe), CIRCUIT_BREAKER, json!(["r", 1, 3000, 1000, 20, 50, 1, a, 7, 1, b, 77])),
-        (force(counted, Force::Open(span(9))), CIRCUIT_BREAKER, json!(["f", 4, 9, 126])),
-        (force(counted, Force::Closed), CIRCUIT_BREAKER, json!(["f", 4, 0, 126])),
-        (revoke(Some(1_700_000_000_000)), REVOKE, json!([1000, 1_700_000_000_000_u64])),
-        (revoke(Some(u64::MAX)), REVOKE, json!([1000, (1_u64 << 53) - 1])),
-        (revoke(None), REVOKE, json!([1000, ""])),
+        (report(counted, None), CIRCUIT_BREAKER, json!(["r", 4, 500, 3000, 126, 5, 0, 2, a, 7, 1, ""])),
+        (report(ratio, probe), CIRCUIT_BREAKER, json!(["r", 1, 500, 3000, 1000, 20, 50, 1, a, 7, 1, b, 77])),
+        (force(counted, Force::Open(span(9))), CIRCUIT_BREAKER, json!(["f", 4, 500, 9, 126])),
+        (force(counted, Force::Closed), CIRCUIT_BREAKER, json!(["f", 4, 500, 0, 126])),
+        (revoke(7000, 0), REVOKE, json!([1000, 12_000, 5000, 8000])),
+        (revoke(7000, 15_000), REVOKE, json!([1000, 15_000, 5000, 8000])),
+        (revoke(u64::MAX, 0), REVOKE, json!([1000, (1_u64 << 53) - 1, 5000, (1_u64 << 53) - 1])),
     ] {
         assert_eq!(Script::of(&op), Some(&script));
         for (clock, now) in [(Clock::Store, json!("")), (Clock::Host(Timestamp::from_millis(5)), json!(5))] {
@@ -121,8 +122,15 @@ fn replies_are_read() {
         (view, json!([2, 0, 9, 7]), state(half_open, 7)),
         (probe.clone(), json!([3, 7]), Outcome::Probing { generation: 7 }),
         (probe, json!([2, 0, 9, 7]), state(half_open, 7)),
-        (is_revoked(), json!("5 6"), Outcome::Revoked(Some(Timestamp::from_millis(5)))),
-        (revoke(None), json!([0]), Outcome::Kept),
+        (
+            is_revoked(),
+            json!("5 6"),
+            Outcome::Revoked(Some(Revocation {
+                before: Timestamp::from_millis(5),
+                until: Timestamp::from_millis(6),
+            })),
+        ),
+        (revoke(7000, 0), json!([0, 12_000]), Outcome::RevokedUpTo(Timestamp::from_millis(12_000))),
         (reset(), json!(0), Outcome::Reset),
         (reset(), json!(1), Outcome::Reset),
     ] {
@@ -144,7 +152,7 @@ fn replies_of_another_form_are_garbage() {
         Op::Probe { key: key(), breaker, holder: id(10) },
         force(breaker, Force::Closed),
         is_revoked(),
-        revoke(None),
+        revoke(7000, 0),
         reset(),
     ];
     // Each is read by at most the operations named.
@@ -232,8 +240,9 @@ fn force(breaker: CircuitBreaker, to: Force) -> Op {
     Op::Force { key: key(), breaker, to }
 }
 
-fn revoke(before: Option<u64>) -> Op {
-    Op::Revoke { key: key(), ttl: span(1000), before: before.map(Timestamp::from_millis) }
+fn revoke(now: u64, issued: u64) -> Op {
+    let [now, issued] = [now, issued].map(Timestamp::from_millis);
+    Op::Revoke { key: key(), ttl: span(1000), reach: Reach { now, leeway: 5000, issued } }
 }
 
 fn is_revoked() -> Op {

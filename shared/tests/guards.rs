@@ -18,6 +18,7 @@ use support::{World, breaker, guards, id, response, span};
 use tollgate_shared::circuit_breaker::{BreakerState, CircuitBreaker, Force, Trip};
 use tollgate_shared::idempotency::StoredResponse;
 use tollgate_shared::key::Key;
+use tollgate_shared::revocation::{Reach, Revocation};
 use tollgate_shared::store::{Op, Outcome, Probe};
 use tollgate_shared::time::Timestamp;
 
@@ -285,23 +286,21 @@ proptest! {
 
     #[test]
     fn what_is_revoked_stays_revoked_for_its_time(
-        acts in vec((prop_oneof![0..2000_u64, Just(0)], 1..5000_u64, prop::option::of(0..4000_u64)), 1..30),
+        acts in vec((prop_oneof![0..2000_u64, Just(0)], 1..5000_u64, 0..2_u64, 0..6000_u64), 1..30),
     ) {
+        let at = Timestamp::from_millis;
         let (mut world, mut now, mut until, mut latest) = (World::new(), START, 0, 0);
         prop_assert_eq!(world.perform(&Op::IsRevoked { key: key() }, now), Outcome::Revoked(None));
-        for (gap, ttl, before) in acts {
+        for (gap, ttl, leeway, issued) in acts {
             now += gap;
-            if until > 0 {
-                let expected = (until > now).then(|| Timestamp::from_millis(latest));
-                prop_assert_eq!(world.perform(&Op::IsRevoked { key: key() }, now), Outcome::Revoked(expected));
-            }
-            let before = before.map(|before| START - 2000 + before);
-            let op = Op::Revoke { key: key(), ttl: span(ttl), before: before.map(Timestamp::from_millis) };
-            prop_assert_eq!(world.perform(&op, now), Outcome::Kept);
-            (until, latest) = (until.max(now + ttl), latest.max(before.unwrap_or(now)));
-            let revoked = Outcome::Revoked(Some(Timestamp::from_millis(latest)));
-            for at in [now, until - 1] {
-                prop_assert_eq!(world.fork().perform(&Op::IsRevoked { key: key() }, at), revoked.clone());
+            let (leeway, issued) = (leeway * 1000, START - 2000 + issued);
+            let reach = Reach { now: at(now), leeway, issued: at(issued) };
+            let op = Op::Revoke { key: key(), ttl: span(ttl), reach };
+            (until, latest) = (until.max(now + ttl), latest.max(now + leeway).max(issued));
+            prop_assert_eq!(world.perform(&op, now), Outcome::RevokedUpTo(at(latest)));
+            let revoked = Outcome::Revoked(Some(Revocation { before: at(latest), until: at(until) }));
+            for now in [now, until, until + 59_999] {
+                prop_assert_eq!(world.fork().perform(&Op::IsRevoked { key: key() }, now), revoked.clone());
             }
         }
     }

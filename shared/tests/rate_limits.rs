@@ -238,6 +238,28 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// What a clock wrote that was ahead holds nothing up for more than a window longer than a right clock would have.
+    #[test]
+    fn a_clock_that_was_ahead_holds_up_nobody_for_long(
+        quota in quota(), now in THIS_CENTURY, history in history(25),
+        ahead in prop_oneof![0..3000_u64, Just(1 << 30)],
+    ) {
+        let (mut world, _) = after(quota, now + share_of(quota.window(), ahead), &history);
+        let asked = check(quota, 0, 1);
+        let Retry::After(retry) = world.ask_one(&asked, now).retry else { return Ok(()) };
+        let longest = match quota.algorithm() {
+            Algorithm::SlidingWindowCounter => 2 * quota.window(),
+            Algorithm::Gcra => (quota.capacity() * quota.window()).div_ceil(quota.limit()),
+            _ => quota.window(),
+        };
+        prop_assert!(retry <= quota.window() + longest, "{retry} ms");
+        prop_assert_eq!(world.ask_one(&asked, now + retry).retry, Retry::Now);
+    }
+}
+
 /// What was admitted and not given back.
 struct List {
     quota: Quota,

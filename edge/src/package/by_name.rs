@@ -118,7 +118,8 @@ fn told(result: &Result<Done, StoreError>) -> Value {
         Ok(Done::Held { for_ms }) => json!({ "acquired": false, "forMs": for_ms }),
         Ok(Done::Lost) => json!({ "acquired": false }),
         Ok(Done::Released | Done::Reset) => json!({ "acquired": true }),
-        Ok(Done::Revoked { for_ms }) => json!({ "forMs": for_ms }),
+        Ok(Done::Revoked { for_ms, new_from: None }) => json!({ "forMs": for_ms }),
+        Ok(Done::Revoked { for_ms, new_from }) => json!({ "forMs": for_ms, "newTokensFrom": new_from }),
         Ok(Done::Breaker { state, generation }) => {
             let (state, for_ms, free) = match *state {
                 BreakerState::Closed => ("closed", 0, 0),
@@ -140,6 +141,7 @@ fn refused(error: &ActionError) -> RangeError {
         ActionError::Unknown(_) => "name",
         ActionError::Values(_) => "key",
         ActionError::Token(_) => "token",
+        ActionError::Issuer => "issuer",
         ActionError::NothingRevocable | ActionError::Unbounded => "policy",
     };
     RangeError::new(&format!("{place}: {error}"))

@@ -59,7 +59,10 @@ pub(super) fn ended(verb: Verb, result: &Result<Done, StoreError>) -> Answer {
             ok(json!({ "limit": limit, "remaining": remaining, "resetAfterMs": reset_ms }))
         }
         (_, Done::Reset | Done::Released) => healthy(),
-        (_, Done::Revoked { for_ms }) => ok(json!({ "status": "ok", "forMs": for_ms })),
+        (_, Done::Revoked { for_ms, new_from: None }) => ok(json!({ "status": "ok", "forMs": for_ms })),
+        (_, Done::Revoked { for_ms, new_from }) => {
+            ok(json!({ "status": "ok", "forMs": for_ms, "newTokensFrom": new_from }))
+        }
         (_, Done::Breaker { state, generation }) => {
             let (state, for_ms, free) = match state {
                 BreakerState::Closed => ("closed", 0, 0),
@@ -127,6 +130,7 @@ pub(super) fn unfit(error: &ActionError) -> Answer {
         ActionError::Unknown(_) => problem(404, "Not Found", &detail("name"), "UNKNOWN_NAME"),
         ActionError::Values(_) => problem(400, "Bad Request", &detail("key"), "INVALID_BODY"),
         ActionError::Token(_) => problem(400, "Bad Request", &detail("token"), "INVALID_BODY"),
+        ActionError::Issuer => problem(400, "Bad Request", &detail("issuer"), "INVALID_BODY"),
         ActionError::NothingRevocable | ActionError::Unbounded => {
             problem(409, "Conflict", &format!("The policy cannot do this: {error}."), "NOT_IN_POLICY")
         }

@@ -40,7 +40,7 @@ pub(super) struct Due {
     held: Vec<Owed>,
     /// Given back unless the status counts for the limit of this number.
     counted: Vec<(usize, Owed)>,
-    revokes: Option<Op>,
+    revokes: Vec<Op>,
     keeping: Option<Keeping>,
 }
 
@@ -86,7 +86,7 @@ impl Due {
 
     /// This is revoked once the upstream has said yes.
     pub(super) fn revoke(&mut self, op: Op) {
-        self.revokes = Some(op);
+        self.revokes.push(op);
     }
 
     /// This is given back unless the limit of this number counts the status of the answer.
@@ -100,7 +100,7 @@ impl Due {
         let is_due = watch.is_some()
             || !held.is_empty()
             || !counted.is_empty()
-            || revokes.is_some()
+            || !revokes.is_empty()
             || keeping.is_some();
         is_due.then_some(Completion { policy, due: Box::new(self) })
     }
@@ -135,7 +135,9 @@ impl Revoking {
         outcomes: impl IntoIterator<Item = Result<Outcome, StoreError>>,
         now: Timestamp,
     ) -> bool {
-        let kept = matches!(outcomes.into_iter().next(), Some(Ok(Outcome::Kept)));
+        let outcomes = outcomes.into_iter().take(self.0.len());
+        let kept = outcomes.filter(|outcome| matches!(outcome, Ok(Outcome::RevokedUpTo(_)))).count();
+        let kept = kept == self.0.len();
         // What the store was not told is not revoked, here as little as anywhere.
         if kept {
             self.0.iter().for_each(|op| local.changed(op, now));
@@ -147,15 +149,22 @@ impl Revoking {
 impl Completion {
     /// Whether [`Completion::before_answer`] may say anything but [`Before::Pass`]: a host that has lost it must not let the answer go.
     pub fn confirms(&self) -> bool {
-        self.due.revokes.is_some()
+        !self.due.revokes.is_empty()
     }
 
     /// The status of the answer is known: whether it may go to the client.
     pub fn before_answer<S: Shards>(&mut self, local: &mut Local<S>, status: u16, now: Timestamp) -> Before {
-        let Some(op) = self.due.revokes.take().filter(|_| (200..300).contains(&status)) else {
+        let mut ops = core::mem::take(&mut self.due.revokes);
+        if ops.is_empty() || !(200..300).contains(&status) {
             return Before::Pass;
-        };
-        let revoking = Revoking(Vec::from([op]));
+        }
+        for op in &mut ops {
+            // What was issued while the upstream was asked is revoked as well.
+            if let Op::Revoke { reach, .. } = op {
+                reach.now = now;
+            }
+        }
+        let revoking = Revoking(ops);
         match local.store.as_mut().map(|health| health.admits(now)) {
             Some(true) => Before::Ask(revoking),
             Some(false) => Before::Fail,

@@ -12,7 +12,7 @@ use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
 use crate::jwt::{Bearer, JwtPolicy};
 use crate::local::{Local, View};
 use crate::policy::{Guard, Route, Rule};
-use crate::revocation::time_to_live;
+use crate::revocation::{Reach, time_to_live};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, Probe, StoreError};
 use crate::time::{Timestamp, Validity};
@@ -60,7 +60,7 @@ impl About {
                     | Outcome::Replay(_)
             ),
             Self::Mark | Self::Lock => matches!(outcome, Outcome::Acquired { .. } | Outcome::Held { .. }),
-            Self::Revoke => matches!(outcome, Outcome::Kept),
+            Self::Revoke => matches!(outcome, Outcome::RevokedUpTo(_)),
         }
     }
 }
@@ -159,10 +159,11 @@ impl Call {
                     let (Some(bearer), Some(jwt), true) = (bearer, policy.jwt(), guard.is_enforced()) else {
                         continue;
                     };
-                    let Some(op) = revoke(*what, guard, jwt, bearer, now) else { continue };
-                    match when {
-                        RevokesWhen::AtOnce => self.claim(number, About::Revoke, op),
-                        RevokesWhen::Success => self.guarded().due.revoke(op),
+                    for op in revoke(*what, guard, jwt, bearer, now) {
+                        match when {
+                            RevokesWhen::AtOnce => self.claim(number, About::Revoke, op),
+                            RevokesWhen::Success => self.guarded().due.revoke(op),
+                        }
                     }
                 }
             }
@@ -262,9 +263,11 @@ impl Call {
         now: Timestamp,
     ) -> Option<Reason> {
         match (about, outcome) {
-            (About::Token, Outcome::Revoked(Some(_))) => Some(Reason::Revoked),
-            (About::Subject { issued }, Outcome::Revoked(Some(before)))
-                if issued.is_none_or(|issued| issued <= *before) =>
+            (About::Token, Outcome::Revoked(Some(revocation))) if revocation.is_in_force(now) => {
+                Some(Reason::Revoked)
+            }
+            (About::Subject { issued }, Outcome::Revoked(Some(revocation)))
+                if revocation.covers(issued, now) =>
             {
                 Some(Reason::Revoked)
             }
@@ -417,13 +420,23 @@ pub(super) fn alone(mut op: Op) -> Op {
     op
 }
 
-/// Revokes a token, or all that its subject was issued until now; `None` if the token names no subject.
-fn revoke(what: RevokesWhat, guard: &Guard, jwt: &JwtPolicy, bearer: &Bearer, now: Timestamp) -> Option<Op> {
-    let (digest, millis) = match what {
-        RevokesWhat::Token => (bearer.digest, jwt.last_use(&bearer.claims)?.since(now)),
-        RevokesWhat::Subject => (bearer.subject?, jwt.max_age_millis()?),
+/// Revokes a token, and all that its subject was issued until now if that is asked for and the token names one.
+fn revoke(
+    what: RevokesWhat,
+    guard: &Guard,
+    jwt: &JwtPolicy,
+    bearer: &Bearer,
+    now: Timestamp,
+) -> impl Iterator<Item = Op> {
+    let reach =
+        Reach { now, leeway: jwt.leeway_millis(), issued: bearer.claims.issued().unwrap_or_default() };
+    let revoke = move |digest, millis| {
+        Some(Op::Revoke { key: guard.keys().key(digest?), ttl: time_to_live(millis?), reach })
     };
-    Some(Op::Revoke { key: guard.keys().key(digest), ttl: time_to_live(millis), before: None })
+    // The token itself, too: whatever clocks say, it is not accepted again.
+    let token = revoke(Some(bearer.digest), jwt.last_use(&bearer.claims).map(|last_use| last_use.since(now)));
+    let all = if what == RevokesWhat::Subject { revoke(bearer.subject, jwt.max_age_millis()) } else { None };
+    token.into_iter().chain(all)
 }
 
 /// Tells the upstream the fence of the lock.

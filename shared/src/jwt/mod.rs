@@ -162,7 +162,7 @@ impl JwtPolicy {
         token: &'a Token,
         fetched: Option<&'a KeySet>,
     ) -> Result<Signature<'a>, TokenError> {
-        if !token.algorithm().is_some_and(|algorithm| self.algorithms.contains(&algorithm)) {
+        if !self.accepts(token) {
             return Err(TokenError::Algorithm);
         }
         match &self.keys {
@@ -196,6 +196,11 @@ impl JwtPolicy {
                 return Err(TokenError::LivesTooLong);
             }
         }
+        self.check_origin(claims)
+    }
+
+    /// Checks what a token claims that does not depend on the time: `iss` and `aud`.
+    fn check_origin(&self, claims: &Claims) -> Result<(), TokenError> {
         if self.issuer.is_some() && claims.issuer() != self.issuer.as_deref() {
             return Err(TokenError::Issuer);
         }
@@ -205,6 +210,31 @@ impl JwtPolicy {
             return Err(TokenError::Audience);
         }
         Ok(())
+    }
+
+    /// Checks whether a token could be accepted at some time if its signature holds.
+    ///
+    /// # Errors
+    /// Why it never is.
+    pub(crate) fn check_possible(&self, token: &Token) -> Result<(), TokenError> {
+        if !self.accepts(token) {
+            return Err(TokenError::Algorithm);
+        }
+        self.check_origin(token.claims())
+    }
+
+    fn accepts(&self, token: &Token) -> bool {
+        token.algorithm().is_some_and(|algorithm| self.algorithms.contains(&algorithm))
+    }
+
+    /// Whose tokens are accepted, if the policy says so.
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    /// By how many milliseconds an issuer's clock may be off.
+    pub(crate) fn leeway_millis(&self) -> u64 {
+        self.leeway_millis
     }
 
     /// When a token that claims this can be in use for the last time, leeway included; `None` if it does not say when it expires.

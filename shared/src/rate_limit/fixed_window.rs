@@ -14,7 +14,9 @@ impl Counter for FixedWindow {
     fn load(quota: &Quota, words: &[u64], now: u64) -> Self {
         let start = align(now, quota.window);
         match *words {
-            [stored, used] if stored >= start => Self { start: stored, used },
+            [stored, used] if (start..=start.saturating_add(quota.window)).contains(&stored) => {
+                Self { start: stored, used }
+            }
             _ => Self { start, used: 0 },
         }
     }

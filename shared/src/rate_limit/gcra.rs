@@ -26,9 +26,16 @@ impl Gcra {
 
 impl Counter for Gcra {
     fn load(quota: &Quota, words: &[u64], now: u64) -> Self {
-        let [level, at] = *words else { return Self { level: 0, at: now } };
+        let fresh = Self { level: 0, at: now };
+        let [level, at] = *words else { return fresh };
+        if at > now.saturating_add(quota.window) {
+            return fresh;
+        }
         let drained = now.saturating_sub(at).saturating_mul(quota.limit);
-        Self { level: level.saturating_sub(drained), at: at.max(now) }
+        match level.saturating_sub(drained) {
+            0 => fresh,
+            level => Self { level, at: at.max(now) },
+        }
     }
 
     fn words(&self, write: &mut dyn FnMut(u64)) {

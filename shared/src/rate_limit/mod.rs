@@ -216,7 +216,8 @@ pub(crate) fn decide(states: &mut [State], checks: &[Check], now: u64) -> (bool,
 /// A way of counting: what is remembered of one key.
 ///
 /// All times are milliseconds since the Unix epoch. `now` may be earlier than a time remembered, when the store's clock
-/// was set back: the remembered time then stands in for it.
+/// was set back: the remembered time then stands in for it, as long as it is at most a window ahead. What is further ahead was
+/// written by a clock that was wrong, and the counter is a fresh one; otherwise it would stand still until the clock gets there.
 trait Counter: Sized {
     /// The counter that `words` were written by, brought forward to `now`; a fresh one for what cannot be read.
     fn load(quota: &Quota, words: &[u64], now: u64) -> Self;

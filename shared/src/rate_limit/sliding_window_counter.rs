@@ -34,7 +34,7 @@ impl Counter for SlidingWindowCounter {
         let start = align(now, quota.window);
         let fresh = Self { start, previous: 0, current: 0 };
         let [stored, previous, current] = *words else { return fresh };
-        if stored >= start {
+        if (start..=start.saturating_add(quota.window)).contains(&stored) {
             Self { start: stored, previous, current }
         } else if stored.saturating_add(quota.window) == start {
             Self { start, previous: current, current: 0 }

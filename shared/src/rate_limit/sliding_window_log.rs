@@ -21,7 +21,9 @@ impl Counter for SlidingWindowLog {
             .0
             .iter()
             .map(|[at, units]| (*at, *units))
-            .filter(|(at, _)| at.saturating_add(quota.window) > now)
+            .filter(|(at, _)| {
+                at.saturating_add(quota.window) > now && *at <= now.saturating_add(quota.window)
+            })
             .collect();
         let used = entries.iter().fold(0, |used: u64, (_, units)| used.saturating_add(*units));
         Self { entries, used }

@@ -7,7 +7,7 @@ use super::{Arguments, Clock, Reply, write_now};
 use crate::circuit_breaker::{BreakerState, CircuitBreaker, Force};
 use crate::id::Id;
 use crate::idempotency::{MAX_RESPONSE, StoredResponse};
-use crate::revocation;
+use crate::revocation::{self, Revocation};
 use crate::store::{Op, Outcome};
 use crate::time::{Span, Timestamp};
 
@@ -60,7 +60,6 @@ fn write_rest(op: &Op, to: &mut impl Arguments) {
         Op::Probe { breaker, holder, .. } => {
             write_breaker("p", breaker, to);
             id(to, *holder);
-            millis(to, breaker.probe());
         }
         Op::Force { breaker, to: state, .. } => {
             write_breaker("f", breaker, to);
@@ -89,12 +88,11 @@ fn write_rest(op: &Op, to: &mut impl Arguments) {
                 None => to.plain(""),
             }
         }
-        Op::Revoke { ttl, before, .. } => {
+        Op::Revoke { ttl, reach, .. } => {
             millis(to, *ttl);
-            match before {
-                Some(before) => to.number(before.as_millis().min(revocation::LATEST)),
-                None => to.plain(""),
-            }
+            to.number(reach.least());
+            to.number(reach.leeway);
+            to.number(revocation::ends(reach, *ttl));
         }
     }
 }
@@ -102,6 +100,7 @@ fn write_rest(op: &Op, to: &mut impl Arguments) {
 fn write_breaker(verb: &str, breaker: &CircuitBreaker, to: &mut impl Arguments) {
     to.plain(verb);
     to.number(u64::from(breaker.probes()));
+    millis(to, breaker.probe());
 }
 
 fn id(to: &mut impl Arguments, id: Id) {
@@ -135,7 +134,8 @@ fn read_integers(op: &Op, reply: &[i64]) -> Option<Outcome> {
         (Op::Reserve { .. }, [0, fence]) => Outcome::Reserved { fence: number(*fence)? },
         (Op::Reserve { .. }, [1, for_ms]) => Outcome::InProgress { for_ms: number(*for_ms)? },
         (Op::Reserve { .. }, [2]) => Outcome::Mismatch,
-        (Op::Keep { .. } | Op::Revoke { .. }, [0]) => Outcome::Kept,
+        (Op::Keep { .. }, [0]) => Outcome::Kept,
+        (Op::Revoke { .. }, [0, before]) => Outcome::RevokedUpTo(Timestamp::from_millis(number(*before)?)),
         (Op::Probe { .. }, [3, generation]) => Outcome::Probing { generation: number(*generation)? },
         (Op::View { .. } | Op::Probe { .. } | Op::Report { .. } | Op::Force { .. }, reply) => {
             let (state, generation) = match *reply {
@@ -153,8 +153,9 @@ fn read_integers(op: &Op, reply: &[i64]) -> Option<Outcome> {
 }
 
 fn read_revocation(text: &str) -> Option<Outcome> {
-    let (before, _) = text.split_once(' ')?;
-    Some(Outcome::Revoked(Some(Timestamp::from_millis(before.parse().ok()?))))
+    let (before, until) = text.split_once(' ')?;
+    let moment = |text: &str| text.parse().ok().map(Timestamp::from_millis);
+    Some(Outcome::Revoked(Some(Revocation { before: moment(before)?, until: moment(until)? })))
 }
 
 fn read_response(text: &str) -> Option<Outcome> {

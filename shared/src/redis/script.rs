@@ -78,24 +78,24 @@ pub(crate) const fn shortened<const N: usize>(file: &str) -> ([u8; N], usize) {
 
 /// Performs [`Op::RateLimit`].
 pub const RATE_LIMIT: Script =
-    script!("../scripts/rate_limit.lua", "0c3eef0ed9a590b4762a3557d5fac2d6c339bfb1");
+    script!("../scripts/rate_limit.lua", "072d4adbe40a9534791e15578352e5e9a7cd3b5c");
 
 /// Performs [`Op::Refund`].
-pub const REFUND: Script = script!("../scripts/refund.lua", "9d9f20660fa871564e0b092ee2c98c86eb05432f");
+pub const REFUND: Script = script!("../scripts/refund.lua", "873bf64512d7ca13909ece5d2dd499ad56f85b97");
 
 /// Performs [`Op::Acquire`], [`Op::Extend`] and [`Op::Release`].
-pub const LEASE: Script = script!("../scripts/lease.lua", "e3c8f80db27e56b84e3fd69d8bafc6ec43f0771c");
+pub const LEASE: Script = script!("../scripts/lease.lua", "88f9be326ae0a9dad8070ef42c8ee326a77a9831");
 
 /// Performs [`Op::Reserve`], [`Op::Keep`] and [`Op::Abandon`].
 pub const IDEMPOTENCY: Script =
-    script!("../scripts/idempotency.lua", "05dbed198d48abd8fac662d23afc42615acf8167");
+    script!("../scripts/idempotency.lua", "f5a2fad06cc56a7bdfaddefa60872515cd58ca4e");
 
 /// Performs [`Op::View`], [`Op::Probe`], [`Op::Report`] and [`Op::Force`].
 pub const CIRCUIT_BREAKER: Script =
-    script!("../scripts/circuit_breaker.lua", "5c1cb02fea239f9758dbcd79d67974376f6e1e0b");
+    script!("../scripts/circuit_breaker.lua", "edd7280e45e482bec7bc5d6487ea982b002b11aa");
 
 /// Performs [`Op::Revoke`].
-pub const REVOKE: Script = script!("../scripts/revoke.lua", "46e5edb82a23095f8c2f1d48555e05fd6ef3d53a");
+pub const REVOKE: Script = script!("../scripts/revoke.lua", "d0979ef20c77449d97c2475a1ef032272e38b55c");
 
 #[cfg(test)]
 mod tests {

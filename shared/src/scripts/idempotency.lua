@@ -1,6 +1,6 @@
 -- Reserves idempotency keys and keeps responses: the twin of idempotency::Reservation.
 --
--- KEYS[1]  'HOLDER until fence FINGERPRINT', and ' RESPONSE' in base64 once it is kept
+-- KEYS[1]  'HOLDER until fence ms FINGERPRINT', the ms for which it is reserved or kept, and ' RESPONSE' in base64 once it is kept
 -- ARGV[1]  milliseconds since the epoch, or '' for the server's clock
 -- ARGV[2]  s reserve, k keep, a abandon; then the holder; s and k: ms; s: the fingerprint; k: the response
 --
@@ -15,15 +15,22 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local held_by, till, fence, fingerprint, response =
-  string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+) (%x+)(.*)$')
-till, fence = tonumber(till) or 0, tonumber(fence) or 0
+local held_by, till, fence, span, fingerprint, response =
+  string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+) (%d+) (%x+)(.*)$')
+till, fence, span = tonumber(till) or 0, tonumber(fence) or 0, tonumber(span) or 0
+
+local function put(name, ends, last)
+  local text = string.format('%s %d %d %d %s', name, ends, fence, span, fingerprint) .. last
+  call('SET', key, text, 'PX', max(0, ends - now) + 60000)
+end
+
+-- It ends later than it can: it was written by a clock that was ahead, and is moved.
+if till > now + span then
+  till = now + span
+  put(held_by, till, response)
+end
 local held, kept = till > now, response and response ~= ''
 local ours = held and held_by == holder
-
-local function put(ends, last, ttl)
-  call('SET', key, string.format('%s %d %d %s', holder, ends, fence, fingerprint) .. last, 'PX', ttl + 60000)
-end
 
 if verb == 's' then
   if held then
@@ -34,14 +41,16 @@ if verb == 's' then
     fence, fingerprint = max(fence + 1, now), ARGV[5]
   end
   till = max(till, now + tonumber(ARGV[4]))
-  put(till, '', till - now)
+  span = till - now
+  put(holder, till, '')
   return { 0, fence }
 end
 
 if not ours or kept and verb == 'a' then return { 1 } end
 if verb == 'a' then
-  put(0, '', 0)
+  put(holder, 0, '')
 elseif not kept then
-  put(now + tonumber(ARGV[4]), ' ' .. ARGV[5], tonumber(ARGV[4]))
+  span = tonumber(ARGV[4])
+  put(holder, now + span, ' ' .. ARGV[5])
 end
 return { 0 }

@@ -1,6 +1,6 @@
 -- Takes, extends and ends leases: the twin of lease::Lease.
 --
--- KEYS[1]  'HOLDER until fence'
+-- KEYS[1]  'HOLDER until fence ms', the ms for which it was taken
 -- ARGV[1]  milliseconds since the epoch, or '' for the server's clock
 -- ARGV[2]  a acquire, e extend, r release; then the holder; a and e: ms; a: 1 for a fence, otherwise 0
 --
@@ -14,8 +14,19 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local held_by, till, fence = string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+)$')
-till, fence = tonumber(till) or 0, tonumber(fence) or 0
+local held_by, till, fence, span = string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+) (%d+)$')
+till, fence, span = tonumber(till) or 0, tonumber(fence) or 0, tonumber(span) or 0
+
+local function put(name, ends)
+  local grace = fence == 0 and 60000 or 86400000
+  call('SET', key, string.format('%s %d %d %d', name, ends, fence, span), 'PX', max(0, ends - now) + grace)
+end
+
+-- It ends later than it can: it was taken by a clock that was ahead, and is moved.
+if till > now + span then
+  till = now + span
+  put(held_by, till)
+end
 if till > now then
   if held_by ~= holder then return verb == 'a' and { 1, till - now } or { 1 } end
 elseif verb ~= 'a' then
@@ -26,14 +37,10 @@ end
 
 -- A fence is remembered for a day after its lease.
 if verb == 'r' then
-  if fence == 0 then
-    call('DEL', key)
-  else
-    call('SET', key, string.format('%s 0 %d', holder, fence), 'PX', 86400000)
-  end
+  if fence == 0 then call('DEL', key) else put(holder, 0) end
   return { 0 }
 end
 till = max(till, now + tonumber(ARGV[4]))
-local grace = fence == 0 and 60000 or 86400000
-call('SET', key, string.format('%s %d %d', holder, till, fence), 'PX', till - now + grace)
+span = till - now
+put(holder, till)
 return { 0, fence }

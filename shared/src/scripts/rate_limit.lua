@@ -13,7 +13,8 @@ if not now then
   now = time[1] * 1000 + floor(time[2] / 1000)
 end
 
--- The counter at hand. Three numbers: f start, used, -; c start, previous, current; g level, at, -; l stale members, used, -.
+-- The counter at hand. Three numbers: f start, used, -; c start, previous, current; g level, at, -; l stale members, used, members ahead.
+-- A start or time that is more than a window ahead was written by a clock that was wrong, and counts for nothing.
 -- With one key these stay as they are from the first loop to the second; with several they are kept in between.
 local key, letter, kind, quota, window, burst, cost, a, b, c, retry
 local kept = #KEYS > 1 and {}
@@ -52,26 +53,32 @@ for i = 1, #KEYS do
   if kind == 'g' then
     local level, at = match(call('GET', key) or '', '^(%d+) (%d+)$')
     a, b = 0, now
-    if level then
+    if level and at - now <= window then
       b = max(at, now)
       a = max(0, level - (b - at) * quota)
+      if a == 0 then b = now end
     end
   elseif kind == 'f' then
     local start, used = match(call('GET', key) or '', '^(%d+) (%d+)$')
     a, b = now - now % window, 0
-    if start and tonumber(start) >= a then a, b = tonumber(start), tonumber(used) end
+    start = tonumber(start)
+    if start and start >= a and start <= a + window then a, b = start, tonumber(used) end
   elseif kind == 'c' then
     local start, previous, current = match(call('GET', key) or '', '^(%d+) (%d+) (%d+)$')
     start = tonumber(start)
     a, b, c = now - now % window, 0, 0
-    if start and start >= a then
+    if start and start >= a and start <= a + window then
       a, b, c = start, tonumber(previous), tonumber(current)
     elseif start and start + window == a then
       b = tonumber(current)
     end
   else
-    b = call('ZCOUNT', key, format('(%d', now - window), '+inf')
-    a = call('ZCARD', key) - b
+    b = call('ZCOUNT', key, format('(%d', now - window), now + window)
+    a, c = call('ZCARD', key) - b, 0
+    if a > 0 then
+      c = call('ZCOUNT', key, format('(%d', now + window), '+inf')
+      a = a - c
+    end
   end
   retry = cost > burst and -1 or wait(cost)
   if retry ~= 0 and kind == letter then admitted = false end
@@ -105,6 +112,7 @@ for i = 1, #KEYS do
     if spend then
       -- Here and not above, so that a refusal writes nothing.
       if a > 0 then call('ZREMRANGEBYRANK', key, 0, a - 1) end
+      if c > 0 then call('ZREMRANGEBYRANK', key, -c, -1) end
       a = 0
       -- Members of one millisecond are numbered, so that none takes another's place.
       local prefix, from = format('%d-', now), call('ZCOUNT', key, now, now)

@@ -15,6 +15,7 @@ use crate::id::{Fingerprint, Holder, Reporter};
 use crate::idempotency::StoredResponse;
 use crate::key::Key;
 use crate::rate_limit::{Check, Retry, Standing};
+use crate::revocation::{Reach, Revocation};
 use crate::time::Span;
 use crate::time::Timestamp;
 
@@ -143,14 +144,14 @@ pub enum Op {
         /// A token, or a subject.
         key: Key,
     },
-    /// Revokes a token, or all of a subject's that were issued until now: [`Outcome::Kept`].
+    /// Revokes a token, or all of a subject's that were issued until now: [`Outcome::RevokedUpTo`].
     Revoke {
         /// A token, or a subject.
         key: Key,
         /// For how long; as long as what is revoked could be valid.
         ttl: Span,
-        /// What was issued at or before this moment is revoked; now, by the store's clock, if it is not said.
-        before: Option<Timestamp>,
+        /// Up to when what was issued is revoked.
+        reach: Reach,
     },
     /// Forgets what is kept under a key, whatever it is: [`Outcome::Reset`].
     Reset {
@@ -259,9 +260,10 @@ pub enum Outcome {
         /// To be given back with its report.
         generation: u64,
     },
-    /// Whether there is a revocation; if so, what was issued at or before this moment is revoked. For a token,
-    /// that there is one is all that counts.
-    Revoked(Option<Timestamp>),
+    /// Whether there is a revocation. For a token, that there is one is all that counts.
+    Revoked(Option<Revocation>),
+    /// The revocation is in the store: what was issued at or before this moment is revoked.
+    RevokedUpTo(Timestamp),
     /// Nothing is kept there any more.
     Reset,
 }

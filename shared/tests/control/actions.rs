@@ -65,6 +65,64 @@ fn tokens_are_revoked_by_value_by_name_and_by_subject() {
     }
 }
 
+/// The issuer is ahead of the host by less than the leeway: its tokens are accepted, and none of them survives.
+#[test]
+fn what_a_fast_issuer_issued_is_revoked_too_and_the_answer_says_until_when() {
+    let mut policy = policy();
+    policy["jwt"]["leeway"] = json!("5s");
+    for mut host in [Host::new(&policy), Host::without_store(&policy)] {
+        let now = host.now.as_millis() / 1000;
+        let account = |issued: u64| {
+            let token = token(&json!({ "sub": "ada", "iat": issued, "exp": now + 600 }));
+            Head::new("GET", "/account").with("authorization", &format!("Bearer {token}"))
+        };
+        assert_eq!([now, now + 3].map(|issued| host.visit(&account(issued))), [200, 200]);
+        let answer = host.act("revoke", &json!({ "subject": "ada" }));
+        let from = answer["newTokensFrom"].as_u64().unwrap();
+        assert_eq!(from, now + 6);
+        assert_eq!([now, now + 3, from - 1].map(|issued| host.visit(&account(issued))), [401; 3]);
+        host.now = host.now.plus(1000);
+        assert_eq!(host.visit(&account(from)), 200);
+    }
+}
+
+#[test]
+fn the_issuer_of_the_policy_is_meant_and_no_other_can_be() {
+    let mut policy = policy();
+    policy["jwt"]["issuer"] = json!("https://id");
+    policy["jwt"]["audience"] = json!(["api"]);
+    let mut host = Host::new(&policy);
+    let now = host.now.as_millis() / 1000;
+    let claims = |jti: &str, issuer: &str, audience: &str| {
+        token(
+            &json!({ "iss": issuer, "aud": audience, "sub": "ada", "jti": jti, "iat": now, "exp": now + 600 }),
+        )
+    };
+    let [one, two] = ["1", "2"].map(|jti| {
+        Head::new("GET", "/account")
+            .with("authorization", &format!("Bearer {}", claims(jti, "https://id", "api")))
+    });
+    assert_eq!([&one, &two].map(|head| host.visit(head)), [200, 200]);
+    host.act("revoke", &json!({ "jti": "1" }));
+    assert_eq!([&one, &two].map(|head| host.visit(head)), [401, 200]);
+    host.act("revoke", &json!({ "subject": "ada" }));
+    assert_eq!([&one, &two].map(|head| host.visit(head)), [401, 401]);
+    for (body, detail) in [
+        (
+            json!({ "jti": "1", "issuer": "https://other" }),
+            "issuer: the policy accepts no tokens of this issuer",
+        ),
+        (json!({ "subject": "ada", "issuer": "" }), "issuer: the policy accepts no tokens of this issuer"),
+        (json!({ "token": claims("3", "https://other", "api") }), "token: the token is from another issuer"),
+        (json!({ "token": claims("3", "https://id", "web") }), "token: the token is for another audience"),
+    ] {
+        let answer = host.post("revoke", &body);
+        assert_eq!(code_of(&answer), (400, "INVALID_BODY".into()), "{body}");
+        let found = json_of(&answer)["detail"].as_str().unwrap().to_owned();
+        assert!(found.contains(detail), "{found}");
+    }
+}
+
 /// What has been revoked here is refused here, whatever the store says then.
 #[test]
 fn what_was_revoked_is_known_when_the_store_is_gone() {

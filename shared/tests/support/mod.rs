@@ -13,6 +13,7 @@ use tollgate_shared::id::Id;
 use tollgate_shared::idempotency::StoredResponse;
 use tollgate_shared::key::Key;
 use tollgate_shared::rate_limit::{Algorithm, Check, Quota, Retry, Standing};
+use tollgate_shared::revocation::Reach;
 use tollgate_shared::store::memory::{Memory, Shards};
 use tollgate_shared::store::shard::Shard;
 use tollgate_shared::store::{Op, Outcome, Probe, StoreError};
@@ -148,6 +149,7 @@ pub(crate) fn breaker() -> impl Strategy<Value = CircuitBreaker> {
 pub(crate) fn guards(key: &Key, breaker: CircuitBreaker, [own, other]: [Id; 2], number: u64) -> Vec<Op> {
     let (key, holder) = (|| key.clone(), own);
     let lease = span(number.clamp(1, Span::MAX.as_millis()));
+    let reach = Reach { now: Timestamp::from_millis(number), leeway: 0, ..Reach::default() };
     let report = |probe| Op::Report {
         key: key(),
         breaker,
@@ -171,8 +173,12 @@ pub(crate) fn guards(key: &Key, breaker: CircuitBreaker, [own, other]: [Id; 2], 
         Op::Force { key: key(), breaker, to: Force::Open(lease) },
         Op::Force { key: key(), breaker, to: Force::Closed },
         Op::IsRevoked { key: key() },
-        Op::Revoke { key: key(), ttl: lease, before: Some(Timestamp::from_millis(number)) },
-        Op::Revoke { key: key(), ttl: lease, before: None },
+        Op::Revoke {
+            key: key(),
+            ttl: lease,
+            reach: Reach { issued: Timestamp::from_millis(number), ..reach },
+        },
+        Op::Revoke { key: key(), ttl: lease, reach },
         Op::Reset { key: key() },
     ]
 }

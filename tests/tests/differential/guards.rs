@@ -9,6 +9,7 @@ use tollgate_shared::idempotency::{MAX_RESPONSE, StoredResponse};
 use tollgate_shared::key::Key;
 use tollgate_shared::redis::rest::Progress;
 use tollgate_shared::redis::{Clock, Pipeline};
+use tollgate_shared::revocation::{Reach, Revocation};
 use tollgate_shared::store::memory::HeapShards;
 use tollgate_shared::store::{Memory, Op, Outcome, Probe};
 use tollgate_shared::time::{Span, Timestamp};
@@ -73,10 +74,15 @@ async fn scripts_take_the_time_of_redis_when_given_none() {
     };
     assert!(is_now(generation), "{generation}");
 
-    let (kept, is_now) = told(&Op::Revoke { key: key("rv"), ttl: MINUTE, before: None });
-    assert_eq!(kept, Outcome::Kept);
-    let revoked = store.one(&Op::IsRevoked { key: key("rv") }, Clock::Store).unwrap();
-    assert!(matches!(revoked, Outcome::Revoked(Some(before)) if is_now(before.as_millis())), "{revoked:?}");
+    let (revoked, is_now) = told(&revoke(0, 0));
+    let Outcome::RevokedUpTo(before) = revoked else { panic!("{revoked:?}") };
+    assert!(is_now(before.as_millis()), "{before:?}");
+    let asked = store.one(&Op::IsRevoked { key: key("rv") }, Clock::Store).unwrap();
+    assert_eq!(asked, Outcome::Revoked(Some(Revocation { before, until: at(60_000) })));
+    // A host that is ahead of Redis has the last word.
+    let ahead = store.time().plus(3_600_000);
+    let revoked = store.one(&revoke(ahead.as_millis(), 5000), Clock::Store).unwrap();
+    assert_eq!(revoked, Outcome::RevokedUpTo(ahead.plus(5000)));
 }
 
 #[tokio::test]
@@ -85,19 +91,16 @@ async fn scripts_run_where_time_is_refused_if_they_are_given_it() {
     let mut store = RedisStore::connect(&redis);
     store.learn_scripts();
     let given = Clock::Host(Timestamp::from_millis(BASE));
-    for op in [
-        acquire(1, true),
-        reserve(1),
-        Op::View { key: key("cb"), breaker: breaker() },
-        Op::Revoke { key: key("rv"), ttl: MINUTE, before: None },
-    ] {
+    for op in [acquire(1, true), reserve(1), Op::View { key: key("cb"), breaker: breaker() }, revoke(BASE, 0)]
+    {
         let refused = store.one(&op, Clock::Store).unwrap_err();
         assert_eq!(refused.to_string(), "the store refused the operation (ERR)");
         let mut memory = Memory::new(HeapShards::default(), 1);
         assert_eq!(store.one(&op, given), memory.perform(&op, Timestamp::from_millis(BASE)));
     }
     let asked = store.one(&Op::IsRevoked { key: key("rv") }, Clock::Store);
-    assert_eq!(asked, Ok(Outcome::Revoked(Some(Timestamp::from_millis(BASE)))), "which needs no time");
+    let revocation = Revocation { before: at(BASE), until: at(BASE + 60_000) };
+    assert_eq!(asked, Ok(Outcome::Revoked(Some(revocation))), "which needs no time");
 }
 
 /// A refusal costs replicas and the append-only file nothing.
@@ -184,8 +187,8 @@ async fn redis_forgets_what_means_nothing_any_more() {
         (failures(2), BASE, 5000 + DAY + 60_000),
         (Op::Probe { key: key("cb"), breaker, holder: id(1) }, BASE + 6000, DAY + 59_000),
         (Op::Force { key: key("cb"), breaker, to: Force::Closed }, BASE, 70_000),
-        (Op::Revoke { key: key("rv"), ttl: hours(1), before: None }, BASE, 3_660_000),
-        (Op::Revoke { key: key("rv"), ttl: MINUTE, before: None }, BASE + 1000, 3_659_000),
+        (Op::Revoke { key: key("rv"), ttl: hours(1), reach: Reach::default() }, BASE, 3_660_000),
+        (revoke(BASE + 1000, 0), BASE + 1000, 3_660_000),
     ] {
         store.one(&op, Clock::Host(Timestamp::from_millis(now))).unwrap();
         let left = u64::try_from(store.expires_in(op.key().unwrap())).unwrap_or(0);
@@ -255,7 +258,6 @@ async fn the_gateway_carries_every_operation() {
     let (idem, cb, rv) = (key("idem"), key("cb"), key("rv"));
     let keep = Op::Keep { key: idem, holder: id(1), ttl: MINUTE, response: largest.clone() };
     let force = Op::Force { key: cb.clone(), breaker: breaker(), to: Force::Open(MINUTE) };
-    let revoke = Op::Revoke { key: rv.clone(), ttl: MINUTE, before: Some(Timestamp::from_millis(5)) };
     let open = BreakerState::Open { for_ms: 60_000 };
     let opened = Outcome::Breaker { state: open, generation: BASE };
     let asked = [
@@ -267,12 +269,13 @@ async fn the_gateway_carries_every_operation() {
         (reserve(2), Outcome::Replay(largest)),
         (force, opened.clone()),
         (Op::View { key: cb, breaker: breaker() }, opened),
-        (revoke, Outcome::Kept),
+        (revoke(BASE - 5000, 7000), Outcome::RevokedUpTo(at(BASE + 7000))),
     ];
     let (ops, expected): (Vec<Op>, Vec<Outcome>) = asked.into_iter().unzip();
     assert_eq!(over_http(&mut rest, ops).await, expected);
     let revoked = over_http(&mut rest, vec![Op::IsRevoked { key: rv }]).await;
-    assert_eq!(revoked, [Outcome::Revoked(Some(Timestamp::from_millis(5)))]);
+    let revocation = Revocation { before: at(BASE + 7000), until: at(BASE + 55_000) };
+    assert_eq!(revoked, [Outcome::Revoked(Some(revocation))]);
     let freed = over_http(&mut rest, vec![Op::Reset { key: key("lock") }, acquire(2, true)]).await;
     assert_eq!(freed, [Outcome::Reset, Outcome::Acquired { fence: BASE }]);
 }
@@ -309,7 +312,19 @@ fn random(seed: u64) -> Sequence {
     let mut world = World::new(seed);
     let guard = seed % 5;
     let steps = 8 + world.random.below(if guard == 2 { 60 } else { 30 }) + 3 * world.crowd;
-    for _ in 0..steps {
+    // The clock may be wrong at first, and be set right after a few steps. Redis has another means against a revocation's wrong
+    // clock than memory: it expires by itself.
+    let start = world.now;
+    let wrong = if guard < 3 && world.random.one_in(4) { 1 + world.random.below(6) } else { 0 };
+    if wrong > 0 {
+        world.now += world.random.pick(&[900, 5000, 60_000, 3_600_000, 86_500_000, 1 << 40]);
+    }
+    for step in 0..steps {
+        if step == wrong {
+            (world.now, world.latest) = (start, start);
+        }
+        // Redis expires in real time: the memory must not have dropped what Redis keeps, or fences that are ahead differ.
+        (world.stands_still, world.is_short) = (step < wrong, wrong > 0);
         match if guard == 4 { world.random.below(4) } else { guard } {
             0 => world.lease(),
             1 => world.idempotency(),
@@ -334,6 +349,8 @@ struct World {
     now: u64,
     latest: u64,
     breakers: [CircuitBreaker; 2],
+    stands_still: bool,
+    is_short: bool,
     /// How many instances see failures one after the other, where they are more than are remembered; otherwise zero.
     crowd: u64,
     /// Every probe that was let through.
@@ -360,6 +377,8 @@ impl World {
             now,
             latest: now,
             breakers,
+            stands_still: false,
+            is_short: false,
             crowd,
             probes: Vec::new(),
         }
@@ -460,15 +479,16 @@ impl World {
         }
     }
 
-    /// A revocation lasts longer than a sequence: Redis may go on revoking after its end, and memory does not.
+    /// A revocation lasts longer than a sequence, in which Redis forgets nothing.
     fn revocation(&mut self) {
         self.pass(1000);
         let key = self.key("rv", 3);
         let op = if self.random.one_in(2) {
-            let before = self.random.pick(&[0, 1, BASE - 1, BASE + 5000, 1 << 52, u64::MAX]);
-            let before = (!self.random.one_in(3)).then_some(Timestamp::from_millis(before));
+            let moments = [0, 1, BASE - 1, BASE + 5000, self.now, self.now + 7000, 1 << 52, u64::MAX];
+            let (now, issued) = (self.now + self.random.pick(&[0, 2000]), self.random.pick(&moments));
+            let reach = Reach { now: at(now), leeway: self.random.pick(&[0, 0, 5000]), issued: at(issued) };
             let ttl = [Span::MAX, hours(24 * 300)][self.random.below(2) as usize];
-            Op::Revoke { key, ttl, before }
+            Op::Revoke { key, ttl, reach }
         } else {
             Op::IsRevoked { key }
         };
@@ -477,6 +497,13 @@ impl World {
 
     /// Lets time pass, mostly around `time`, and sometimes back: no further than the memory keeps what has lapsed.
     fn pass(&mut self, time: u64) {
+        if self.stands_still {
+            return;
+        }
+        if self.is_short {
+            self.now += self.random.pick(&[0, 1, 2, 300, 999]);
+            return;
+        }
         if self.random.one_in(2) {
             self.now += self.random.pick(&[0, 1, time / 3, time - 1, time, time + 1]);
         }
@@ -547,6 +574,15 @@ fn breaker() -> CircuitBreaker {
     CircuitBreaker::new(Trip::Failures(3), span(10_000), 1, span(5000), 2, span(1000)).unwrap()
 }
 
+/// By a host's clock, where an issuer may be `leeway` ahead.
+fn revoke(now: u64, leeway: u64) -> Op {
+    Op::Revoke { key: key("rv"), ttl: MINUTE, reach: Reach { now: at(now), leeway, issued: at(0) } }
+}
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
 fn response(length: usize) -> StoredResponse {
     StoredResponse::new((0..length).map(|n| (n * 37 + 250) as u8).collect()).unwrap()
 }
@@ -577,7 +613,7 @@ fn kind(outcome: &Outcome) -> &'static str {
         Outcome::Breaker { state: BreakerState::HalfOpen { .. }, .. } => "half-open",
         Outcome::Probing { .. } => "probing",
         Outcome::Revoked(None) => "valid",
-        Outcome::Revoked(Some(_)) => "revoked",
+        Outcome::Revoked(Some(_)) | Outcome::RevokedUpTo(_) => "revoked",
         Outcome::Reset => "reset",
     }
 }

@@ -123,16 +123,24 @@ fn random(seed: u64) -> Sequence {
             quota(algorithm, limit, window, random.pick(&[1, 2, 3, 5, 100]))
         })
         .collect();
-    let mut now = BASE + random.pick(&[0, 1, 9_999, 86_399_999, 1_234_567]);
+    let start = BASE + random.pick(&[0, 1, 9_999, 86_399_999, 1_234_567]);
+    // The clock may be wrong at first, and be set right after a few steps.
+    let ahead = random.pick(&[0, 0, 0, 1]) * random.pick(&[5_000, 10_000, 60_001, 3_600_000, 1 << 40]);
+    let wrong = if ahead > 0 { 1 + random.below(4) } else { 0 };
+    let mut now = start + ahead;
     let mut latest = now;
     let mut charged: Vec<(u64, Check)> = Vec::new();
     let mut steps = Vec::new();
-    for _ in 0..4 + random.below(9) {
+    for step in 0..4 + random.below(9) {
+        if step == wrong {
+            (now, latest) = (start, start);
+        }
         let window = counters[random.below(COUNTERS as u64) as usize].window();
-        if random.one_in(2) {
+        // While the clock is wrong it stands still, so that the memory drops nothing that Redis keeps.
+        if step >= wrong && random.one_in(2) {
             now += random.pick(&[1, 2, 500, window / 3, window - 1, window, window + 1, 2 * window]);
         }
-        if random.one_in(8) {
+        if step >= wrong && random.one_in(8) {
             // No further back than the memory keeps what has lapsed.
             now = now.saturating_sub(random.pick(&[1, 10, 400, 900])).max(latest - 900);
         }

@@ -8,6 +8,7 @@ use tollgate_shared::key::Key;
 use tollgate_shared::rate_limit::{Algorithm, Check, Quota};
 use tollgate_shared::redis::rest::Progress;
 use tollgate_shared::redis::{Clock, Pipeline};
+use tollgate_shared::revocation::Reach;
 use tollgate_shared::store::{Op, Outcome, StoreError};
 use tollgate_shared::time::{Span, Timestamp};
 use tollgate_tests::redis::Redis;
@@ -42,7 +43,7 @@ impl RedisStore {
             Op::Release { key: key.clone(), holder },
             Op::Abandon { key: key.clone(), holder },
             Op::View { key: key.clone(), breaker },
-            Op::Revoke { key, ttl: hour, before: None },
+            Op::Revoke { key, ttl: hour, reach: Reach::default() },
         ] {
             let mut pipelines = vec![Pipeline::new(vec![vec![op]])];
             let clocks = [Clock::Host(Timestamp::from_millis(BASE))];

@@ -4,10 +4,9 @@ use crate::circuit_breaker::{Breaker, CircuitBreaker};
 use crate::idempotency::{Answer, Reservation, StoredResponse};
 use crate::key::Key;
 use crate::lease::Lease;
-use crate::revocation::Revocation;
+use crate::revocation;
 use crate::store::shard::Shard;
 use crate::store::{Op, Outcome};
-use crate::time::Timestamp;
 
 pub(super) fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
     match op {
@@ -24,13 +23,17 @@ pub(super) fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
         | Op::Report { key, breaker, .. }
         | Op::Force { key, breaker, .. } => circuit_breaker(op, key, breaker, shard, now),
         Op::IsRevoked { key } => {
-            Outcome::Revoked(Revocation::load(&shard.get(key)).before(now).map(Timestamp::from_millis))
+            let state = revocation::State::load(&shard.get(key), now);
+            if state.was_moved() {
+                shard.put_with_bytes(key, &state.words(), &[], state.expires(), now);
+            }
+            Outcome::Revoked(state.revocation())
         }
-        Op::Revoke { key, ttl, before } => {
-            let mut revocation = Revocation::load(&shard.get(key));
-            revocation.revoke(before.map_or(now, Timestamp::as_millis), *ttl, now);
-            shard.put_with_bytes(key, &revocation.words(), &[], revocation.expires(), now);
-            Outcome::Kept
+        Op::Revoke { key, ttl, reach } => {
+            let mut state = revocation::State::load(&shard.get(key), now);
+            let before = state.revoke(reach, *ttl, now);
+            shard.put_with_bytes(key, &state.words(), &[], state.expires(), now);
+            Outcome::RevokedUpTo(before)
         }
         Op::Reset { key } => {
             shard.remove(key);
@@ -40,19 +43,22 @@ pub(super) fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
 }
 
 fn lease(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
-    let mut state = Lease::load(&shard.get(key));
+    let mut state = Lease::load(&shard.get(key), now);
     let outcome = match op {
         Op::Acquire { holder, lease, fenced, .. } => match state.acquire(*holder, *lease, *fenced, now) {
             Some(fence) => Outcome::Acquired { fence },
-            None => return Outcome::Held { for_ms: state.rest(now) },
+            None => Outcome::Held { for_ms: state.rest(now) },
         },
         Op::Extend { holder, lease, .. } => match state.extend(*holder, *lease, now) {
             Some(fence) => Outcome::Acquired { fence },
-            None => return Outcome::Lost,
+            None => Outcome::Lost,
         },
         Op::Release { holder, .. } if state.release(*holder, now) => Outcome::Released,
-        _ => return Outcome::Lost,
+        _ => Outcome::Lost,
     };
+    if matches!(outcome, Outcome::Held { .. } | Outcome::Lost) && !state.was_moved() {
+        return outcome;
+    }
     match state.expires(now) {
         Some(expires) => shard.put_with_bytes(key, &state.words(), &[], expires, now),
         None => shard.remove(key),
@@ -62,7 +68,12 @@ fn lease(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
 
 fn idempotency(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
     let (words, kept) = shard.get_with_bytes(key, Reservation::BYTES);
-    let mut state = Reservation::load(&words);
+    let mut state = Reservation::load(&words, now);
+    if state.was_moved() {
+        let kept = kept.to_vec();
+        shard.put_with_bytes(key, &state.words(), &kept, state.expires(now), now);
+        return idempotency(op, key, shard, now);
+    }
     let (outcome, response) = match op {
         Op::Reserve { holder, fingerprint, lease, .. } => {
             match state.reserve(*holder, *fingerprint, *lease, now) {
@@ -107,7 +118,7 @@ fn circuit_breaker(op: &Op, key: &Key, breaker: &CircuitBreaker, shard: &mut Sha
         }
         _ => false,
     };
-    if changed {
+    if changed || state.was_moved() {
         shard.put_with_bytes(key, &state.words(breaker), &[], state.expires(breaker, now), now);
     }
     match probing {
