@@ -30,6 +30,7 @@ use crate::request::{Request, cookie};
 pub struct Digest([u8; 16]);
 
 /// What keys are made of.
+#[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
     pub(crate) client_ip: &'a ClientIpConfig,
     pub(crate) route: &'a str,

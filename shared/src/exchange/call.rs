@@ -25,8 +25,8 @@ pub struct Call {
     pub(super) policy: Arc<Policy>,
     /// First those of limits, one for each group with a check for each limit; then one for each question of guards.
     pub(super) ops: Vec<Op>,
-    /// The only limit, if it was asked by its name.
-    only: Option<usize>,
+    /// Which limits are asked.
+    limits: Limits,
     pub(super) report: Report,
     /// Why the request is refused, as far as that is known.
     pub(super) reason: Option<Reason>,
@@ -35,6 +35,17 @@ pub struct Call {
     /// `None` while there are limits only, which is so for most requests: this is large.
     guarded: Option<Box<Guarded>>,
     pub(super) began: Timestamp,
+}
+
+/// Which limits a call asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limits {
+    /// All of the route.
+    OfRoute,
+    /// Those of the route that count without claims: the request is refused for its token, whatever they say.
+    WithoutToken,
+    /// The one of this number, whatever the route.
+    One(usize),
 }
 
 /// What guards have to do with a decision.
@@ -87,7 +98,7 @@ impl Call {
         Self {
             policy: Arc::clone(policy),
             ops,
-            only: None,
+            limits: Limits::OfRoute,
             report,
             reason: None,
             refunds: Vec::new(),
@@ -98,8 +109,22 @@ impl Call {
 
     /// The same call about one limit, whatever the route.
     pub(super) fn about(mut self, limit: usize) -> Self {
-        self.only = Some(limit);
+        self.limits = Limits::One(limit);
         self
+    }
+
+    /// The same call for a request that is refused for this reason unless a limit refuses it. What it is charged stays charged: it is
+    /// an attempt, and has its answer.
+    pub(super) fn refusing(mut self, reason: Reason) -> Self {
+        (self.limits, self.reason) = (Limits::WithoutToken, Some(reason));
+        self
+    }
+
+    /// Takes these header fields away from the request.
+    pub(super) fn take_away(&mut self, fields: Vec<(&'static str, Option<String>)>) {
+        if !fields.is_empty() {
+            self.guarded().onward = fields;
+        }
     }
 
     pub(super) fn into_report(self) -> Report {
@@ -188,11 +213,15 @@ impl Call {
     ) {
         let Self { policy, report, refunds, guarded, began, .. } = self;
         let route = report.route.and_then(|route| policy.routes().get(route));
-        let only = self.only.map(|limit| ([RouteLimit { limit, subject: 0 }], [Vec::from([0])]));
-        let (limits, groups) = match (route, &only) {
-            (Some(route), _) => (route.limits(), route.groups()),
-            (None, Some((limits, groups))) => (&limits[..], &groups[..]),
-            (None, None) => return,
+        let one;
+        let (limits, groups) = match (self.limits, route) {
+            (Limits::OfRoute, Some(route)) => (route.limits(), route.groups()),
+            (Limits::WithoutToken, Some(route)) => (route.limits(), route.groups_without_token()),
+            (Limits::One(limit), _) => {
+                one = ([RouteLimit { limit, subject: 0 }], [Vec::from([0])]);
+                (&one.0[..], &one.1[..])
+            }
+            (_, None) => return,
         };
         let verdicts = &mut report.verdicts;
         verdicts.reserve_exact(limits.len());
@@ -227,14 +256,21 @@ impl Call {
     }
 
     pub(super) fn decide<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Decision {
-        let Self { policy, report, reason, refunds, guarded, began, .. } = self;
+        let Self { policy, report, reason, mut refunds, guarded, began, limits, .. } = self;
         match (reason, guarded) {
-            (Some(reason), guarded) => {
+            (Some(reason), mut guarded) => {
+                if limits == Limits::WithoutToken && reason != Reason::Limits {
+                    let status = if matches!(reason, Reason::Token(_)) { 401 } else { 503 };
+                    refunds = guarded
+                        .as_mut()
+                        .map(|guarded| guarded.due.uncounted(&policy, status))
+                        .unwrap_or_default();
+                }
                 let refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
                 let replay = guarded.and_then(|guarded| guarded.replay);
                 Decision::Deny(Denial { report, reason, replay, refunds })
             }
-            (None, None) => Decision::allow(report),
+            (None, None) => Decision::allow(report, Vec::new()),
             (None, Some(guarded)) => {
                 let Guarded { onward, due, trust, .. } = *guarded;
                 if let Some((guard, digest, time)) = trust

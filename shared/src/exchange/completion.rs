@@ -94,6 +94,16 @@ impl Due {
         self.counted.push((limit, owed));
     }
 
+    /// What is given back because the limits do not count an answer with this status.
+    pub(super) fn uncounted(&mut self, policy: &Policy, status: u16) -> Vec<Owed> {
+        let counts = |limit: usize| {
+            let count = policy.limits().get(limit).map(Limit::count);
+            !matches!(count, Some(CountConfig::Only(statuses)) if !statuses.include(status))
+        };
+        let counted = core::mem::take(&mut self.counted);
+        counted.into_iter().filter(|(limit, _)| !counts(*limit)).map(|(_, owed)| owed).collect()
+    }
+
     /// `None` if nothing is due.
     pub(super) fn into_completion(self, policy: Arc<Policy>) -> Option<Completion> {
         let Self { watch, held, counted, revokes, keeping } = &self;
@@ -178,11 +188,8 @@ impl Completion {
     /// The upstream, or the host in its place, has answered with `status`: what the store is to be told, without anybody waiting.
     pub fn responded<S: Shards>(&mut self, local: &mut Local<S>, status: u16, now: Timestamp) -> Vec<Op> {
         let mut ops = Vec::new();
-        for (limit, owed) in core::mem::take(&mut self.due.counted) {
-            let count = self.policy.limits().get(limit).map(Limit::count);
-            if matches!(count, Some(CountConfig::Only(statuses)) if !statuses.include(status)) {
-                ops.extend(owed.pay(local, now));
-            }
+        for owed in self.due.uncounted(&self.policy, status) {
+            ops.extend(owed.pay(local, now));
         }
         if let Some(watch) = self.due.watch.take() {
             ops.extend(self.report(&watch, local, Some(status), now));

@@ -11,7 +11,7 @@ use crate::circuit_breaker::{BreakerState, CircuitBreaker};
 use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
 use crate::jwt::{Bearer, JwtPolicy};
 use crate::local::{Local, View};
-use crate::policy::{Guard, Route, Rule};
+use crate::policy::{DUPLICATE, FENCE, Guard, Route, Rule};
 use crate::revocation::{Reach, time_to_live};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, Probe, StoreError};
@@ -134,7 +134,7 @@ impl Call {
                 }
                 Rule::Dedup { ttl, on_duplicate, .. } => {
                     if *on_duplicate == OnDuplicate::Mark {
-                        self.guarded().onward.push((DUPLICATE, None));
+                        self.speak_for(DUPLICATE);
                     }
                     let subject = subjects.get(place.subject);
                     if subject.is_complete {
@@ -150,7 +150,7 @@ impl Call {
                     }
                 }
                 Rule::Lock { lease, .. } => {
-                    self.guarded().onward.push((FENCE, None));
+                    self.speak_for(FENCE);
                     let key = guard.keys().key(subjects.get(place.subject).digest);
                     let holder = local.next_holder();
                     self.claim(number, About::Lock, Op::Acquire { key, holder, lease: *lease, fenced: true });
@@ -382,6 +382,14 @@ impl Call {
         self.guarded().due.keep(guard, key, holder, to_memory);
     }
 
+    /// From now on only we write this field.
+    fn speak_for(&mut self, name: &'static str) {
+        let onward = &mut self.guarded().onward;
+        if onward.iter().all(|(own, _)| *own != name) {
+            onward.push((name, None));
+        }
+    }
+
     fn tell_upstream(&mut self, name: &'static str, value: &str) {
         for (_, field) in self.guarded().onward.iter_mut().filter(|(own, _)| *own == name) {
             *field = Some(value.to_string());
@@ -438,8 +446,3 @@ fn revoke(
     let all = if what == RevokesWhat::Subject { revoke(bearer.subject, jwt.max_age_millis()) } else { None };
     token.into_iter().chain(all)
 }
-
-/// Tells the upstream the fence of the lock.
-const FENCE: &str = "x-tollgate-fence";
-/// Tells the upstream that it was asked the same before.
-const DUPLICATE: &str = "x-tollgate-duplicate";

@@ -2,15 +2,93 @@
 
 use alloc::vec::Vec;
 
+use super::subjects::Subjects;
 use super::{Ruling, Source, Verdict};
 use crate::config::FailureMode;
 use crate::key::Key;
 use crate::local::Local;
-use crate::policy::{Limit, Policy};
+use crate::policy::{Limit, Policy, Route};
 use crate::rate_limit::{Check, Retry, Standing};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, StoreError};
 use crate::time::Timestamp;
+
+/// The checks of a route's limits, each made once: some before the token is looked at, the others after.
+pub(super) struct Checks<'a> {
+    policy: &'a Policy,
+    route: &'a Route,
+    /// By the place of the limit; empty if none were made before.
+    made: Vec<Option<Check>>,
+}
+
+impl<'a> Checks<'a> {
+    pub(super) fn new(policy: &'a Policy, route: &'a Route) -> Self {
+        Self { policy, route, made: Vec::new() }
+    }
+
+    /// Makes those of limits that need no token.
+    ///
+    /// # Errors
+    /// One of them is known to refuse the request.
+    pub(super) fn make_without_token<S: Shards>(
+        &mut self,
+        local: &mut Local<S>,
+        subjects: &Subjects<'_>,
+        now: Timestamp,
+    ) -> Result<(), Verdict> {
+        let groups = self.route.groups_without_token();
+        if !groups.is_empty() {
+            self.made.resize(self.route.limits().len(), None);
+        }
+        for index in groups.iter().flatten().copied() {
+            let check = self.make(index, local, subjects, now)?;
+            if let Some(made) = self.made.get_mut(index) {
+                *made = check;
+            }
+        }
+        Ok(())
+    }
+
+    /// An operation for each group of limits.
+    ///
+    /// # Errors
+    /// One of them is known to refuse the request.
+    pub(super) fn into_ops<S: Shards>(
+        mut self,
+        groups: &[Vec<usize>],
+        local: &mut Local<S>,
+        subjects: &Subjects<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<Op>, Verdict> {
+        let mut ops = Vec::with_capacity(groups.len());
+        for group in groups {
+            let mut checks = Vec::with_capacity(group.len());
+            for index in group.iter().copied() {
+                let made = self.made.get_mut(index).and_then(Option::take);
+                checks.extend(if made.is_some() { made } else { self.make(index, local, subjects, now)? });
+            }
+            ops.push(Op::RateLimit(checks));
+        }
+        Ok(ops)
+    }
+
+    fn make<S: Shards>(
+        &self,
+        index: usize,
+        local: &mut Local<S>,
+        subjects: &Subjects<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Check>, Verdict> {
+        let Some(place) = self.route.limits().get(index) else { return Ok(None) };
+        let Some(limit) = self.policy.limits().get(place.limit) else { return Ok(None) };
+        let key = limit.keys().key(subjects.get(place.subject).digest);
+        let cost = limit.cost_of(subjects.facts().request);
+        match remembered(local, place.limit, limit, &key, cost, now) {
+            Some(verdict) => Err(verdict),
+            None => Ok(Some(Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() })),
+        }
+    }
+}
 
 /// A denial that is still known.
 pub(super) fn remembered<S: Shards>(

@@ -48,6 +48,7 @@ pub use later::Later;
 pub use report::{GuardVerdict, Report, Ruling, Source, Verdict};
 pub use token::Verify;
 
+use limits::Checks;
 use subjects::Subjects;
 use token::Identity;
 
@@ -88,42 +89,52 @@ fn begin_with<S: Shards>(
     let path = policy.path(request);
     let mut report = Report::of_route(policy.find_route(&path, request));
     let Some(route) = report.route.and_then(|route| policy.routes().get(route)) else {
-        return Step::Decide(Decision::allow(report));
+        return Step::Decide(Decision::allow(report, forged(policy, request)));
     };
+    let facts =
+        Facts { client_ip: policy.client_ip(), route: route.name(), path: &path, request, claims: None };
+    let (subjects, mut checks) = (Subjects::new(route, facts), Checks::new(policy, route));
+    let refused = |mut report: Report, verdict| {
+        report.verdicts = Vec::from([verdict]);
+        Step::Decide(Decision::deny(report, Reason::Limits))
+    };
+    // Verifying signatures costs more than anything else: a client that is known to be refused cannot ask for it.
+    if let Err(verdict) = checks.make_without_token(local, &subjects, now) {
+        return refused(report, verdict);
+    }
     let bearer = match token::identify(policy, route, local, request, holds, &mut report, now) {
         Identity::Known(bearer) => bearer,
         Identity::Ask(verify) => return Step::Verify(verify),
         Identity::NoKeys => return Step::FetchKeys,
-        Identity::Refused(reason) => return Step::Decide(Decision::deny(report, reason)),
-    };
-    let facts = Facts {
-        client_ip: policy.client_ip(),
-        route: route.name(),
-        path: &path,
-        request,
-        claims: bearer.as_deref().map(|bearer| &bearer.claims),
-    };
-    let subjects = Subjects::new(route, &facts);
-    let mut ops = Vec::with_capacity(route.groups().len());
-    for group in route.groups() {
-        let mut checks = Vec::with_capacity(group.len());
-        for place in group.iter().filter_map(|index| route.limits().get(*index)) {
-            let Some(limit) = policy.limits().get(place.limit) else { continue };
-            let key = limit.keys().key(subjects.get(place.subject).digest);
-            let cost = limit.cost_of(request);
-            if let Some(verdict) = limits::remembered(local, place.limit, limit, &key, cost, now) {
-                report.verdicts = Vec::from([verdict]);
-                return Step::Decide(Decision::deny(report, Reason::Limits));
-            }
-            checks.push(Check { key, quota: *limit.quota(), cost, enforced: limit.is_enforced() });
+        Identity::Refused(reason) => {
+            return match checks.into_ops(route.groups_without_token(), local, &subjects, now) {
+                Ok(ops) => Call::new(policy, ops, report, now).refusing(reason).leave(local, now),
+                Err(verdict) => refused(report, verdict),
+            };
         }
-        ops.push(Op::RateLimit(checks));
-    }
+    };
+    let subjects = subjects.with_claims(bearer.as_deref().map(|bearer| &bearer.claims));
+    let ops = match checks.into_ops(route.groups(), local, &subjects, now) {
+        Ok(ops) => ops,
+        Err(verdict) => return refused(report, verdict),
+    };
     let mut call = Call::new(policy, ops, report, now);
+    call.take_away(forged(policy, request));
     match call.add_guards(route, local, &subjects, bearer.as_deref(), now) {
         Ok(()) => call.leave(local, now),
         Err(reason) => Step::Decide(Decision::deny(call.into_report(), reason)),
     }
+}
+
+/// Header fields in which a client speaks as our guards do. They are taken away on every route: an upstream that believes a
+/// fence on one route would believe it on another.
+fn forged(policy: &Policy, request: &dyn Request) -> Vec<(&'static str, Option<String>)> {
+    let is_there = |name: &&'static str| {
+        let mut is_there = false;
+        request.header(name, &mut |_| is_there = true);
+        is_there
+    };
+    policy.reserved().iter().copied().filter(is_there).map(|name| (name, None)).collect()
 }
 
 /// Begins a decision about one limit, for a caller that knows whom it is about: `values` are what a request would say, one for
@@ -180,8 +191,8 @@ pub enum Decision {
 }
 
 impl Decision {
-    fn allow(report: Report) -> Self {
-        Self::Allow(Admission { report, onward: Vec::new(), completion: None })
+    fn allow(report: Report, onward: Vec<(&'static str, Option<String>)>) -> Self {
+        Self::Allow(Admission { report, onward, completion: None })
     }
 
     fn deny(report: Report, reason: Reason) -> Self {

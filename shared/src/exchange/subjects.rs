@@ -5,6 +5,7 @@ use core::cell::Cell;
 
 use crate::id::Fingerprint;
 use crate::idempotency::request_key;
+use crate::jwt::Claims;
 use crate::key::{Digest, Facts, Subject};
 use crate::path::query;
 use crate::policy::Route;
@@ -12,14 +13,24 @@ use crate::policy::Route;
 /// The subjects of a route's keys, each digested when it is first asked for.
 pub(super) struct Subjects<'a> {
     route: &'a Route,
-    facts: &'a Facts<'a>,
+    facts: Facts<'a>,
     /// Keys of one route mostly ask about one subject.
     latest: Cell<Option<(usize, Subject)>>,
 }
 
 impl<'a> Subjects<'a> {
-    pub(super) fn new(route: &'a Route, facts: &'a Facts<'a>) -> Self {
+    pub(super) fn new(route: &'a Route, facts: Facts<'a>) -> Self {
         Self { route, facts, latest: Cell::new(None) }
+    }
+
+    /// The same with the claims of a token. No subject that is made of claims may have been asked for before.
+    pub(super) fn with_claims(self, claims: Option<&'a Claims>) -> Self {
+        Self { facts: Facts { claims, ..self.facts }, ..self }
+    }
+
+    /// What the subjects are made of.
+    pub(super) fn facts(&self) -> &Facts<'a> {
+        &self.facts
     }
 
     pub(super) fn get(&self, number: usize) -> Subject {
@@ -27,7 +38,7 @@ impl<'a> Subjects<'a> {
             Some((latest, subject)) if latest == number => subject,
             _ => {
                 let parts = self.route.subjects().get(number).map_or(&[][..], Vec::as_slice);
-                let subject = Subject::of(parts, self.facts);
+                let subject = Subject::of(parts, &self.facts);
                 self.latest.set(Some((number, subject)));
                 subject
             }
@@ -51,7 +62,7 @@ impl<'a> Subjects<'a> {
 
     /// What tells a retry from another request: method, path, query, and the body as far as it was read.
     pub(super) fn fingerprint(&self) -> Fingerprint {
-        let Facts { request, path, .. } = *self.facts;
+        let Facts { request, path, .. } = self.facts;
         let mut method = Vec::new();
         request.method(&mut |bytes| method.extend_from_slice(bytes));
         let mut asked = Vec::new();

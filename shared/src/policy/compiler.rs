@@ -77,6 +77,7 @@ impl Compiler<'_> {
             limits: Vec::new(),
             subjects: Vec::new(),
             groups: Vec::new(),
+            groups_without_token: Vec::new(),
             guards: Vec::new(),
             reads_body: false,
             policy_field: String::new(),
@@ -112,6 +113,17 @@ impl Compiler<'_> {
         }
         route.groups = groups.into_iter().map(|(_, limits)| limits).collect();
         self.guards(path, &mut route, config);
+        if route.guards.first().is_some_and(|place| self.asks_for_token(place)) {
+            let counts_claims = |index: &usize| {
+                let limit = route.limits.get(*index).and_then(|place| self.limits.get(place.limit));
+                limit.is_some_and(Limit::counts_claims)
+            };
+            let groups = route
+                .groups
+                .iter()
+                .map(|group| group.iter().copied().filter(|index| !counts_claims(index)).collect::<Vec<_>>());
+            route.groups_without_token = groups.filter(|group| !group.is_empty()).collect();
+        }
         let refused_by_others =
             route.groups.len() > 1 || route.guards.iter().any(|place| self.screens(place));
         for place in &route.limits {
@@ -122,6 +134,10 @@ impl Compiler<'_> {
         let limits = route.limits.iter().filter_map(|place| self.limits.get(place.limit));
         route.policy_field = policy_field(limits.filter(|limit| limit.enforced));
         route
+    }
+
+    fn asks_for_token(&self, place: &RouteGuard) -> bool {
+        matches!(self.guards.get(place.guard).map(Guard::rule), Some(Rule::Token { .. }))
     }
 
     /// Whether a guard is asked together with the limits, so that it may refuse what these have charged.

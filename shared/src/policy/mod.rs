@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use crate::config::{
     self, ClientIpConfig, ConfigError, CostConfig, CountConfig, FailureMode, HeaderCondition, HeadersConfig,
-    KeyPart, MatchConfig, Name, PolicyConfig, RateLimitConfig, VerifiedBy,
+    KeyPart, MatchConfig, Name, OnDuplicate, PolicyConfig, RateLimitConfig, VerifiedBy,
 };
 use crate::jwt::{JwtPolicy, Lookup};
 use crate::key::{Key, KeyForm};
@@ -35,6 +35,8 @@ pub struct Policy {
     jwt: Option<JwtPolicy>,
     /// Whether any route goes by the body of its requests.
     reads_bodies: bool,
+    /// The header fields that only guards may write for upstreams, as far as any route has such a guard.
+    reserved: Vec<&'static str>,
     client_ip: ClientIpConfig,
     path_case: PathCase,
     headers: HeadersConfig,
@@ -62,6 +64,8 @@ pub struct Route {
     subjects: Vec<Vec<KeyPart>>,
     /// Indices into `limits`, those that share a hash tag together.
     groups: Vec<Vec<usize>>,
+    /// The same without the limits that count by claims; empty where no token is asked for.
+    groups_without_token: Vec<Vec<usize>>,
     /// The guards, in the order in which they are asked.
     guards: Vec<RouteGuard>,
     reads_body: bool,
@@ -151,6 +155,7 @@ impl Policy {
             guards: Vec::new(),
             jwt,
             reads_bodies: false,
+            reserved: Vec::new(),
             client_ip: config.client_ip,
             path_case: config.path_case,
             headers: config.headers,
@@ -185,6 +190,7 @@ impl Policy {
         compiler.bound("guards of all routes", compiler.guards.len(), config::MAX_GUARDS);
         if compiler.errors.is_empty() {
             (policy.limits, policy.guards) = (compiler.limits, compiler.guards);
+            policy.reserved = reserved(&policy.guards);
             for route in &mut policy.routes {
                 let mut guards = route.guards.iter().filter_map(|place| policy.guards.get(place.guard));
                 let mut parts = route.subjects.iter().flatten();
@@ -268,6 +274,11 @@ impl Policy {
         KeyForm::new(&self.key_prefix, Some("ping"), "ping").whole()
     }
 
+    /// The header fields that a client must not write, in every spelling that an upstream may take for them.
+    pub(crate) fn reserved(&self) -> &[&'static str] {
+        &self.reserved
+    }
+
     pub(crate) fn client_ip(&self) -> &ClientIpConfig {
         &self.client_ip
     }
@@ -311,6 +322,11 @@ impl Route {
 
     pub(crate) fn groups(&self) -> &[Vec<usize>] {
         &self.groups
+    }
+
+    /// The limits that a request meets although its token is refused: those that count without claims.
+    pub(crate) fn groups_without_token(&self) -> &[Vec<usize>] {
+        &self.groups_without_token
     }
 
     pub(crate) fn policy_field(&self) -> &str {
@@ -363,6 +379,11 @@ impl Limit {
         &self.keys
     }
 
+    /// Whether it counts by what a token claims.
+    fn counts_claims(&self) -> bool {
+        self.config.key.iter().any(|part| matches!(part, KeyPart::Claim(_)))
+    }
+
     pub(crate) fn is_refundable(&self) -> bool {
         self.refundable
     }
@@ -390,6 +411,15 @@ impl Limit {
             }
         }
     }
+}
+
+/// What guards tell upstreams in header fields, and how CGI and WSGI let a client spell the same.
+fn reserved(guards: &[Guard]) -> Vec<&'static str> {
+    let has = |is: fn(&Rule) -> bool| guards.iter().any(|guard| is(guard.rule()));
+    let locks = has(|rule| matches!(rule, Rule::Lock { .. }));
+    let marks = has(|rule| matches!(rule, Rule::Dedup { on_duplicate: OnDuplicate::Mark, .. }));
+    let spellings = [(locks, FENCE_SPELLINGS), (marks, DUPLICATE_SPELLINGS)];
+    spellings.into_iter().filter(|(is_used, _)| *is_used).flat_map(|(_, spellings)| spellings).collect()
 }
 
 fn holds(conditions: &MatchConfig, request: &dyn Request) -> bool {
@@ -423,6 +453,14 @@ fn read_number(text: &[u8]) -> Option<u64> {
 fn limit_label(quota: &Quota, name: &str) -> String {
     format!("{}{}:{name}", quota.algorithm().letter(), quota.window())
 }
+
+/// Tells the upstream the fence of the lock.
+pub(crate) const FENCE: &str = "x-tollgate-fence";
+/// Tells the upstream that it was asked the same before.
+pub(crate) const DUPLICATE: &str = "x-tollgate-duplicate";
+const FENCE_SPELLINGS: [&str; 4] = [FENCE, "x_tollgate_fence", "x-tollgate_fence", "x_tollgate-fence"];
+const DUPLICATE_SPELLINGS: [&str; 4] =
+    [DUPLICATE, "x_tollgate_duplicate", "x-tollgate_duplicate", "x_tollgate-duplicate"];
 
 /// What store keys begin with unless the host says otherwise.
 const DEFAULT_PREFIX: &str = "tg";
