@@ -17,6 +17,7 @@ use tollgate_shared::request::{MAX_BODY, Request};
 use tollgate_shared::time::Timestamp;
 
 use crate::header_map::{self, HeaderMap};
+use crate::metadata;
 
 /// The host's clock.
 pub(crate) fn now() -> Timestamp {
@@ -105,6 +106,14 @@ impl Request for Received {
         let peer = address.and_then(|text| client_ip::parse_entry(&text));
         self.peer.set(Some(peer));
         peer
+    }
+
+    fn verified_claims(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
+        // With its types, which single values of it are given without.
+        let metadata = hostcalls::get_property(vec!["metadata"]).ok().flatten();
+        if let Some(claims) = metadata.and_then(|bytes| metadata::jwt_payload(&bytes, name)) {
+            read(claims.as_bytes());
+        }
     }
 
     fn body(&self) -> &[u8] {

@@ -35,6 +35,7 @@
 //! | [`thread`] | what a worker thread's root and requests share |
 //! | [`host`] | everything that is asked of the host; nothing here panics on what a client sends |
 //! | [`header_map`] | header fields, fetched at once |
+//! | [`metadata`] | what `jwt_authn` has verified |
 //! | [`metrics`] | counters and histograms |
 //! | [`shards`] | the embedded memory in the host's shared data, exact across worker threads |
 
@@ -49,6 +50,7 @@ mod host;
 mod http;
 mod keys;
 mod later;
+mod metadata;
 mod metrics;
 mod queue;
 mod root;

@@ -24,6 +24,10 @@ pub trait Request {
     /// The address at the other end of the connection, as far as the host knows it.
     fn peer(&self) -> Option<IpAddr>;
 
+    /// Calls `read` with the claims of the token that has been verified in front of the host, as JSON; not at all if there is none.
+    /// `name` is where that guard puts them, if it is told so. Only hosts with such a guard in front of them have this.
+    fn verified_claims(&self, _name: &str, _read: &mut dyn FnMut(&[u8])) {}
+
     /// The first [`MAX_BODY`] bytes of the body, as far as the host has read it. It has to where
     /// [`Policy::reads_body`](crate::policy::Policy::reads_body) says so, before it begins a decision.
     fn body(&self) -> &[u8] {

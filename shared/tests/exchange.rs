@@ -77,7 +77,7 @@ fn a_route_with_revocation_two_limits_and_a_breaker_asks_once() {
         )
     };
     let mut host = Host::new(&format!(
-        r#"{{ "jwt": {{ "algorithms": ["RS256"], "verified_by": "envoy", "max_lifetime": "365d" }},
+        r#"{{ "jwt": {{ "verified_by": "envoy", "max_lifetime": "365d" }},
               "default": {{ "revocation": {{}}, "rate_limits": [{}, {}],
                 "circuit_breaker": {{ "failures": 5, "within": "60s", "open_for": "30s" }} }} }}"#,
         limit("user", "claim:sub"),
@@ -93,6 +93,44 @@ fn a_route_with_revocation_two_limits_and_a_breaker_asks_once() {
     }
     // Token, subject, two limits of two subjects; and the breaker, once in a tenth of a second.
     assert_eq!(sizes, [5, 4, 5, 4]);
+}
+
+/// Guessing at tokens costs a call with the limits that need no claims, until these refuse; from then on it costs nothing.
+#[test]
+fn a_request_without_a_token_that_holds_is_charged_and_then_known() {
+    let limit = |name: &str, key: &str| {
+        format!(
+            r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["{key}"] }}"#
+        )
+    };
+    let mut host = Host::new(&format!(
+        r#"{{ "jwt": {{ "verified_by": "envoy" }},
+              "default": {{ "token": "required", "revocation": {{}}, "rate_limits": [{}, {}],
+                "lock": {{ "key": ["const:all"], "lease": "30s" }} }} }}"#,
+        limit("user", "claim:sub"),
+        limit("ip", "client_ip"),
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = |user, last| Head { user, ip: IpAddr::from([192, 0, 2, last]) };
+    let call = host.call(&ask(FORGER, 1), now);
+    assert_eq!(call.batch().len(), 1, "only the limit by address");
+    let Decision::Deny(denial) = host.finish(call, now) else { panic!("the token is not verified") };
+    assert_eq!(*denial.reason(), Reason::Token(TokenError::Missing));
+    let call = host.call(&ask(FORGER, 1), now);
+    let Decision::Deny(denial) = host.finish(call, now) else { panic!("the token is not verified") };
+    assert_eq!(*denial.reason(), Reason::Limits);
+    for user in [FORGER, "x"] {
+        let Step::Decide(Decision::Deny(denial)) = host.begin(&ask(user, 1), now) else {
+            panic!("remembered")
+        };
+        assert_eq!(*denial.reason(), Reason::Limits);
+        assert_eq!(denial.report().verdicts[0].source, Source::Denials);
+    }
+    // Elsewhere, the same token has its quota.
+    let call = host.call(&ask("x", 2), now);
+    assert_eq!(call.batch().len(), 3, "two limits, and whether it was revoked");
+    let outcomes = host.perform(&call, now);
+    assert!(matches!(call.resume(&mut host.local, outcomes, now), Step::Call(_)), "and then the lock");
 }
 
 /// Keys are fetched when a token names one that is not there, refreshed from time to time by one request, and kept when a fetch fails.
@@ -149,7 +187,7 @@ fn an_instance_knows_what_it_has_revoked_itself() {
     let ask = |user| Head { user, ip: IpAddr::from([192, 0, 2, 1]) };
     for (when, works) in [("at_once", true), ("success", true), ("at_once", false), ("success", false)] {
         let mut host = Host::new(&format!(
-            r#"{{ "jwt": {{ "algorithms": ["RS256"], "verified_by": "envoy" }},
+            r#"{{ "jwt": {{ "verified_by": "envoy" }},
                   "routes": [{{ "name": "logout", "match": {{ "headers": {{ "x-user": "logout" }} }},
                     "revokes": {{ "what": "token", "when": "{when}" }} }}],
                   "default": {{ "revocation": {{ "on_store_error": "local" }} }} }}"#
@@ -268,11 +306,13 @@ impl Request for Head {
         match name {
             "x-user" => read(self.user.as_bytes()),
             "x-token" => read(ES256_TOKEN.as_bytes()),
-            // Of `{"alg":"RS256"}` and `{"sub":"x","iat":1800000000,"exp":1801000000}`, with a signature that somebody else has verified.
-            "authorization" => read(
-                b"Bearer eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4IiwiaWF0IjoxODAwMDAwMDAwLCJleHAiOjE4MDEwMDAwMDB9.AA",
-            ),
             _ => {}
+        }
+    }
+
+    fn verified_claims(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
+        if name == "payload" && self.user != FORGER {
+            read(br#"{"sub":"x","jti":"1","iat":1800000000,"exp":1801000000}"#);
         }
     }
 
@@ -281,6 +321,8 @@ impl Request for Head {
     }
 }
 
+/// A user whose token nobody has verified.
+const FORGER: &str = "forger";
 /// A key, and a token that it has signed, valid until 3600 s after 1800057600.
 const ES256_KEY: &str = r#"{"kty": "EC", "x": "DudNeBg5BxVzOL4-kkuGedVSoM_rwII5JfJIaaZFR1w", "y": "UdOxEd-0XrnFJ2CNurnyVYMKVmc-7iZfewhbnWNKhYs", "crv": "P-256", "alg": "ES256", "kid": "ES256"}"#;
 const ES256_TOKEN: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6IkVTMjU2In0.eyJzdWIiOiJhbm4iLCJpYXQiOjE4MDAwNTc2MDAsImV4cCI6MTgwMDA2MTIwMH0.iivGoj1M8Q9Q3KDAp-S4dkgRPvyIYiA9V4Mube6bMZRCsjYfk2Su8DCHDDD03ZZ9GH9r5OshdCfDIRUvz33OJw";

@@ -455,9 +455,10 @@ fn a_key_is_handed_over_as_it_was_given() {
     assert_eq!(web(JwtAlgorithm::Hs256), None);
 }
 
+/// What Envoy has verified is believed where a request is decided about; the text of a token is believed nowhere.
 #[test]
-fn what_envoy_verified_is_checked_for_all_but_its_signature() {
-    let config = json!({ "algorithms": ["RS256"], "verified_by": "envoy", "audience": ["api"] });
+fn where_envoy_verifies_no_text_is_believed() {
+    let config = json!({ "verified_by": "envoy", "audience": ["api"] });
     let config: JwtConfig = parse(config.to_string().as_bytes()).unwrap();
     let policy = JwtPolicy::compile(
         &config,
@@ -466,13 +467,9 @@ fn what_envoy_verified_is_checked_for_all_but_its_signature() {
     )
     .unwrap();
     let of = |alg: &str, claims: &Value| sign(&json!({ "alg": alg }), claims, b"whatever");
-    accepted(&policy, &of("RS256", &claims()));
-    assert_eq!(refused(&policy, &of("none", &claims())), TokenError::Algorithm);
-    assert_eq!(refused(&policy, &of("HS256", &claims())), TokenError::Algorithm);
-    assert_eq!(check(&policy, &of("RS256", &claims()), EXP), Err(TokenError::Expired));
-    let mut other = claims();
-    other["aud"] = json!("other");
-    assert_eq!(refused(&policy, &of("RS256", &other)), TokenError::Audience);
+    for algorithm in ["RS256", "HS256", "none"] {
+        assert_eq!(refused(&policy, &of(algorithm, &claims())), TokenError::Signature);
+    }
     assert!(policy.keys().is_none());
 
     let errors = JwtPolicy::compile(

@@ -189,25 +189,42 @@ fn what_is_asked_of_tokens() {
         "jwt.audience: found 17 audiences, expected 1 to 16 audiences; leave it out to accept tokens for anybody",
     );
     told(&with("leeway", json!("301s")), "jwt.leeway: found `301s`, expected at most 5m");
+    assert_eq!(
+        errors(&with("verified_by", json!("envoy"))),
+        [
+            "jwt.algorithms: found an array, expected nothing beside `verified_by`: the guard in front of the host decides this",
+            "jwt.verified_by: found keys beside it, expected one of the two: who verifies needs the keys"
+        ]
+    );
     told(
-        &with("verified_by", json!("envoy")),
-        "jwt.verified_by: found keys beside it, expected one of the two: who verifies needs the keys",
+        &written(&json!({ "verified_by": "envoy", "from": "cookie:session" })),
+        "jwt.from: found another place than `authorization`, expected nothing beside `verified_by`: the guard in front of the host decides this",
+    );
+    told(
+        &written(&json!({ "verified_by": "envoy", "payload_in_metadata": "" })),
+        "jwt.payload_in_metadata: found ``, expected 1 to 255 bytes",
+    );
+    told(
+        &with("payload_in_metadata", json!("payload")),
+        "jwt.payload_in_metadata: found a name, expected `verified_by` beside it",
     );
     told(&with("verified_by", json!("nginx")), "jwt.verified_by: found `nginx`, expected `envoy`");
     told(
         &with("algorithms", json!(["none"])),
         "jwt.algorithms[0]: found `none`, expected one of `HS256`, `HS384`, `HS512`, `RS256`, `ES256`, `EdDSA`",
     );
-    told(&written(&json!({ "keys": [] })), "jwt: found no `algorithms`, expected one, it is required");
-    told(
-        &written(&json!({ "algorithms": [], "verified_by": "envoy" })),
-        "jwt.algorithms: found none, expected at least one, such as \"RS256\"",
+    assert_eq!(
+        errors(&written(&json!({ "keys": [] }))),
+        [
+            "jwt.algorithms: found none, expected at least one, such as \"RS256\"",
+            "jwt.keys: found none, expected at least one, or `jwks`, or `verified_by`"
+        ]
     );
     told(
         &written(&json!({ "algorithms": ["RS256"] })),
         "jwt.keys: found none, expected at least one, or `jwks`, or `verified_by`",
     );
-    assert_eq!(errors(&written(&json!({ "algorithms": ["RS256"], "verified_by": "envoy" }))), [""; 0]);
+    assert_eq!(errors(&written(&json!({ "verified_by": "envoy" }))), [""; 0]);
 }
 
 fn told(config: &str, error: &str) {

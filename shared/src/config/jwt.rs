@@ -19,10 +19,11 @@ use crate::time::Span;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, remote = "Self")]
 pub struct JwtConfig {
-    /// Where the token is.
+    /// Where the token is. Not with `verified_by`.
     #[serde(default)]
     pub from: TokenSource,
-    /// The only algorithms a token may be signed with, whatever its header says; at least one.
+    /// The only algorithms a token may be signed with, whatever its header says; at least one. Not with `verified_by`.
+    #[serde(default)]
     pub algorithms: Vec<JwtAlgorithm>,
     /// Who may have signed a token; at most 64. A token that names a `kid` is tried with the keys of that `kid`, or else with
     /// those that have none; at most 4 keys are tried for one token.
@@ -31,9 +32,13 @@ pub struct JwtConfig {
     /// Where more keys are, which the host fetches and fetches again: a JWK Set (RFC 7517 §5) of at most 64 KiB and 64 keys.
     #[serde(default)]
     pub jwks: Option<JwksConfig>,
-    /// In the place of `keys` and `jwks`: who in front of this host has verified the signature. Claims are checked all the same.
+    /// In the place of `keys` and `jwks`: who in front of this host verifies tokens. The claims that it has verified are checked all
+    /// the same, and a request without them has no token.
     #[serde(default)]
     pub verified_by: Option<VerifiedBy>,
+    /// With `verified_by`: what the provider of Envoy's `jwt_authn` has as `payload_in_metadata`; `payload` if left out, as Istio has it.
+    #[serde(default)]
+    pub payload_in_metadata: Option<String>,
     /// What `iss` must be, to the letter.
     #[serde(default)]
     pub issuer: Option<String>,
@@ -197,7 +202,7 @@ impl JwtAlgorithm {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VerifiedBy {
-    /// Envoy's `jwt_authn`, in the same filter chain, before this filter; it has to `forward` the token, and to require one.
+    /// Envoy's `jwt_authn`, in the same filter chain, before this filter; its providers need `payload_in_metadata`.
     Envoy,
 }
 

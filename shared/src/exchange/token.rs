@@ -88,7 +88,17 @@ pub(super) fn identify<S: Shards>(
         let is_kept = jwt.last_use(claims).is_some_and(|last| last <= kept);
         if !is_kept && is_revocable(policy, route) { Err(TokenError::LivesTooLong) } else { Ok(()) }
     };
-    let found = jwt.find_text(request).and_then(|text| verify(jwt, &text, local, holds, &check, now));
+    let found = if jwt.is_verified_in_front() {
+        jwt.verified_claims(request).and_then(|claims| {
+            check(&claims)?;
+            if claims.id().is_none() && is_revocable(policy, route) {
+                return Err(TokenError::NoId);
+            }
+            Ok(Verified::Holds(Arc::new(Bearer::with_claims(claims))))
+        })
+    } else {
+        jwt.find_text(request).and_then(|text| verify(jwt, &text, local, holds, &check, now))
+    };
     let (ruling, identity) = match found {
         Ok(Verified::Holds(bearer)) => (Ruling::Admitted, Identity::Known(Some(bearer))),
         Ok(Verified::Ask(token)) => {

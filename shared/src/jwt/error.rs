@@ -37,6 +37,8 @@ pub enum TokenError {
     NoIssueTime,
     /// It lives longer than the policy allows.
     LivesTooLong,
+    /// It has no `jti`, and nothing else by which it could be revoked.
+    NoId,
     /// It is another issuer's, or nobody's.
     Issuer,
     /// It is for another audience, or for none.
@@ -66,6 +68,7 @@ impl TokenError {
             Self::IssuedInFuture => "the token was issued in the future",
             Self::NoIssueTime => "the token does not say when it was issued",
             Self::LivesTooLong => "the token is valid for longer than is accepted",
+            Self::NoId => "the token has no `jti` by which it could be revoked",
             Self::Issuer => "the token is from another issuer",
             Self::Audience => "the token is for another audience",
         }

@@ -52,8 +52,10 @@ use object::Value;
 pub struct JwtPolicy {
     source: TokenSource,
     algorithms: Vec<JwtAlgorithm>,
-    /// `None` where the signature has been verified in front of the host.
+    /// `None` where tokens are verified in front of the host.
     keys: Option<KeySet>,
+    /// Under which name the guard in front of the host puts the claims that it has verified.
+    payload: String,
     jwks: Option<Jwks>,
     issuer: Option<String>,
     audience: Option<Vec<String>>,
@@ -113,6 +115,7 @@ impl JwtPolicy {
             source: config.from.clone(),
             algorithms: config.algorithms.clone(),
             keys: (config.verified_by.is_none() || surroundings.is_none()).then_some(keys),
+            payload: config.payload_in_metadata.clone().unwrap_or_else(|| String::from(USUAL_PAYLOAD)),
             jwks: config.jwks.as_ref().map(|jwks| Jwks {
                 url: jwks.url.clone(),
                 refresh_millis: jwks.refresh.map_or(USUAL_REFRESH_MILLIS, Span::as_millis),
@@ -122,6 +125,21 @@ impl JwtPolicy {
             leeway_millis: config.leeway.map_or(0, Span::as_millis),
             max_lifetime: config.max_lifetime,
         })
+    }
+
+    /// Whether tokens are verified in front of the host: then no text is believed, only what that guard says.
+    pub(crate) fn is_verified_in_front(&self) -> bool {
+        self.keys.is_none()
+    }
+
+    /// The claims that have been verified in front of the host.
+    ///
+    /// # Errors
+    /// There are none, or they are not what claims are.
+    pub(crate) fn verified_claims(&self, request: &dyn Request) -> Result<Claims, TokenError> {
+        let mut found = Err(TokenError::Missing);
+        request.verified_claims(&self.payload, &mut |json| found = Claims::parse(json));
+        found
     }
 
     /// Finds and parses the token of a request.
@@ -162,15 +180,14 @@ impl JwtPolicy {
         token: &'a Token,
         fetched: Option<&'a KeySet>,
     ) -> Result<Signature<'a>, TokenError> {
+        // Where tokens are verified in front of the host, nobody has verified this text.
+        let Some(keys) = &self.keys else { return Err(TokenError::Signature) };
         if !self.accepts(token) {
             return Err(TokenError::Algorithm);
         }
-        match &self.keys {
-            None => Ok(Signature::Holds),
-            Some(keys) => match (keys.verify(token), fetched) {
-                (Err(TokenError::UnknownKey), Some(fetched)) => fetched.verify(token),
-                (verified, _) => verified,
-            },
+        match (keys.verify(token), fetched) {
+            (Err(TokenError::UnknownKey), Some(fetched)) => fetched.verify(token),
+            (verified, _) => verified,
         }
     }
 
@@ -217,7 +234,10 @@ impl JwtPolicy {
     /// # Errors
     /// Why it never is.
     pub(crate) fn check_possible(&self, token: &Token) -> Result<(), TokenError> {
-        if !self.accepts(token) {
+        if self.is_verified_in_front() {
+            // Others are refused where revocations matter.
+            token.claims().id().ok_or(TokenError::NoId)?;
+        } else if !self.accepts(token) {
             return Err(TokenError::Algorithm);
         }
         self.check_origin(token.claims())
@@ -252,7 +272,7 @@ impl JwtPolicy {
         self.jwks.as_ref()
     }
 
-    /// The keys of the policy; `None` where the signature has been verified in front of the host.
+    /// The keys of the policy; `None` where tokens are verified in front of the host.
     pub fn keys(&self) -> Option<&KeySet> {
         self.keys.as_ref()
     }
@@ -290,8 +310,26 @@ impl Compiler<'_> {
     }
 
     fn bounds(&mut self, config: &JwtConfig) {
-        if config.algorithms.is_empty() {
-            self.error("algorithms", "none", "at least one, such as \"RS256\"");
+        if config.verified_by.is_some() {
+            let in_front = "nothing beside `verified_by`: the guard in front of the host decides this";
+            if !config.algorithms.is_empty() {
+                self.error("algorithms", "an array", in_front);
+            }
+            if config.from != TokenSource::Bearer {
+                self.error("from", "another place than `authorization`", in_front);
+            }
+        } else {
+            if config.algorithms.is_empty() {
+                self.error("algorithms", "none", "at least one, such as \"RS256\"");
+            }
+            if config.payload_in_metadata.is_some() {
+                self.error("payload_in_metadata", "a name", "`verified_by` beside it");
+            }
+        }
+        if let Some(name) = &config.payload_in_metadata
+            && !(1..=MAX_PAYLOAD_NAME).contains(&name.len())
+        {
+            self.error("payload_in_metadata", format!("`{name}`"), "1 to 255 bytes");
         }
         if config.keys.len() > MAX_JWT_KEYS {
             self.error("keys", format!("{} keys", config.keys.len()), "at most 64");
@@ -491,6 +529,9 @@ fn found(jwk: &Object, name: &str) -> String {
 /// Finds the value of a variable of the host.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Where Istio has `jwt_authn` put the claims.
+const USUAL_PAYLOAD: &str = "payload";
+const MAX_PAYLOAD_NAME: usize = 255;
 const USUAL_REFRESH_MILLIS: u64 = 5 * 60 * 1000;
 const REFRESH_MILLIS: core::ops::RangeInclusive<u64> = 60 * 1000..=24 * 60 * 60 * 1000;
 /// So that what revokes all tokens of somebody fits into a span of 366 days, leeways included.

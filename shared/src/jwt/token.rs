@@ -109,9 +109,17 @@ pub(crate) struct Bearer {
 
 impl From<Token> for Bearer {
     fn from(token: Token) -> Self {
-        let claims = &token.claims;
+        Self { digest: token.digest(), ..Self::with_claims(token.claims) }
+    }
+}
+
+impl Bearer {
+    /// The bearer of a token of which only the claims are known.
+    pub(crate) fn with_claims(claims: Claims) -> Self {
         let subject = claims.subject().map(|subject| digest_of_subject(claims.issuer(), subject));
-        Self { digest: token.digest(), subject, claims: token.claims }
+        // Without a name there is no digest by which others know the token: where that matters, it is refused.
+        let digest = digest_of_id(claims.issuer(), claims.id().unwrap_or_default());
+        Self { digest, subject, claims }
     }
 }
 
@@ -172,7 +180,7 @@ impl Claim<'_> {
 }
 
 impl Claims {
-    fn parse(json: &[u8]) -> Result<Self, TokenError> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, TokenError> {
         let members = Object::parse(json).ok_or(TokenError::Claims)?;
         let date = |name| members.date(name).map_err(|NotOne| TokenError::Claims);
         let (expires, not_before, issued) = (date("exp")?, date("nbf")?, date("iat")?);
