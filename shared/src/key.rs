@@ -63,7 +63,7 @@ impl Subject {
                     }
                 }
                 KeyPart::Method => request.method(&mut |method| field.line(method)),
-                KeyPart::Path => field.line(path.as_bytes()),
+                KeyPart::Path => path.subject(&mut |path| field.line(path)),
                 KeyPart::Route => field.line(route.as_bytes()),
                 KeyPart::Header(name) => {
                     request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));

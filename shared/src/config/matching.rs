@@ -108,6 +108,9 @@ fn parse_segment(text: &str, case: PathCase) -> Option<PatternSegment> {
     }
     // A literal must be one segment in normal form too, or it could never match.
     let path = Path::normalize(&[b"/", text.as_bytes()].concat(), case);
+    if path.has_parameters() {
+        return None;
+    }
     let mut segments = path.segments();
     match (segments.next(), segments.next()) {
         (Some(segment), None) => Some(PatternSegment::Literal(segment.into())),

@@ -35,6 +35,8 @@ pub struct Policy {
     jwt: Option<JwtPolicy>,
     /// Whether any route goes by the body of its requests.
     reads_bodies: bool,
+    /// Whether anything of any route may refuse a request.
+    is_guarded: bool,
     client_ip: ClientIpConfig,
     path_case: PathCase,
     headers: HeadersConfig,
@@ -65,6 +67,8 @@ pub struct Route {
     /// The guards, in the order in which they are asked.
     guards: Vec<RouteGuard>,
     reads_body: bool,
+    /// Whether anything of it may refuse a request: not so where nothing guards, or all of it is in shadow mode.
+    is_guarded: bool,
     /// The value of `RateLimit-Policy`; empty when there is nothing to say.
     policy_field: String,
 }
@@ -151,6 +155,7 @@ impl Policy {
             guards: Vec::new(),
             jwt,
             reads_bodies: false,
+            is_guarded: false,
             client_ip: config.client_ip,
             path_case: config.path_case,
             headers: config.headers,
@@ -191,6 +196,11 @@ impl Policy {
                 route.reads_body =
                     guards.any(Guard::reads_body) || parts.any(|part| matches!(part, KeyPart::Body(_)));
                 policy.reads_bodies |= route.reads_body;
+                let limits = route.limits.iter().filter_map(|place| policy.limits.get(place.limit));
+                let guards = route.guards.iter().filter_map(|place| policy.guards.get(place.guard));
+                route.is_guarded =
+                    limits.map(Limit::is_enforced).chain(guards.map(Guard::is_enforced)).any(|is| is);
+                policy.is_guarded |= route.is_guarded;
             }
             Ok(policy)
         } else {
@@ -252,6 +262,8 @@ impl Policy {
         self.reads_bodies
             && self
                 .find_route(&self.path(request), request)
+                .ok()
+                .flatten()
                 .and_then(|route| self.routes.get(route))
                 .is_some_and(|route| route.reads_body)
     }
@@ -280,14 +292,56 @@ impl Policy {
     }
 
     /// The number of the route that `request` takes.
-    pub(crate) fn find_route(&self, path: &Path, request: &dyn Request) -> Option<usize> {
+    ///
+    /// # Errors
+    /// Servers may read the path as several that take different guarded routes.
+    pub(crate) fn find_route(
+        &self,
+        path: &Path,
+        request: &dyn Request,
+    ) -> Result<Option<usize>, AmbiguousPath> {
+        let route = self.route_of(path, request);
+        if path.has_one_reading() || !self.is_guarded {
+            return Ok(route);
+        }
+        if path.is_unreadable() {
+            return Err(AmbiguousPath);
+        }
+        let mut guarded = route.filter(|route| self.is_guarded(*route));
+        let normal_is_guarded = guarded.is_some();
+        if normal_is_guarded && path.is_likely() {
+            return Ok(route);
+        }
+        let mut differ = false;
+        request.target(&mut |target| {
+            for (reading, is_likely) in path.other_readings(target, self.path_case) {
+                let other = self.route_of(&reading, request).filter(|route| self.is_guarded(*route));
+                let counts = is_likely || !normal_is_guarded;
+                differ |= counts && guarded.is_some() && other.is_some() && guarded != other;
+                guarded = guarded.or(other);
+            }
+        });
+        if differ { Err(AmbiguousPath) } else { Ok(guarded.or(route)) }
+    }
+
+    /// The number of the route that a request takes whose path is `path`.
+    fn route_of(&self, path: &Path, request: &dyn Request) -> Option<usize> {
         let mut found = None;
         let mut accept =
             |route: usize| self.conditions.get(route).is_some_and(|conditions| holds(conditions, request));
         request.authority(&mut |host| found = self.router.find(path, host, &mut accept));
         found.or(self.default)
     }
+
+    /// Whether anything of a route may refuse a request.
+    fn is_guarded(&self, route: usize) -> bool {
+        self.routes.get(route).is_some_and(|route| route.is_guarded)
+    }
 }
+
+/// A path that servers may read as several, which take different guarded routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AmbiguousPath;
 
 impl Route {
     /// The route's name.
