@@ -4,24 +4,31 @@
 //! brought to one form before it is matched or becomes part of a key:
 //!
 //! 1. scheme and authority of an absolute-form target are cut off, and everything from `?` or `#` on;
-//! 2. path parameters (`;…` up to the next slash, `%3B…` too) are cut off, because servlet containers ignore them;
-//! 3. percent-encoding is undone once, for every byte: `%41` is `A`, `%2F` is a slash, `%252F` stays the text `%2F`;
+//! 2. path parameters (`;…` up to the next slash, `%3B…` too) are cut off, because servlet containers
+//!    ignore them;
+//! 3. percent-encoding is undone once, for every byte: `%41` is `A`, `%2F` is a slash, `%252F` stays the
+//!    text `%2F`;
 //! 4. a backslash, encoded or not, is a slash, as URL parsers of browsers and Node have it;
 //! 5. empty segments and `.` vanish, `..` removes the segment before it (never past the root);
 //! 6. a trailing slash vanishes;
-//! 7. letters become lower case if the policy says `"path_case": "insensitive"` (ASCII only); they are kept otherwise.
+//! 7. letters become lower case if the policy says `"path_case": "insensitive"` (ASCII only); they are kept
+//!    otherwise.
 //!
-//! No single form is right for all servers. `/api/..;/x` is `/x` for Tomcat, which cuts parameters off before it resolves
-//! dot segments, and lies below `/api` for nginx, Flask and Express. `/a//../x` is `/x` where empty segments vanish, and `/a/x` for
-//! `fetch`. So the form above is the first of several *readings*: each [`Kinds`] names one rule that some servers lack,
-//! and a path has a reading for each set of the kinds that occur in it. The router is asked about all of them:
+//! No single form is right for all servers. `/api/..;/x` is `/x` for Tomcat, which cuts parameters off before
+//! it resolves dot segments, and lies below `/api` for nginx, Flask and Express. `/a//../x` is `/x` where
+//! empty segments vanish, and `/a/x` for `fetch`. So the form above is the first of several *readings*: each
+//! [`Kinds`] names one rule that some servers lack, and a path has a reading for each set of the kinds that
+//! occur in it. The router is asked about all of them:
 //!
 //! - Readings that lead to routes without guards are ignored, unless all do: a guard beats no guard.
-//! - Where two readings lead to different guarded routes, neither is right, and the request is refused. Policy order cannot
-//!   decide: an earlier route may be the more generous one.
-//! - Some kinds are forgiving rather than ambiguous while there is no dot segment: parameters, empty segments, a slash at the end and
-//!   needless encoding. A server without such a rule sees a name of no use (`login;x`). The normal form decides there, unless it
-//!   leads to no guard.
+//! - Where two readings lead to different guarded routes, neither is right, and the request is refused.
+//!   Policy order cannot decide: an earlier route may be the more generous one.
+//! - Some kinds are forgiving rather than ambiguous: parameters, empty segments, a slash at the end and
+//!   needless encoding. A server without such a rule sees a name of no use (`login;x`). The reading that
+//!   forgives decides there, unless it leads to no guard.
+//! - A dot segment beside anything else that servers disagree about (`..;`, `//..`, `%2e%2e`, `..%2F`, `..\`)
+//!   is refused wherever something is guarded: in a chain of servers each resolves what the one before it has
+//!   left, and there is no end to the readings. Clients resolve dot segments before they send a path.
 //!
 //! Ordinary paths have one reading and pay for one.
 
@@ -47,7 +54,8 @@ impl Kinds {
     pub const BACKSLASH: Self = Self(1 << 1);
     /// `%5C` is a slash.
     pub const ENCODED_BACKSLASH: Self = Self(1 << 2);
-    /// What follows two slashes at the beginning is no host. For `new URL(target, base)` and PHP's `parse_url` it is.
+    /// What follows two slashes at the beginning is no host. For `new URL(target, base)` and PHP's
+    /// `parse_url` it is.
     pub const AUTHORITY: Self = Self(1 << 3);
     /// Dot segments are resolved. WSGI servers, Node and Go's handlers leave them where they are.
     pub const DOTS: Self = Self(1 << 4);
@@ -59,9 +67,12 @@ impl Kinds {
     pub const LONG_PARAMETERS: Self = Self(1 << 10);
     /// Empty segments vanish before dot segments are resolved.
     pub const EMPTY: Self = Self(1 << 6);
+    /// So do those in front of all others, which some servers merge that keep the others.
+    pub const LEADING: Self = Self(1 << 13);
     /// A slash at the end vanishes.
     pub const TRAILING: Self = Self(1 << 11);
-    /// `%2e` and `%61`, which need no encoding, are decoded before routes are compared and dot segments resolved.
+    /// `%2e` and `%61`, which need no encoding, are decoded before routes are compared and dot segments
+    /// resolved.
     pub const NEEDLESS: Self = Self(1 << 7);
     /// A path ends at `#`.
     pub const FRAGMENT: Self = Self(1 << 8);
@@ -69,10 +80,15 @@ impl Kinds {
     const CONTROL: Self = Self(1 << 12);
     const ALL_PARAMETERS: Self = Self(Self::PARAMETERS.0 | Self::ENCODED_PARAMETERS.0);
     const FORGIVING: Self =
-        Self(Self::ALL_PARAMETERS.0 | Self::EMPTY.0 | Self::TRAILING.0 | Self::NEEDLESS.0);
+        Self(Self::ALL_PARAMETERS.0 | Self::EMPTY.0 | Self::LEADING.0 | Self::TRAILING.0 | Self::NEEDLESS.0);
 
     fn add(&mut self, kinds: Self) {
         self.0 |= kinds.0;
+    }
+
+    /// These and `other`.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// Whether all of `kinds` are among these.
@@ -115,12 +131,21 @@ impl Path {
                 }
                 Self { bytes, found, hard: Kinds::default() }
             }
-            None => Reader::read(target, case, Kinds::default()),
+            None => {
+                let mut path = Reader::read(target, case, Kinds::default());
+                if path.found.has(Kinds::FRAGMENT) {
+                    // What stands behind the `#` is a part of other readings.
+                    let longer = Reader::read(target, case, Kinds::FRAGMENT);
+                    path.found.add(longer.found);
+                    path.hard = path.found;
+                }
+                path
+            }
         }
     }
 
-    /// How a server reads a request target that lacks the rules in `without`. What such a server takes for a part of a name, and no
-    /// pattern can equal, stands there as a backslash; empty segments stay.
+    /// How a server reads a request target that lacks the rules in `without`. What such a server takes for a
+    /// part of a name, and no pattern can equal, stands there as a backslash; empty segments stay.
     pub fn without(target: &[u8], case: PathCase, without: Kinds) -> Self {
         Reader::read(target, case, without)
     }
@@ -142,36 +167,45 @@ impl Path {
         self.found == Kinds::default()
     }
 
-    /// Whether the normal form is the likely one of all readings.
-    pub(crate) fn is_likely(&self) -> bool {
-        self.hard.0 & self.found.0 == 0
-    }
-
     /// Whether path parameters were cut off.
     pub(crate) fn has_parameters(&self) -> bool {
         self.found.0 & Kinds::ALL_PARAMETERS.0 != 0
     }
 
-    /// Whether servers may disagree about more paths than can be looked at. No honest client sends such a path.
+    /// Whether servers may disagree about more than can be looked at. No honest client sends such a path.
     pub(crate) fn is_unreadable(&self) -> bool {
-        self.found.has(Kinds::CONTROL) || self.found.0.count_ones() > MAX_KINDS
+        let beside_dots = Kinds(self.found.0 & !(Kinds::DOTS.0 | Kinds::TRAILING.0));
+        (self.found.has(Kinds::DOTS) && beside_dots != Kinds::default())
+            || self.found.has(Kinds::CONTROL)
+            || self.found.0.count_ones() > MAX_KINDS
     }
 
-    /// The other readings of `target`, whose normal form this is; each with whether it is as likely as the normal form.
-    pub(crate) fn other_readings(&self, target: &[u8], case: PathCase) -> impl Iterator<Item = (Self, bool)> {
-        let (found, hard) = (self.found, self.hard);
-        // The likely ones first.
-        [true, false].into_iter().flat_map(move |likely| {
-            let sets = found.subsets().filter(move |set| hard.has(*set) == likely);
-            sets.map(move |set| (Self::without(target, case, set), likely))
-        })
+    /// Whether the normal form forgives whatever servers disagree about.
+    pub(crate) fn is_forgiving(&self) -> bool {
+        self.found.0 & self.hard.0 == 0
     }
 
-    /// Calls `read` with the path as a part of keys: once, or twice where servers may take it for different resources of one route, so that
-    /// it counts as a part that was sent twice.
+    /// The sets of rules without which a reading is as likely as the normal form.
+    pub(crate) fn likely(&self) -> impl Iterator<Item = Kinds> {
+        Kinds(self.found.0 & self.hard.0).subsets()
+    }
+
+    /// The sets of forgiving rules without which there are more readings than the likely ones.
+    pub(crate) fn unforgiving(&self) -> impl Iterator<Item = Kinds> {
+        Kinds(self.found.0 & !self.hard.0).subsets()
+    }
+
+    /// Whether servers that route the path alike take it for the same resource: not so if some cut off what
+    /// others take for a name.
+    pub fn is_one_resource(&self) -> bool {
+        !self.found.has(Kinds::AUTHORITY)
+    }
+
+    /// Calls `read` with the path as a part of keys: once, or twice where it may be several resources, so
+    /// that it counts as a part that was sent twice.
     pub(crate) fn subject(&self, read: &mut dyn FnMut(&[u8])) {
         read(&self.bytes);
-        if self.found.has(Kinds::AUTHORITY) || (self.found.has(Kinds::DOTS) && self.found != Kinds::DOTS) {
+        if !self.is_one_resource() {
             read(&self.bytes);
         }
     }
@@ -211,9 +245,6 @@ impl Reader {
                 b'?' => break,
                 b'#' => {
                     reader.path.found.add(Kinds::FRAGMENT);
-                    if rest.contains(&b'.') {
-                        reader.path.found.add(Kinds::DOTS);
-                    }
                     if !without.has(Kinds::FRAGMENT) {
                         break;
                     }
@@ -256,9 +287,6 @@ impl Reader {
             path.bytes.make_ascii_lowercase();
         }
         path.hard.add(Kinds(path.found.0 & !Kinds::FORGIVING.0));
-        if path.found.has(Kinds::DOTS) {
-            path.hard = path.found;
-        }
         path
     }
 
@@ -302,8 +330,9 @@ impl Reader {
                 // A segment that vanishes for some servers is any name for a `*` of others.
                 path.hard.add(Kinds::ALL_PARAMETERS);
             } else if by_slash && !*is_first {
-                path.found.add(Kinds::EMPTY);
-                if without.has(Kinds::EMPTY) {
+                let kind = if path.bytes.iter().all(|b| *b == b'/') { Kinds::LEADING } else { Kinds::EMPTY };
+                path.found.add(kind);
+                if without.has(kind) {
                     path.bytes.push(b'/');
                 }
             }

@@ -14,7 +14,7 @@ use crate::config::{
 };
 use crate::jwt::{JwtPolicy, Lookup};
 use crate::key::{Key, KeyForm};
-use crate::path::{Path, PathCase};
+use crate::path::{Kinds, Path, PathCase};
 use crate::rate_limit::Quota;
 use crate::request::Request;
 use crate::router::Router;
@@ -301,24 +301,26 @@ impl Policy {
         request: &dyn Request,
     ) -> Result<Option<usize>, AmbiguousPath> {
         let route = self.route_of(path, request);
-        if path.has_one_reading() || !self.is_guarded {
+        let is_guarded = |route: Option<usize>| route.is_some_and(|route| self.is_guarded(route));
+        if path.has_one_reading() || !self.is_guarded || (path.is_forgiving() && is_guarded(route)) {
             return Ok(route);
         }
         if path.is_unreadable() {
             return Err(AmbiguousPath);
         }
-        let mut guarded = route.filter(|route| self.is_guarded(*route));
-        let normal_is_guarded = guarded.is_some();
-        if normal_is_guarded && path.is_likely() {
-            return Ok(route);
-        }
-        let mut differ = false;
+        let (mut guarded, mut differ) = (None, false);
+        let mut meet = |route: Option<usize>| {
+            differ |= guarded.is_some() && is_guarded(route) && guarded != route;
+            guarded = guarded.or(route.filter(|_| is_guarded(route)));
+        };
         request.target(&mut |target| {
-            for (reading, is_likely) in path.other_readings(target, self.path_case) {
-                let other = self.route_of(&reading, request).filter(|route| self.is_guarded(*route));
-                let counts = is_likely || !normal_is_guarded;
-                differ |= counts && guarded.is_some() && other.is_some() && guarded != other;
-                guarded = guarded.or(other);
+            let read = |without| self.route_of(&Path::without(target, self.path_case, without), request);
+            let normal = core::iter::once((Kinds::default(), route));
+            for (without, route) in normal.chain(path.likely().map(|without| (without, read(without)))) {
+                meet(route);
+                if !is_guarded(route) {
+                    path.unforgiving().for_each(|more| meet(read(without.and(more))));
+                }
             }
         });
         if differ { Err(AmbiguousPath) } else { Ok(guarded.or(route)) }
