@@ -1,7 +1,9 @@
 //! The policy as compiled: what [`config`] describes, checked as a whole and ready to be asked.
 
 mod compiler;
+mod explain;
 mod guard;
+mod warnings;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -20,7 +22,9 @@ use crate::request::Request;
 use crate::router::Router;
 use compiler::{Compiler, Tokens};
 
+pub use explain::{Ambiguous, Counted, Explanation, Seen};
 pub use guard::{Guard, RouteGuard, Rule};
+pub use warnings::Warning;
 
 /// A compiled policy. It cannot fail any more.
 #[derive(Debug)]
