@@ -9,7 +9,7 @@
  *     routes: [{
  *       name: "api",
  *       match: { path: "/api/*" },
- *       rate_limits: [{ name: "api-key", algorithm: "gcra", quota: 100, window: "1m", burst: 20, key: ["header:x-api-key"] }],
+ *       rate_limits: [{ name: "api-client", algorithm: "gcra", quota: 100, window: "1m", burst: 20, key: ["client_ip"] }],
  *     }],
  *   },
  *   redis: { url: "https://example.upstash.io", token: "…" },

@@ -39,6 +39,13 @@ pub fn plan(policy: &Arc<Policy>, head: &Head, now: Timestamp) -> (Option<usize>
     (decision.report().route, asked)
 }
 
+/// Whether `head` is refused because servers read its path differently.
+pub fn is_ambiguous(policy: &Arc<Policy>, head: &Head, now: Timestamp) -> bool {
+    let mut local = Local::with_store(memory(), 0, 1, Id::default());
+    let step = begin(policy, &mut local, head, now);
+    matches!(step, Step::Decide(Decision::Deny(denial)) if *denial.reason() == Reason::AmbiguousPath)
+}
+
 /// The decision that a step must be, where nobody waits for a lock.
 pub fn decision_of(step: Step, local: &mut Local<HeapShards>, now: Timestamp) -> Decision {
     match step {
@@ -107,7 +114,8 @@ pub fn decision(policy: &Policy, decision: &Decision, now: Timestamp, promised: 
         assert!(own, "{verdict:?}");
         assert!(policy.guards()[verdict.guard].is_enforced() || !verdict.ruling.refuses(), "{verdict:?}");
     }
-    let by_guards = report.guards.iter().any(|verdict| verdict.ruling.refuses());
+    let by_path = matches!(decision, Decision::Deny(denial) if *denial.reason() == Reason::AmbiguousPath);
+    let by_guards = by_path || report.guards.iter().any(|verdict| verdict.ruling.refuses());
     let refused = by_guards || report.verdicts.iter().any(|verdict| verdict.refuses());
     match decision {
         Decision::Allow(_) => {
@@ -125,7 +133,11 @@ fn denial(policy: &Policy, denial: &Denial, now: Timestamp, promised: bool) {
     let answer = answer::denial(policy, denial, now);
     fields(&answer.headers);
     if *denial.reason() != Reason::Limits {
-        assert!(denial.report().guards.iter().any(|verdict| verdict.ruling.refuses()), "{denial:?}");
+        let by_path = *denial.reason() == Reason::AmbiguousPath;
+        assert!(
+            by_path || denial.report().guards.iter().any(|verdict| verdict.ruling.refuses()),
+            "{denial:?}"
+        );
         assert!((100..=599).contains(&answer.status), "{answer:?}");
         let is_replay = *denial.reason() == Reason::Replay;
         assert!(is_replay || serde_json::from_slice::<Value>(&answer.body).is_ok(), "{answer:?}");

@@ -7,7 +7,7 @@
 //! | target | input | what must hold |
 //! | --- | --- | --- |
 //! | [`policy`] | a policy file | it gives errors of one line each, or decisions; every route can be reached |
-//! | [`request`] | requests, one after the other | another spelling changes nothing; answers are clean and keep their word |
+//! | [`request`] | requests, one after the other | another spelling changes nothing, the guard is met whatever a server makes of the path; answers are clean and keep their word |
 //! | [`reply`] | answers of the store | every operation has one outcome, and no outcome but the one that was answered |
 //! | [`body`] | a request to the gateway | Redis is sent what was meant, or nothing |
 //! | [`jwt`] | a token, or a set of keys | what is signed is what was read; what a key signed, changed anywhere, no key has signed |
@@ -21,6 +21,7 @@ pub mod head;
 pub mod jwt;
 pub mod oracle;
 pub mod policy;
+pub mod readings;
 pub mod redis;
 pub mod reply;
 pub mod request;

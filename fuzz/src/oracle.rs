@@ -1,32 +1,87 @@
-//! The route of a request, found the plain way: each route in order, each condition for itself.
+//! The route of a request, found the plain way: each route in order, each condition for itself; and the
+//! routes of what servers make of its path.
 
 use tollgate_shared::config::{HeaderCondition, HostPattern, MatchConfig, PatternSegment};
 use tollgate_shared::path::{Path, PathCase};
 use tollgate_shared::policy::Policy;
 
 use crate::head::Head;
+use crate::readings::{MODELS, decode};
 
-/// The number of the route that `head` takes.
+/// The number of the route that `head` takes by the normal form of its path.
 pub fn route(policy: &Policy, case: PathCase, head: &Head) -> Option<usize> {
     let path = Path::normalize(&head.target, case);
+    route_of(policy, case, &path.segments().map(<[u8]>::to_vec).collect::<Vec<_>>(), head)
+}
+
+/// The number of the route of a path whose segments are these.
+fn route_of(policy: &Policy, case: PathCase, segments: &[Vec<u8>], head: &Head) -> Option<usize> {
     let routes = policy.routes().len();
     let fits = |route: &usize| {
-        policy.conditions(*route).is_some_and(|conditions| holds(conditions, case, &path, head))
+        policy.conditions(*route).is_some_and(|conditions| holds(conditions, case, segments, head))
     };
     let default = if policy.has_default() { routes.checked_sub(1) } else { None };
     (0..routes).find(fits).or(default)
 }
 
-fn holds(conditions: &MatchConfig, case: PathCase, path: &Path, head: &Head) -> bool {
+/// Whether anything of a route may refuse a request.
+pub fn is_guarded(policy: &Policy, route: Option<usize>) -> bool {
+    let Some(route) = route.and_then(|route| policy.routes().get(route)) else { return false };
+    route.limits().iter().any(|place| policy.limits()[place.limit].is_enforced())
+        || route.guards().iter().any(|place| policy.guards()[place.guard].is_enforced())
+}
+
+/// Holds the route that was `taken` (`None` for a refusal) against what servers make of the path: the guard
+/// of every view that serves it was met.
+pub fn readings(policy: &Policy, case: PathCase, head: &Head, taken: Option<Option<usize>>) {
+    let normal = route(policy, case, head);
+    let Some(taken) = taken else {
+        assert!(
+            !Path::normalize(&head.target, case).has_one_reading(),
+            "an ordinary path is refused: {head:?}"
+        );
+        return;
+    };
+    if is_guarded(policy, normal) {
+        assert_eq!(taken, normal, "{head:?}");
+    }
+    // Servers get targets in origin form: hosts make it of others.
+    let is_origin_form = head.target.first() == Some(&b'/');
+    for (server, read) in MODELS.into_iter().filter(|_| is_origin_form) {
+        let Some(mut segments) = read(&head.target) else { continue };
+        if case == PathCase::Insensitive {
+            segments.iter_mut().for_each(|segment| segment.make_ascii_lowercase());
+        }
+        let served = route_of(policy, case, &segments, head);
+        if is_guarded(policy, served) && served != taken {
+            // A name of no use, which is forgiven where the path without it leads to a guard.
+            let forgiven: Vec<_> =
+                segments.iter().map(|name| forgive(name)).filter(|name| !name.is_empty()).collect();
+            let is_dots = |name: &Vec<u8>| matches!(&name[..], b"." | b"..");
+            let forgiven_route = route_of(policy, case, &forgiven, head);
+            assert!(
+                is_guarded(policy, taken) && forgiven_route == taken && !forgiven.iter().any(is_dots),
+                "{server} serves route {served:?}, the route is {taken:?}: {head:?}"
+            );
+        }
+    }
+}
+
+/// A name without parameters and needless encoding.
+fn forgive(name: &[u8]) -> Vec<u8> {
+    decode(name).split(|b| *b == b';').next().unwrap_or_default().to_vec()
+}
+
+fn holds(conditions: &MatchConfig, case: PathCase, segments: &[Vec<u8>], head: &Head) -> bool {
     let method = |method: &[u8]| conditions.methods.iter().any(|own| own.as_str().as_bytes() == method);
     let method_fits =
         conditions.methods.is_empty() || method(&head.method) || (head.method == b"HEAD" && method(b"GET"));
     let path_fits = conditions.path.as_ref().is_none_or(|pattern| {
         let pattern = pattern.with_case(case);
-        let mut segments = path.segments();
+        let mut segments = segments.iter();
         let all = pattern.segments().iter().all(|wanted| match (wanted, segments.next()) {
             (PatternSegment::Literal(literal), Some(segment)) => literal == segment,
-            (PatternSegment::Any, Some(_)) => true,
+            (PatternSegment::Any, Some(segment)) => !segment.is_empty(),
             (_, None) => false,
         });
         all && (pattern.is_prefix() || segments.next().is_none())

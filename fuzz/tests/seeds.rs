@@ -2,6 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+
+use tollgate_fuzz::head::Head;
+use tollgate_fuzz::{check, oracle};
+use tollgate_shared::path::PathCase;
+use tollgate_shared::policy::Policy;
+use tollgate_shared::time::Timestamp;
 
 #[test]
 fn policies_hold() {
@@ -56,3 +63,49 @@ fn run_all(dir: &Path, run: fn(&[u8])) {
         run(&fs::read(&file).unwrap());
     }
 }
+
+/// Paths made of what servers disagree about, held against the models of `readings`.
+#[test]
+fn the_guard_of_every_reading_of_a_path_is_met() {
+    const PIECES: [&str; 40] = [
+        "api", "health", "auth", "login", "users", "orders", "7", "x", "/", "/", "/", "/", "/", "/", "//",
+        "/./", "/../", "..", ".", ";", "..;", "..;a=b", ".;", "%2e", "%2e%2e", "%2E%2e;", "%2F", "%5c", "\\",
+        "%3B", "%61pi", "%6cogin", "healt%68", ";/", "/;x/", "#", "%23", "%00", "//host/", "/api/",
+    ];
+    let route = |name: &str, path: &str| {
+        let limit = serde_json::json!({ "name": name, "algorithm": "fixed_window", "quota": 1, "window": "1m", "key": ["path"] });
+        serde_json::json!({ "name": name, "match": { "path": path }, "rate_limits": [limit] })
+    };
+    let mut routes = vec![serde_json::json!({ "name": "health", "match": { "path": "/api/health" } })];
+    routes.extend(
+        [("login", "/auth/login"), ("orders", "/users/*/orders"), ("api", "/api/*")]
+            .map(|(n, p)| route(n, p)),
+    );
+    let default = serde_json::json!({ "rate_limits": route("rest", "/")["rate_limits"] });
+    let policies = [
+        serde_json::json!({ "routes": &routes[3..] }),
+        serde_json::json!({ "routes": &routes }),
+        serde_json::json!({ "routes": &routes, "default": default }),
+    ];
+    let policies = policies.map(|policy| Arc::new(Policy::from_json(policy.to_string().as_bytes()).unwrap()));
+    let now = Timestamp::from_millis(1_800_000_000_000);
+    let (mut random, mut refused) = (1, 0);
+    for _ in 0..TARGETS {
+        let mut below = |bound: usize| {
+            random = tollgate_fuzz::hash(&u64::to_le_bytes(random));
+            (random >> 20) as usize % bound
+        };
+        let pieces = 1 + below(9);
+        let target = (0..pieces).fold("/".to_owned(), |target, _| target + PIECES[below(PIECES.len())]);
+        let head = Head::new("GET", &target, "tollgate.test");
+        for policy in &policies {
+            let is_refused = check::is_ambiguous(policy, &head, now);
+            refused += usize::from(is_refused);
+            let taken = (!is_refused).then(|| check::plan(policy, &head, now).0);
+            oracle::readings(policy, PathCase::Sensitive, &head, taken);
+        }
+    }
+    assert!(refused < 2 * TARGETS, "nearly all is refused: {refused}");
+}
+
+const TARGETS: usize = 10_000;

@@ -1,8 +1,10 @@
 //! The command line: what can be asked for.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tollgate_shared::config::KeyPart;
 
 use crate::config::Settings;
 
@@ -22,10 +24,47 @@ pub enum Task {
     #[command(after_help = EXAMPLES)]
     Gateway(Box<GatewayArgs>),
     /// Check a policy file without serving anything
-    Check {
-        /// The policy to check
-        policy: PathBuf,
-    },
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(Box<CheckArgs>),
+}
+
+/// The flags of `tollgate check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The policy to check: JSON, or a Worker's wrangler.toml
+    pub policy: PathBuf,
+
+    /// Exit with status 1 if there are warnings
+    #[arg(long)]
+    pub strict: bool,
+
+    /// A key part that clients cannot choose, because a proxy in front sets it, such as `header:x-user-id`; repeatable
+    #[arg(long, value_name = "KEY_PART", value_parser = key_part)]
+    pub trust: Vec<KeyPart>,
+
+    /// Say which route this request takes and what it would count under, such as `POST /users/7`
+    #[arg(long, value_name = "METHOD PATH")]
+    pub request: Option<String>,
+
+    /// A header field of the request, such as `x-api-key: k`; repeatable
+    #[arg(long = "header", value_name = "NAME: VALUE", requires = "request")]
+    pub headers: Vec<String>,
+
+    /// The host that the request names
+    #[arg(long, default_value = "localhost", requires = "request")]
+    pub host: String,
+
+    /// The body of the request
+    #[arg(long, requires = "request")]
+    pub body: Option<String>,
+
+    /// The address at the other end of the connection
+    #[arg(long, value_name = "ADDRESS", default_value = "192.0.2.1", requires = "request")]
+    pub peer_ip: IpAddr,
+}
+
+fn key_part(text: &str) -> Result<KeyPart, String> {
+    KeyPart::parse(text).ok_or_else(|| "expected a part of a key, such as `header:x-user-id`".to_owned())
 }
 
 /// The flags of `tollgate gateway`.
@@ -50,6 +89,13 @@ impl std::fmt::Debug for GatewayArgs {
         f.debug_struct("GatewayArgs").field("config", &self.config).finish_non_exhaustive()
     }
 }
+
+const CHECK_EXAMPLES: &str = r#"Warnings (a path segment that matches only itself, a route that is never reached, a limit that a client
+can leave by making up a value) leave the exit status 0; with --strict it is 1.
+
+Examples:
+  tollgate check policy.json --strict
+  tollgate check policy.json --request 'POST /users/7' --header 'x-api-key: k' --peer-ip 203.0.113.9"#;
 
 const EXAMPLES: &str = r#"Examples:
   One token, one Redis:

@@ -50,7 +50,7 @@ use config::Config;
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.task {
         Task::Gateway(args) => gateway(*args),
-        Task::Check { policy } => check::run(&policy),
+        Task::Check(args) => check::run(&args),
     }
 }
 

@@ -126,6 +126,12 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
     add_fields(&mut headers, policy, denial.report(), now, true);
     let guard = |number: usize| policy.guards().get(number).map(Guard::rule);
     match *denial.reason() {
+        Reason::AmbiguousPath => {
+            let detail = "Servers read the path of this request in different ways. Write it without dot segments, \
+                          backslashes, path parameters, and encoded slashes.";
+            let body = problem_body(400, "Bad Request", detail, "AMBIGUOUS_PATH", None);
+            Answer { status: 400, headers, body: body.into() }
+        }
         Reason::Limits => limits(policy, denial.report(), headers),
         Reason::Token(error) => token(headers, error.description(), &error.challenge()),
         Reason::Revoked => {

@@ -51,6 +51,15 @@ pub(crate) struct Subject {
 impl Subject {
     /// What `parts` say of a request.
     pub(crate) fn of(parts: &[KeyPart], facts: &Facts<'_>) -> Self {
+        Self::seen(parts, facts, &mut |_, _, _| {})
+    }
+
+    /// The same, and calls `see` with each part, how often the request has it, and the value of the first.
+    pub(crate) fn seen(
+        parts: &[KeyPart],
+        facts: &Facts<'_>,
+        see: &mut dyn FnMut(&KeyPart, u32, &[u8]),
+    ) -> Self {
         let Facts { client_ip, route, path, request, claims } = *facts;
         let mut is_complete = true;
         let mut json: Option<Value> = None;
@@ -64,7 +73,7 @@ impl Subject {
                     }
                 }
                 KeyPart::Method => request.method(&mut |method| field.line(method)),
-                KeyPart::Path => field.line(path.as_bytes()),
+                KeyPart::Path => path.subject(&mut |path| field.line(path)),
                 KeyPart::Route => field.line(route.as_bytes()),
                 KeyPart::Header(name) => {
                     request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
@@ -98,6 +107,7 @@ impl Subject {
                 KeyPart::Const(text) => field.line(text.as_bytes()),
             }
             is_complete &= field.lines == 1;
+            see(part, field.lines, &field.value);
             field.close(&mut hasher, part);
         }
         Self { digest: Digest::short(hasher), is_complete }

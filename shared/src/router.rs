@@ -118,7 +118,8 @@ impl Search<'_> {
                 if let Some(child) = node.literals.get(segment) {
                     self.visit(child, rest.clone());
                 }
-                if let Some(child) = &node.any {
+                // No server takes an empty segment for a name.
+                if let Some(child) = node.any.as_ref().filter(|_| !segment.is_empty()) {
                     self.visit(child, rest);
                 }
             }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tollgate_shared::policy::Policy;
 
 #[test]
-fn examples_compile() {
+fn examples_compile_without_warnings() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let mut examples = 0;
     for page in fs::read_dir(docs).unwrap() {
@@ -31,8 +31,9 @@ fn examples_compile() {
                 let key = json!({ "alg": "HS256", "secret": { "env": "JWT_SECRET" } });
                 json!({ "jwt": { "algorithms": ["HS256"], "keys": [key] }, "routes": [example] })
             };
-            if let Err(errors) = Policy::from_json(policy.to_string().as_bytes()) {
-                panic!("{page:?}: {errors:?}\n{policy:#}");
+            match Policy::from_json(policy.to_string().as_bytes()) {
+                Ok(policy) => assert_eq!(policy.warnings(&[]), [], "{page:?}"),
+                Err(errors) => panic!("{page:?}: {errors:?}\n{policy:#}"),
             }
             examples += 1;
         }

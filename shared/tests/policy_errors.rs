@@ -151,7 +151,7 @@ fn fields_at_the_top() {
 fn a_route() {
     let name = "expected a name of 1 to 64 of the characters A-Z a-z 0-9 . _ -";
     let path = "expected a path such as \"/login\", \"/api/*\" (the prefix and all below it) or \"/users/*/orders\" \
-                (one segment): it starts with /, does not end in /, and has no empty or dot segment, no query, and * only \
+                (one segment): it starts with /, does not end in /, and has no empty or dot segment, no query or `;`, and * only \
                 as a whole segment";
     for (route, error) in [
         (json!({ "match": {} }), ": found no `name`, expected one, it is required".to_owned()),

@@ -58,7 +58,7 @@ impl PathPattern {
     /// Reads a pattern: `/exact`, `/prefix/*`, `/a/*/b`, `/*`.
     ///
     /// Percent-encoding is undone as in requests. Refused: no leading slash, empty or dot segments, a trailing slash,
-    /// `*` as a part of a segment, a query, path parameters, more than 512 bytes or 32 segments.
+    /// `*` as a part of a segment, a query, path parameters (`%3B` too), more than 512 bytes or 32 segments.
     pub fn parse(text: &str, case: PathCase) -> Option<Self> {
         let rest = text.strip_prefix('/').filter(|_| text.len() <= 512)?;
         if text.contains(['?', '#', ';', '\\']) {
@@ -108,6 +108,9 @@ fn parse_segment(text: &str, case: PathCase) -> Option<PatternSegment> {
     }
     // A literal must be one segment in normal form too, or it could never match.
     let path = Path::normalize(&[b"/", text.as_bytes()].concat(), case);
+    if path.has_parameters() {
+        return None;
+    }
     let mut segments = path.segments();
     match (segments.next(), segments.next()) {
         (Some(segment), None) => Some(PatternSegment::Literal(segment.into())),
@@ -247,7 +250,7 @@ text_type!(
     PathPattern,
     "PathPattern",
     "a path such as \"/login\", \"/api/*\" (the prefix and all below it) or \"/users/*/orders\" (one segment): \
-     it starts with /, does not end in /, and has no empty or dot segment, no query, and * only as a whole segment",
+     it starts with /, does not end in /, and has no empty or dot segment, no query or `;`, and * only as a whole segment",
     |text| PathPattern::parse(text, PathCase::Sensitive)
 );
 text_type!(

@@ -87,7 +87,10 @@ fn begin_with<S: Shards>(
     now: Timestamp,
 ) -> Step {
     let path = policy.path(request);
-    let mut report = Report::of_route(policy.find_route(&path, request));
+    let Ok(found) = policy.find_route(&path, request) else {
+        return Step::Decide(Decision::deny(Report::of_route(None), Reason::AmbiguousPath));
+    };
+    let mut report = Report::of_route(found);
     let Some(route) = report.route.and_then(|route| policy.routes().get(route)) else {
         return Step::Decide(Decision::allow(report, forged(policy, request)));
     };
@@ -271,6 +274,8 @@ impl Denial {
 /// Why a request is refused: the first reason, in the order in which guards are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// Servers may read its path as several, which take different guarded routes.
+    AmbiguousPath,
     /// What the limits said.
     Limits,
     /// Its token does not hold, or it has none.

@@ -80,6 +80,7 @@ impl Compiler<'_> {
             groups_without_token: Vec::new(),
             guards: Vec::new(),
             reads_body: false,
+            is_guarded: false,
             policy_field: String::new(),
         };
         let mut groups: Vec<(Group, Vec<usize>)> = Vec::new();

@@ -1,7 +1,9 @@
 //! The policy as compiled: what [`config`] describes, checked as a whole and ready to be asked.
 
 mod compiler;
+mod explain;
 mod guard;
+mod warnings;
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -14,13 +16,15 @@ use crate::config::{
 };
 use crate::jwt::{JwtPolicy, Lookup};
 use crate::key::{Key, KeyForm};
-use crate::path::{Path, PathCase};
+use crate::path::{Kinds, Path, PathCase};
 use crate::rate_limit::Quota;
 use crate::request::Request;
 use crate::router::Router;
 use compiler::{Compiler, Tokens};
 
+pub use explain::{Ambiguous, Counted, Explanation, Seen};
 pub use guard::{Guard, RouteGuard, Rule};
+pub use warnings::Warning;
 
 /// A compiled policy. It cannot fail any more.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Policy {
     reads_bodies: bool,
     /// The header fields that only guards may write for upstreams, as far as any route has such a guard.
     reserved: Vec<&'static str>,
+    /// Whether anything of any route may refuse a request.
+    is_guarded: bool,
     client_ip: ClientIpConfig,
     path_case: PathCase,
     headers: HeadersConfig,
@@ -69,6 +75,8 @@ pub struct Route {
     /// The guards, in the order in which they are asked.
     guards: Vec<RouteGuard>,
     reads_body: bool,
+    /// Whether anything of it may refuse a request: not so where nothing guards, or all of it is in shadow mode.
+    is_guarded: bool,
     /// The value of `RateLimit-Policy`; empty when there is nothing to say.
     policy_field: String,
 }
@@ -156,6 +164,7 @@ impl Policy {
             jwt,
             reads_bodies: false,
             reserved: Vec::new(),
+            is_guarded: false,
             client_ip: config.client_ip,
             path_case: config.path_case,
             headers: config.headers,
@@ -197,6 +206,11 @@ impl Policy {
                 route.reads_body =
                     guards.any(Guard::reads_body) || parts.any(|part| matches!(part, KeyPart::Body(_)));
                 policy.reads_bodies |= route.reads_body;
+                let limits = route.limits.iter().filter_map(|place| policy.limits.get(place.limit));
+                let guards = route.guards.iter().filter_map(|place| policy.guards.get(place.guard));
+                route.is_guarded =
+                    limits.map(Limit::is_enforced).chain(guards.map(Guard::is_enforced)).any(|is| is);
+                policy.is_guarded |= route.is_guarded;
             }
             Ok(policy)
         } else {
@@ -258,6 +272,8 @@ impl Policy {
         self.reads_bodies
             && self
                 .find_route(&self.path(request), request)
+                .ok()
+                .flatten()
                 .and_then(|route| self.routes.get(route))
                 .is_some_and(|route| route.reads_body)
     }
@@ -291,14 +307,58 @@ impl Policy {
     }
 
     /// The number of the route that `request` takes.
-    pub(crate) fn find_route(&self, path: &Path, request: &dyn Request) -> Option<usize> {
+    ///
+    /// # Errors
+    /// Servers may read the path as several that take different guarded routes.
+    pub(crate) fn find_route(
+        &self,
+        path: &Path,
+        request: &dyn Request,
+    ) -> Result<Option<usize>, AmbiguousPath> {
+        let route = self.route_of(path, request);
+        let is_guarded = |route: Option<usize>| route.is_some_and(|route| self.is_guarded(route));
+        if path.has_one_reading() || !self.is_guarded || (path.is_forgiving() && is_guarded(route)) {
+            return Ok(route);
+        }
+        if path.is_unreadable() {
+            return Err(AmbiguousPath);
+        }
+        let (mut guarded, mut differ) = (None, false);
+        let mut meet = |route: Option<usize>| {
+            differ |= guarded.is_some() && is_guarded(route) && guarded != route;
+            guarded = guarded.or(route.filter(|_| is_guarded(route)));
+        };
+        request.target(&mut |target| {
+            let read = |without| self.route_of(&Path::without(target, self.path_case, without), request);
+            let normal = core::iter::once((Kinds::default(), route));
+            for (without, route) in normal.chain(path.likely().map(|without| (without, read(without)))) {
+                meet(route);
+                if !is_guarded(route) {
+                    path.unforgiving().for_each(|more| meet(read(without.and(more))));
+                }
+            }
+        });
+        if differ { Err(AmbiguousPath) } else { Ok(guarded.or(route)) }
+    }
+
+    /// The number of the route that a request takes whose path is `path`.
+    fn route_of(&self, path: &Path, request: &dyn Request) -> Option<usize> {
         let mut found = None;
         let mut accept =
             |route: usize| self.conditions.get(route).is_some_and(|conditions| holds(conditions, request));
         request.authority(&mut |host| found = self.router.find(path, host, &mut accept));
         found.or(self.default)
     }
+
+    /// Whether anything of a route may refuse a request.
+    fn is_guarded(&self, route: usize) -> bool {
+        self.routes.get(route).is_some_and(|route| route.is_guarded)
+    }
 }
+
+/// A path that servers may read as several, which take different guarded routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AmbiguousPath;
 
 impl Route {
     /// The route's name.

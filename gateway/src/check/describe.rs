@@ -1,9 +1,6 @@
-//! `tollgate check policy.json`, or a Worker's `wrangler.toml`: says whether a policy compiles and what each route does, before a mesh has to find out.
+//! What each route of a policy does, in words.
 
 use std::fmt::Write as _;
-use std::path::Path;
-
-use anyhow::Context as _;
 
 use tollgate_shared::circuit_breaker::Trip;
 use tollgate_shared::config::{
@@ -11,38 +8,8 @@ use tollgate_shared::config::{
 };
 use tollgate_shared::policy::{Guard, Limit, Policy, Rule};
 
-/// Reads the policy at `path` and prints what each route does.
-///
-/// # Errors
-/// The file cannot be read, or the policy does not compile; then every field at fault is named.
-pub fn run(path: &Path) -> anyhow::Result<()> {
-    let text = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let json = match path.extension() {
-        Some(extension) if extension == "toml" => policy_of_worker(&text, path)?,
-        _ => text,
-    };
-    let policy = Policy::from_json(&json).map_err(|errors| {
-        let lines = errors.iter().fold(String::new(), |lines, error| format!("{lines}\n  {error}"));
-        anyhow::anyhow!("`{}` is not a valid policy:{lines}", path.display())
-    })?;
-    print!("{}", describe(&policy));
-    Ok(())
-}
-
-/// The policy in a Worker's `wrangler.toml`, which is a variable of text.
-fn policy_of_worker(text: &[u8], path: &Path) -> anyhow::Result<Vec<u8>> {
-    let place = || format!("`{}`", path.display());
-    let config: toml::Table =
-        toml::from_str(std::str::from_utf8(text).with_context(place)?).with_context(place)?;
-    let policy = config.get("vars").and_then(|vars| vars.get("TOLLGATE_POLICY"));
-    let policy = policy.and_then(toml::Value::as_str).with_context(|| {
-        format!("{} has no policy: expected a text named `TOLLGATE_POLICY` below `[vars]`", place())
-    })?;
-    Ok(policy.as_bytes().to_vec())
-}
-
 /// What each route does, in the order in which routes are tried.
-pub fn describe(policy: &Policy) -> String {
+pub(super) fn describe(policy: &Policy) -> String {
     let mut text = String::new();
     for (number, route) in policy.routes().iter().enumerate() {
         let takes = policy.conditions(number).map_or_else(|| "everything else".to_owned(), conditions);
@@ -64,7 +31,7 @@ pub fn describe(policy: &Policy) -> String {
     text
 }
 
-fn conditions(conditions: &MatchConfig) -> String {
+pub(super) fn conditions(conditions: &MatchConfig) -> String {
     let methods = conditions.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join("|");
     let path = conditions.path.as_ref().map_or("any path", |path| path.as_str());
     let mut text = if methods.is_empty() { path.to_owned() } else { format!("{methods} {path}") };
