@@ -3,6 +3,7 @@
 //! A request becomes a [`Batch`]: its commands in the form Redis is sent, one after the other in one buffer, and for each
 //! what is known of it. Commands that may not be sent keep their place with the error that answers them.
 
+mod danger;
 mod info;
 mod json;
 mod path;
