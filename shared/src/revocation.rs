@@ -7,7 +7,7 @@
 //! what was issued at or before it is revoked.
 //!
 //! Words: that moment, and the moment the revocation ends. `scripts/revoke.lua` says the same in Lua. Asking is
-//! one plain `GET` there, which knows no time, so Redis may go on revoking for a minute after the end; by then the token has
+//! one plain `GETEX` there, which knows no time, so Redis may go on revoking for a minute after the end; by then the token has
 //! expired.
 
 use crate::time::Span;

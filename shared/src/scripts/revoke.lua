@@ -1,6 +1,6 @@
 -- Revokes a token, or what was issued to a subject up to a moment: the twin of revocation::Revocation.
 --
--- KEYS[1]  'before until'; whoever asks reads it with GET
+-- KEYS[1]  'before until'; it is read with GETEX
 -- ARGV[1]  milliseconds since the epoch, or '' for the server's clock; ARGV[2]  ms; ARGV[3]  the moment, or '' for now
 --
 -- Returns {0}. Every number stays below 2^53.
