@@ -10,12 +10,14 @@
 //! | [`request`] | requests, one after the other | another spelling changes nothing, the guard is met whatever a server makes of the path; answers are clean and keep their word |
 //! | [`reply`] | answers of the store | every operation has one outcome, and no outcome but the one that was answered |
 //! | [`body`] | a request to the gateway | Redis is sent what was meant, or nothing |
+//! | [`command`] | commands of a token that may use few keys | no other key is read, changed or told of by a real Redis |
 //! | [`jwt`] | a token, or a set of keys | what is signed is what was read; what a key signed, changed anywhere, no key has signed |
 //! | [`guards`] | requests, answers, operators, a store that fails | decisions and answers are clean; a lock has one holder at a time |
 //! | [`redis`] | what Redis sends the gateway | every answer is JSON and holds the replies that came, however they came |
 
 pub mod body;
 pub mod check;
+pub mod command;
 pub mod guards;
 pub mod head;
 pub mod jwt;

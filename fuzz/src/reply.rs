@@ -165,7 +165,7 @@ fn body(pipeline: &Pipeline<Member>, ops: &[Op], open: &[usize], by_text: bool) 
         for (command, op) in commands.iter().zip(open) {
             let op = &ops[*op];
             let Some(script) = Script::of(op) else {
-                let verb = if matches!(op, Op::Reset { .. }) { "DEL" } else { "GET" };
+                let verb = if matches!(op, Op::Reset { .. }) { "DEL" } else { "GETEX" };
                 assert_eq!(command, &[verb, KEY]);
                 continue;
             };

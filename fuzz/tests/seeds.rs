@@ -45,6 +45,12 @@ fn bodies_hold() {
     replay("body", tollgate_fuzz::body::run);
 }
 
+/// With a real Redis.
+#[test]
+fn commands_hold() {
+    replay("command", tollgate_fuzz::command::run);
+}
+
 #[test]
 fn what_redis_sends_holds() {
     replay("redis", tollgate_fuzz::redis::run);

@@ -1,10 +1,12 @@
 //! What fuzz targets need to reach; not there without the feature `fuzzing`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::backend::connection::Connection;
-use crate::command::{Batch, Rules, parse_command, parse_path, parse_pipeline};
+use crate::command::{Batch, Builder, Rights, Rules, parse_command, parse_path, parse_pipeline};
 use crate::reply::{Encoding, Format, write_results};
 
 /// Commands as arguments, or the error that answers each; or the error that answers all of them.
@@ -21,6 +23,15 @@ pub fn body(body: &[u8], pipeline: bool) -> Commands {
 pub fn path(path: &str, query: Option<&str>, body: &[u8]) -> Commands {
     let batch = parse_path(path, query, body, &Rules::default());
     batch.map(|batch| commands(&batch)).map_err(|error| error.to_string())
+}
+
+/// What a token with these rights sends Redis when it asks for this command; nothing if it may not.
+pub fn sent(words: &[&[u8]], rights: &Rights) -> Option<Vec<Vec<u8>>> {
+    let rules = Rules::new(rights.clone(), Arc::default()).ok()?;
+    let mut builder = Builder::new(0, &rules);
+    words.iter().for_each(|word| builder.argument(word));
+    builder.end_command();
+    commands(&builder.build()).pop()?.ok()
 }
 
 /// Asks for `asked` replies three times over one connection, on which Redis sends `pieces` and then no more: the answers

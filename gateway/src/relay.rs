@@ -2,13 +2,14 @@
 //!
 //! Redis knows some scripts by another digest than their clients ([`command`](crate::command) says why). A gateway learns
 //! that from their text. So that a script loaded through one gateway can be called through all, and through one that was
-//! started anew, the two digests are also kept in Redis, under `tollgate:script:<digest>`, for [`KEPT`] after they were
-//! last needed. Nothing else of the gateway's is kept there.
+//! started again, the text is also kept in Redis, under `tollgate:script:<digest>`, for [`KEPT`] after it was last needed.
+//! Clients can write these keys, so only a text that has the digest is taken from them. Nothing else of the gateway's is kept
+//! there.
 //!
 //! What is rarely needed is boxed: every request moves its future a few times, and all that it might wait for is in there.
 
 use crate::backend::{Backend, Replies};
-use crate::command::{Batch, Builder, Digest, Rules, parse_digest};
+use crate::command::{Batch, Builder, Digest, Original, Rules, parse_digest};
 use crate::reply::error;
 use crate::resp::{Item, Reader};
 
@@ -42,11 +43,11 @@ fn unknown(batch: &Batch, replies: &Replies) -> Vec<Digest> {
     digests.take(MOST_AT_ONCE).collect()
 }
 
-async fn keep(backend: &Backend, changed: &[(Digest, Digest)]) {
+async fn keep(backend: &Backend, scripts: &[Original]) {
     let rules = Rules::default();
-    let mut builder = Builder::new(128 * changed.len(), &rules);
-    for (original, digest) in changed {
-        for argument in [&b"SET"[..], &key(original), digest, b"EX", KEPT] {
+    let mut builder = Builder::new(128 * scripts.len(), &rules);
+    for Original { digest, text } in scripts.iter().filter(|script| script.text.len() <= LARGEST) {
+        for argument in [&b"SET"[..], &key(digest), text, b"EX", KEPT] {
             builder.argument(argument);
         }
         builder.end_command();
@@ -56,29 +57,30 @@ async fn keep(backend: &Backend, changed: &[(Digest, Digest)]) {
         Ok(reply) => error(reply).map(|text| String::from_utf8_lossy(text).into_owned()),
         Err(failure) => Some(failure.to_string()),
     }) {
-        tracing::debug!(%reason, "the digest of a script cannot be kept, other gateways will not know it");
+        tracing::debug!(%reason, "the text of a script cannot be kept, other gateways will not know it");
     }
 }
 
 /// Asks Redis for what other gateways kept; `true` when something was learned.
 async fn look_up(backend: &Backend, rules: &Rules, unknown: &[Digest]) -> bool {
     let own = Rules::default();
-    let mut builder = Builder::new(128 * unknown.len(), &own);
+    let mut builder = Builder::new(256 * unknown.len(), &own);
     for original in unknown {
-        for argument in [&b"GETEX"[..], &key(original), b"EX", KEPT] {
-            builder.argument(argument);
+        // One byte more than is kept: a longer value shows by it, and costs no more memory.
+        for command in
+            [&[&b"GETRANGE"[..], &key(original), b"0", END][..], &[b"EXPIRE", &key(original), KEPT]]
+        {
+            command.iter().for_each(|argument| builder.argument(argument));
+            builder.end_command();
         }
-        builder.end_command();
     }
     let replies = backend.run(&builder.build()).await;
     let mut learned = false;
-    for (original, reply) in unknown.iter().zip(replies.iter()) {
+    for (original, reply) in unknown.iter().zip(replies.iter().step_by(2)) {
         if let Ok(reply) = reply
-            && let Some(Item::Bulk(digest)) = Reader(reply).next()
-            && let Some(digest) = parse_digest(digest)
+            && let Some(Item::Bulk(text)) = Reader(reply).next()
         {
-            rules.scripts().learn(*original, digest);
-            learned = true;
+            learned |= rules.scripts().learn(*original, text);
         }
     }
     learned
@@ -100,6 +102,10 @@ fn key(original: &Digest) -> Vec<u8> {
 
 /// Seconds.
 const KEPT: &[u8] = b"2592000";
+
+/// The largest text that is kept, in bytes; scripts of SDKs are far smaller. And the position of the byte behind it.
+const LARGEST: usize = 64 << 10;
+const END: &[u8] = b"65536";
 
 /// Digests looked up for one request.
 const MOST_AT_ONCE: usize = 16;

@@ -9,7 +9,7 @@
 //! slips through, the moment is the later one of store and host plus the leeway; a new token of the subject is refused until then.
 //!
 //! Words: that moment, the moment the revocation ends, and in memory for how many milliseconds it was made.
-//! `scripts/revoke.lua` says the same in Lua. Asking is one plain `GET` there, which knows no time, so the host compares the
+//! `scripts/revoke.lua` says the same in Lua. Asking is one plain `GETEX` there, which knows no time, so the host compares the
 //! end, which was told by a host's clock. Redis itself forgets the key a minute after the end by its own clock. So a revocation
 //! lasts too long only if both clocks were ahead.
 

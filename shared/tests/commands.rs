@@ -69,10 +69,10 @@ fn commands_are_written_argument_by_argument() {
 }
 
 #[test]
-fn a_revocation_is_asked_for_with_a_plain_get() {
+fn a_revocation_is_asked_for_where_writes_go() {
     let mut pipeline = Pipeline::new(vec![[is_revoked(), acquire()]]);
     let body = |pipeline: &Pipeline<_>| serde_json::from_str::<Value>(&pipeline.body(Clock::Store)).unwrap();
-    assert_eq!(body(&pipeline)[0], json!(["GET", KEY]));
+    assert_eq!(body(&pipeline)[0], json!(["GETEX", KEY]));
     // It has its answer when the other operation's script has to be sent.
     let progress = pipeline.receive(200, br#"[{"result":null},{"error":"NOSCRIPT No matching script."}]"#);
     assert_eq!(progress, Progress::Again);

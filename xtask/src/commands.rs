@@ -104,7 +104,11 @@ fn place(spec: &Value) -> Result<String> {
         "index" => format!("Index({})", number(begin, "index")?),
         "keyword" => {
             let word = text(field(field(begin, "spec")?, "keyword")?)?;
-            format!("Keyword({word:?}, {})", number(begin, "startfrom")?)
+            match number(begin, "startfrom")? {
+                from @ 1.. => format!("Keyword({word:?}, {from})"),
+                // Looked for from the end: which of several it is cannot be said.
+                _ => "Unknown".to_owned(),
+            }
         }
         _ => "Unknown".to_owned(),
     };

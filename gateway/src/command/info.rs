@@ -90,8 +90,8 @@ pub(crate) struct Keys {
 pub(crate) enum Begin {
     /// At this argument.
     Index(usize),
-    /// Behind this word, which is looked for from this argument on, or backwards from that far before the end.
-    Keyword(&'static str, isize),
+    /// Behind this word, from this argument on, in whatever case and as often as it is there.
+    Keyword(&'static str, usize),
     /// Nobody knows.
     Unknown,
 }
@@ -127,7 +127,8 @@ pub(crate) enum Find {
 pub(crate) struct Found {
     /// Which arguments they are.
     pub(crate) positions: Vec<usize>,
-    /// Whether there are no others.
+    /// Whether there are no others for sure. What Redis would refuse, such as a number of keys beyond the arguments, is
+    /// not complete.
     pub(crate) complete: bool,
 }
 
@@ -186,15 +187,20 @@ impl Info {
         }
     }
 
-    /// The positions of the keys among `arguments`, ascending for each place they may be at. Nonsense, such as a number
-    /// of keys beyond the arguments, gives the keys there are: Redis refuses it.
+    /// The positions of the keys among `arguments`, ascending for each place they may be at. It is every argument that Redis
+    /// might take for a key: of a destination that is named twice Redis takes the last, and both are in here.
     pub(crate) fn keys(&self, arguments: &[&[u8]]) -> Found {
         let mut found = Found { positions: Vec::new(), complete: true };
-        for keys in self.keys {
-            match keys.range(arguments) {
-                Some((range, step)) => found.positions.extend(range.step_by(step.max(1))),
+        // The word `STREAMS` may also be the name of a group, of a consumer or of a stream.
+        if matches!(self.name, "XREAD" | "XREADGROUP") {
+            match streams(arguments) {
+                Some(range) => found.positions.extend(range),
                 None => found.complete = false,
             }
+            return found;
+        }
+        for keys in self.keys {
+            keys.add_to(&mut found, arguments);
         }
         found
     }
@@ -205,17 +211,21 @@ impl Keys {
         Self { begin, find }
     }
 
-    /// The keys' positions as a range and a step; nothing when nobody knows.
-    fn range(&self, arguments: &[&[u8]]) -> Option<(Range<usize>, usize)> {
+    fn add_to(&self, found: &mut Found, arguments: &[&[u8]]) {
+        match self.begin {
+            Begin::Index(index) => self.add_from(index, found, arguments),
+            Begin::Keyword(word, from) => {
+                for place in (from..arguments.len()).filter(|place| is_word(arguments, *place, word)) {
+                    self.add_from(place + 1, found, arguments);
+                }
+            }
+            Begin::Unknown => found.complete = false,
+        }
+    }
+
+    /// Adds what is to be taken from `begin` on.
+    fn add_from(&self, begin: usize, found: &mut Found, arguments: &[&[u8]]) {
         let all = arguments.len();
-        let begin = match self.begin {
-            Begin::Index(index) => index,
-            Begin::Keyword(word, from) => match keyword(arguments, word, from) {
-                Some(place) => place + 1,
-                None => return Some((0..0, 1)),
-            },
-            Begin::Unknown => return None,
-        };
         match self.find {
             Find::Range { last, step, limit } => {
                 let end = match usize::try_from(last) {
@@ -223,26 +233,42 @@ impl Keys {
                     Err(_) if limit >= 2 => begin + all.saturating_sub(begin) / limit,
                     Err(_) => (all + 1).saturating_sub(last.unsigned_abs()),
                 };
-                Some((begin..end.min(all), step))
+                found.positions.extend((begin..end.min(all)).step_by(step.max(1)));
             }
             Find::Count { at, first, step } => {
-                let count = arguments.get(begin + at).and_then(|count| std::str::from_utf8(count).ok());
-                let count: usize = count.and_then(|count| count.parse().ok()).unwrap_or(0);
-                let first = begin + first;
-                Some((first..first.saturating_add(count.saturating_mul(step)).min(all), step))
+                let (first, step) = (begin + first, step.max(1));
+                let count = arguments.get(begin + at).and_then(|count| number(count));
+                let end = count.and_then(|count| first.checked_add(count.checked_mul(step)?));
+                found.complete &= end.is_some_and(|end| end <= all);
+                found.positions.extend((first..end.unwrap_or(first).min(all)).step_by(step));
             }
-            Find::Unknown => None,
+            Find::Unknown => found.complete = false,
         }
     }
 }
 
-fn keyword(arguments: &[&[u8]], word: &str, from: isize) -> Option<usize> {
-    let is_it =
-        |place: &usize| arguments.get(*place).is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()));
-    match usize::try_from(from) {
-        Ok(from) => (from..arguments.len()).find(is_it),
-        Err(_) => (1..=arguments.len().checked_sub(from.unsigned_abs())?).rev().find(is_it),
+/// Where the streams of `XREAD` and `XREADGROUP` are: the first half of what is behind the option `STREAMS`. Nothing where
+/// Redis would find a syntax error.
+fn streams(arguments: &[&[u8]]) -> Option<Range<usize>> {
+    let mut place = 1;
+    while !is_word(arguments, place, "STREAMS") {
+        let values = [("GROUP", 2), ("COUNT", 1), ("BLOCK", 1), ("NOACK", 0)];
+        let (_, values) = values.into_iter().find(|(option, _)| is_word(arguments, place, option))?;
+        place += 1 + values;
     }
+    let begin = place + 1;
+    let count = arguments.len().checked_sub(begin)?;
+    (count > 0 && count.is_multiple_of(2)).then_some(begin..begin + count / 2)
+}
+
+fn is_word(arguments: &[&[u8]], place: usize, word: &str) -> bool {
+    arguments.get(place).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// A number of keys as Redis reads it: digits alone.
+fn number(text: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 fn find(among: &'static [Info], name: &[u8]) -> Option<&'static Info> {
@@ -292,13 +318,16 @@ mod tests {
             ("MSET a 1 b 2", "a b"),
             ("EVAL return 2 a b x y", "a b"),
             ("EVALSHA abc 0 x", ""),
-            ("EVAL return 99 a", "a"),
-            ("EVAL return nonsense a", ""),
             ("BITOP AND d a b", "d a b"),
             ("XREAD COUNT 2 STREAMS s t 0 0", "s t"),
             ("XREADGROUP GROUP g c STREAMS s t > >", "s t"),
             ("ZUNIONSTORE d 2 a b WEIGHTS 1 2", "d a b"),
+            ("XREADGROUP NOACK GROUP streams streams STREAMS s >", "s"),
+            ("xread count 1 streams streams STREAMS 0 0", "streams STREAMS"),
             ("GEORADIUS a 1 2 3 m STORE d", "a d"),
+            ("GEORADIUS a 1 2 3 m STORE d store e Store", "a d e"),
+            ("GEORADIUS a 1 2 3 m STORE d STOREDIST e", "a d e"),
+            ("GEORADIUSBYMEMBER a b 3 m STORE STORE STORE d", "a STORE STORE d"),
             ("OBJECT ENCODING a", "a"),
             ("PING", ""),
             ("LMPOP 2 a b LEFT", "a b"),
@@ -311,6 +340,24 @@ mod tests {
         }
         assert_eq!(Info::find(b"GET").unwrap().only_key(), Some(1));
         assert_eq!(Info::find(b"MGET").unwrap().only_key(), None);
-        assert_eq!(found(&["SORT", "a", "BY", "x"]), Found { positions: vec![1], complete: false });
+        for (words, expected) in [
+            ("SORT a BY x", "a"),
+            ("EVAL return 99 a", "a"),
+            ("EVAL return nonsense a", ""),
+            ("EVAL return -1 a", ""),
+            ("EVAL return +1 a", ""),
+            ("EVAL return", ""),
+            ("ZUNIONSTORE d 18446744073709551615 a", "d"),
+            ("MIGRATE h 1 a 0 10", "a"),
+            ("XREAD COUNT STREAMS s", ""),
+            ("XREAD NOSUCH STREAMS s 0", ""),
+            ("XREAD STREAMS s t 0", ""),
+            ("XREAD STREAMS", ""),
+        ] {
+            let words: Vec<&str> = words.split(' ').collect();
+            let found = found(&words);
+            let keys: Vec<&str> = found.positions.iter().map(|position| words[*position]).collect();
+            assert_eq!((keys.join(" ").as_str(), found.complete), (expected, false), "{words:?}");
+        }
     }
 }

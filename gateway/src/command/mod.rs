@@ -3,6 +3,7 @@
 //! A request becomes a [`Batch`]: its commands in the form Redis is sent, one after the other in one buffer, and for each
 //! what is known of it. Commands that may not be sent keep their place with the error that answers them.
 
+mod danger;
 mod info;
 mod json;
 mod path;
@@ -23,7 +24,7 @@ pub(crate) use json::{ParseError, parse_command, parse_pipeline};
 pub(crate) use path::{TOKEN as TOKEN_PARAMETER, parse_path};
 pub use rules::Rights;
 pub(crate) use rules::{Rules, Stream};
-pub(crate) use script::{Digest, Scripts, parse as parse_digest};
+pub(crate) use script::{Digest, Original, Scripts, parse as parse_digest};
 pub(crate) use table::COMMANDS;
 
 /// The commands of a request, in order.
@@ -31,7 +32,7 @@ pub(crate) use table::COMMANDS;
 pub(crate) struct Batch {
     resp: Bytes,
     entries: Vec<Entry>,
-    changed: Vec<(Digest, Digest)>,
+    changed: Vec<Original>,
 }
 
 /// A command of a request.
@@ -80,8 +81,8 @@ impl Batch {
         })
     }
 
-    /// The scripts that were changed on the way: their digests as the client has them and as Redis will.
-    pub(crate) fn changed(&self) -> &[(Digest, Digest)] {
+    /// The scripts that were changed on the way and were not known before.
+    pub(crate) fn changed(&self) -> &[Original] {
         &self.changed
     }
 
@@ -124,7 +125,7 @@ pub(crate) struct Builder<'a> {
     rules: &'a Rules,
     resp: Vec<u8>,
     entries: Vec<Entry>,
-    changed: Vec<(Digest, Digest)>,
+    changed: Vec<Original>,
     /// The arguments of the command at hand: Redis wants to know their number first.
     arguments: Vec<u8>,
     count: usize,

@@ -4,12 +4,13 @@
 //! not known is refused: a command that is not in the table, and a key that cannot be found among the arguments.
 //!
 //! These rules are checked here, before Redis sees the command. They are no boundary for scripts, which may reach keys they do not
-//! declare; a user of Redis's own access control lists is one.
+//! declare; a Redis of its own is one.
 
 use std::sync::Arc;
 
 use anyhow::ensure;
 
+use super::danger::{self, Danger};
 use super::{Access, Info, Scripts};
 use crate::resp::Arguments;
 
@@ -20,15 +21,18 @@ pub(crate) struct Rules {
     scripts: Arc<Scripts>,
 }
 
-/// What a token may do; by default everything.
+/// What a token may do; by default everything but what is dangerous.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
     /// Only commands that read, and not the whole keyspace.
     pub read_only: bool,
     /// Only these commands, such as `GET` or `SCRIPT LOAD`; all, if there are none.
     pub commands: Vec<String>,
-    /// Only keys that begin with one of these; all, if there are none. Commands without keys and scripts must then be
-    /// named in `commands`, but for those that tell nothing of others.
+    /// Commands that have to be named to be allowed, as well as all others that this token may use: dangerous ones; where
+    /// `read_only` holds those that read the whole keyspace and scripts that only read; where keys are restricted scripts and
+    /// commands without keys.
+    pub allow: Vec<String>,
+    /// Only keys, and channels, that begin with one of these; all, if there are none.
     pub key_prefixes: Vec<String>,
 }
 
@@ -44,13 +48,13 @@ pub(crate) enum Stream<'a> {
 }
 
 impl Rules {
-    /// The rules for somebody with these rights.
+    /// The rules for the holder of these rights.
     ///
     /// # Errors
     /// A command that does not exist, or a key prefix that is empty.
     pub(crate) fn new(rights: Rights, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
-        let Rights { read_only, mut commands, key_prefixes } = rights;
-        for command in &mut commands {
+        let Rights { read_only, mut commands, mut allow, key_prefixes } = rights;
+        for command in commands.iter_mut().chain(&mut allow) {
             command.make_ascii_uppercase();
             let (name, sub) = command.split_once(' ').unwrap_or((command, ""));
             let info = Info::find(name.as_bytes());
@@ -58,7 +62,7 @@ impl Rules {
                 sub.is_empty() || info.subcommands.iter().any(|subcommand| subcommand.name == sub)
             });
             ensure!(
-                exists,
+                exists || danger::is_form(command),
                 "`{command}` is no command of Redis, expected a name such as `GET` or `SCRIPT LOAD`"
             );
         }
@@ -66,7 +70,7 @@ impl Rules {
             key_prefixes.iter().all(|prefix| !prefix.is_empty()),
             "a key prefix is empty, expected some characters; leave `key_prefixes` out to allow every key"
         );
-        Ok(Self { rights: Rights { read_only, commands, key_prefixes }, scripts })
+        Ok(Self { rights: Rights { read_only, commands, allow, key_prefixes }, scripts })
     }
 
     /// The scripts that were changed on their way to Redis.
@@ -76,54 +80,86 @@ impl Rules {
 
     /// The error that answers a command which this token may not use.
     pub(super) fn refusal(&self, arguments: Arguments<'_>, info: Option<&Info>) -> Option<String> {
-        let Rights { read_only, commands, key_prefixes } = &self.rights;
+        let Rights { read_only, commands, key_prefixes, .. } = &self.rights;
+        if let Some(danger) = Danger::of(arguments.clone(), info)
+            && !self.named().any(|name| danger.is_allowed_by(name))
+        {
+            let Danger { name, why } = danger;
+            return Some(format!("NOPERM this token may not use '{name}', because {why}: {}", advice(name)));
+        }
         if !read_only && commands.is_empty() && key_prefixes.is_empty() {
             return None;
         }
         let arguments: Vec<&[u8]> = arguments.collect();
-        let name = arguments.first().copied().unwrap_or_default();
-        let refused = || Some(format!("NOPERM this token may not use '{}'", String::from_utf8_lossy(name)));
-        let Some(info) = info else { return refused() };
-        let named = is_named(commands, name, info);
-        if !named && !commands.is_empty() || *read_only && !reads(info) {
+        let name = String::from_utf8_lossy(arguments.first().copied().unwrap_or_default());
+        let Some(info) = info else {
+            return Some(format!("NOPERM this token may not use '{name}', which the gateway does not know"));
+        };
+        let named = self.named().any(|command| is_it(command, name.as_bytes(), info));
+        let refused = || Some(format!("NOPERM this token may not use '{name}'"));
+        let refused_unless_named = || {
+            let full = if name.eq_ignore_ascii_case(info.name) { String::new() } else { format!("{name} ") };
+            let full = (full + info.name).to_uppercase();
+            Some(format!("NOPERM this token may not use '{name}': {}", advice(&full)))
+        };
+        if !named && !commands.is_empty() {
             return refused();
+        }
+        if *read_only && !is_harmless(info) {
+            match info.access {
+                Access::Read if named || !looks_around(info) => {}
+                Access::Read => return refused_unless_named(),
+                Access::Write | Access::Other => return refused(),
+            }
         }
         if key_prefixes.is_empty() {
             return None;
         }
         if !named && !is_harmless(info) && (info.keys.is_empty() || runs_code(info)) {
-            return refused();
+            return refused_unless_named();
         }
         let keys = info.keys(&arguments);
-        let own = |position: &usize| {
-            let key = arguments.get(*position).copied().unwrap_or_default();
-            key_prefixes.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
-        };
         if !keys.complete {
-            return refused();
+            return Some(format!("NOPERM this token may not use '{name}' like this: its keys are not known"));
         }
-        (!keys.positions.iter().all(own)).then(|| {
-            format!("NOPERM this token may not use a key given to '{}'", String::from_utf8_lossy(name))
+        let own = |text: &[u8]| key_prefixes.iter().any(|prefix| text.starts_with(prefix.as_bytes()));
+        let mut named_keys = keys.positions.iter().map(|position| arguments.get(*position));
+        let is_own = match info.name {
+            "PUBLISH" => arguments.get(1).is_none_or(|channel| own(channel)),
+            "KEYS" => arguments.get(1).is_none_or(|pattern| own(literal(pattern))),
+            "SCAN" => {
+                scan_patterns(&arguments).is_some_and(|mut all| all.all(|pattern| own(literal(pattern))))
+            }
+            _ => named_keys.all(|key| key.is_some_and(|key| own(key))),
+        };
+        (!is_own).then(|| match info.name {
+            "SCAN" => {
+                "NOPERM this token may use 'SCAN' only with a MATCH that begins as its keys do".to_owned()
+            }
+            _ => format!("NOPERM this token may not use a key given to '{name}'"),
         })
+    }
+
+    /// The commands that are named, each in capitals.
+    fn named(&self) -> impl Iterator<Item = &str> {
+        self.rights.commands.iter().chain(&self.rights.allow).map(String::as_str)
     }
 
     /// The error that answers a stream which this token may not have. Channels count as keys.
     pub(crate) fn stream_refusal(&self, stream: Stream<'_>) -> Option<String> {
-        let Rights { read_only, commands, key_prefixes } = &self.rights;
+        let Rights { read_only, commands, key_prefixes, .. } = &self.rights;
         let (name, channel) = match stream {
             Stream::Channel(channel) => ("SUBSCRIBE", Some(channel)),
             Stream::Pattern(pattern) => ("PSUBSCRIBE", Some(pattern)),
             Stream::Monitor => ("MONITOR", None),
         };
-        let named = commands.iter().any(|command| command == name);
-        let begins = |prefix: &String| {
-            // Up to its first special character a pattern is what channels begin with.
-            let literal = |byte: &u8| matches!(stream, Stream::Channel(_)) || !b"*?[\\".contains(byte);
-            let fixed = channel.unwrap_or_default().iter().take_while(|byte| literal(byte)).count();
-            channel
-                .and_then(|channel| channel.get(..fixed))
-                .is_some_and(|fixed| fixed.starts_with(prefix.as_bytes()))
+        let named = self.named().any(|command| command == name);
+        let fixed = match stream {
+            Stream::Channel(channel) => channel,
+            Stream::Pattern(pattern) => literal(pattern),
+            Stream::Monitor => b"",
         };
+        let begins = |prefix: &String| fixed.starts_with(prefix.as_bytes());
         let allowed = (named || commands.is_empty())
             && (named || channel.is_some() || !read_only && key_prefixes.is_empty())
             && (key_prefixes.is_empty() || channel.is_none() || key_prefixes.iter().any(begins));
@@ -131,17 +167,35 @@ impl Rules {
     }
 }
 
-/// Whether the command is among those allowed by name, itself or as all subcommands of one.
-fn is_named(commands: &[String], name: &[u8], info: &Info) -> bool {
-    commands.iter().any(|command| match command.split_once(' ') {
+/// Whether a name in a configuration is that of this command, or of one that it is a subcommand of.
+fn is_it(command: &str, name: &[u8], info: &Info) -> bool {
+    match command.split_once(' ') {
         Some((parent, sub)) => name.eq_ignore_ascii_case(parent.as_bytes()) && sub == info.name,
         None => name.eq_ignore_ascii_case(command.as_bytes()),
-    })
+    }
 }
 
-/// Whether it only reads, and not the whole keyspace: that is what the dialect's read-only tokens may do.
-fn reads(info: &Info) -> bool {
-    info.access == Access::Read && !info.dangerous && info.name != "SCAN" || is_harmless(info)
+/// What a refusal says to whoever runs the gateway.
+fn advice(name: &str) -> String {
+    format!("it has to be allowed by name, `allow = [\"{name}\"]`")
+}
+
+/// Whether a command that only reads tells of the whole keyspace, or runs a script, which may do that and block the server.
+fn looks_around(info: &Info) -> bool {
+    info.dangerous || matches!(info.name, "SCAN" | "RANDOMKEY") || runs_code(info)
+}
+
+/// What all texts that match a pattern begin with: it, up to its first special character.
+fn literal(pattern: &[u8]) -> &[u8] {
+    let end = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
+    pattern.get(..end).unwrap_or_default()
+}
+
+/// The patterns given to `SCAN`; nothing where there are none, and where Redis would find a syntax error.
+fn scan_patterns<'a>(arguments: &'a [&'a [u8]]) -> Option<impl Iterator<Item = &'a [u8]>> {
+    let (options, rest) = arguments.get(2..)?.as_chunks::<2>();
+    let patterns = options.iter().filter(|[option, _]| option.eq_ignore_ascii_case(b"MATCH"));
+    (rest.is_empty() && patterns.clone().next().is_some()).then(|| patterns.map(|[_, pattern]| *pattern))
 }
 
 /// Whether it touches no data and tells nothing of others.
@@ -161,8 +215,19 @@ mod tests {
 
     fn rules(read_only: bool, commands: &[&str], key_prefixes: &[&str]) -> Rules {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let rights = Rights { read_only, commands: owned(commands), key_prefixes: owned(key_prefixes) };
+        let rights = Rights {
+            read_only,
+            commands: owned(commands),
+            key_prefixes: owned(key_prefixes),
+            ..Rights::default()
+        };
         Rules::new(rights, Arc::default()).unwrap()
+    }
+
+    /// The same with commands that are allowed as well.
+    fn and(rules: Rules, allow: &[&str]) -> Rules {
+        let allow = allow.iter().map(|word| (*word).to_owned()).collect();
+        Rules::new(Rights { allow, ..rules.rights }, Arc::default()).unwrap()
     }
 
     fn allows(rules: &Rules, words: &str) -> bool {
@@ -180,31 +245,113 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_allowed_by_default() {
-        check(&Rules::default(), &["FLUSHALL", "NOSUCH x", "CONFIG GET x", "EVAL x 0"], &[]);
+    fn everything_is_allowed_by_default_but_what_is_dangerous() {
+        let dangerous = [
+            "SHUTDOWN",
+            "debug sleep 1",
+            "CONFIG SET a b",
+            "config get requirepass",
+            "CLIENT KILL a",
+            "CLIENT PAUSE 1",
+            "REPLICAOF NO ONE",
+            "SLAVEOF a 1",
+            "FAILOVER",
+            "MODULE LOAD x",
+            "ACL SETUSER x",
+            "CLUSTER RESET",
+            "CLUSTER NOSUCH",
+            "RESTORE a 0 x",
+            "MOVE a 1",
+            "SWAPDB 0 1",
+            "COPY a b DB 1",
+            "PFDEBUG ENCODING a",
+            "MIGRATE h 1 a 0 1",
+        ];
+        let allowed = [
+            "FLUSHALL",
+            "NOSUCH x",
+            "EVAL x 0",
+            "COPY a b REPLACE",
+            "CLIENT INFO",
+            "ACL WHOAMI",
+            "INFO",
+            "KEYS *",
+        ];
+        check(&Rules::default(), &allowed, &dangerous);
+        let named = [
+            "shutdown",
+            "DEBUG",
+            "Config",
+            "CLIENT KILL",
+            "CLIENT PAUSE",
+            "REPLICAOF",
+            "SLAVEOF",
+            "FAILOVER",
+            "MODULE LOAD",
+            "ACL",
+            "CLUSTER",
+            "RESTORE",
+            "MOVE",
+            "SWAPDB",
+            "COPY DB",
+            "PFDEBUG",
+            "MIGRATE",
+        ];
+        let allowed = and(Rules::default(), &named);
+        check(&allowed, &dangerous, &["CLIENT UNPAUSE", "SCRIPT KILL", "MODULE UNLOAD x"]);
+        // What may be used only by name names it too; a restricted token gets no other rights by that.
+        check(&rules(false, &["GET", "SHUTDOWN"], &[]), &["GET a", "SHUTDOWN"], &["SET a b"]);
+        check(&and(rules(false, &["COPY"], &[]), &[]), &["COPY a b"], &["COPY a b DB 1"]);
+        check(&and(rules(true, &[], &[]), &["SHUTDOWN"]), &["GET a"], &["SHUTDOWN", "SET a b"]);
+        let tenant = and(rules(false, &[], &["app:"]), &["RESTORE"]);
+        check(&tenant, &["RESTORE app:a 0 x"], &["RESTORE a 0 x", "MOVE app:a 1"]);
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_configure() {
+        let refusal = |rules: &Rules, words: &str| {
+            let resp = command(&words.split(' ').collect::<Vec<_>>());
+            rules.refusal(Arguments::of(&resp), Info::of(Arguments::of(&resp))).unwrap_or_default()
+        };
+        let (all, reader, tenant) = (Rules::default(), rules(true, &[], &[]), rules(false, &[], &["app:"]));
+        for (rules, words, expected) in [
+            (
+                &all,
+                "config set a b",
+                "'CONFIG SET', because it changes the server: it has to be allowed by name, `allow = [\"CONFIG SET\"]`",
+            ),
+            (
+                &all,
+                "copy a b db 1",
+                "'COPY DB', because it reaches into another database: it has to be allowed by name, `allow = [\"COPY DB\"]`",
+            ),
+            (&reader, "keys *", "'keys': it has to be allowed by name, `allow = [\"KEYS\"]`"),
+            (&reader, "set a b", "'set'"),
+            (&tenant, "script load x", "'script': it has to be allowed by name, `allow = [\"SCRIPT LOAD\"]`"),
+            (&tenant, "sort app:a", "'sort' like this: its keys are not known"),
+            (&tenant, "nosuch app:a", "'nosuch', which the gateway does not know"),
+            (&tenant, "get a", "a key given to 'get'"),
+        ] {
+            assert_eq!(refusal(rules, words), format!("NOPERM this token may not use {expected}"), "{words}");
+        }
     }
 
     #[test]
     fn read_only_tokens_change_nothing_and_do_not_look_around() {
         check(
             &rules(true, &[], &[]),
-            &[
-                "GET a",
-                "hgetall a",
-                "MGET a b",
-                "PING",
-                "EVAL_RO x 0",
-                "EVALSHA_RO x 1 a",
-                "DBSIZE",
-                "XRANGE a - +",
-            ],
+            &["GET a", "hgetall a", "MGET a b", "PING", "DBSIZE", "XRANGE a - +"],
             &[
                 "SET a 1",
                 "DEL a",
                 "KEYS *",
                 "SCAN 0",
+                "RANDOMKEY",
                 "EVAL x 0",
                 "EVALSHA x 0",
+                "EVAL_RO x 0",
+                "EVALSHA_RO x 1 a",
+                "FCALL_RO f 0",
                 "GETEX a",
                 "GETDEL a",
                 "SORT a",
@@ -217,6 +364,45 @@ mod tests {
                 "FCALL f 0",
                 "INFO",
                 "SCRIPT",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_looks_around_is_allowed_by_name_and_what_writes_is_not() {
+        let named = ["KEYS", "SCAN", "RANDOMKEY", "EVAL_RO", "FCALL_RO", "EVAL", "SET"];
+        let around = ["KEYS *", "SCAN 0", "RANDOMKEY", "EVAL_RO x 0", "FCALL_RO f 0", "GET a"];
+        check(&and(rules(true, &[], &[]), &named), &around, &["EVALSHA_RO x 0", "EVAL x 0", "SET a b"]);
+        check(&rules(true, &named, &[]), &around[..5], &["GET a", "EVAL x 0", "SET a b"]);
+    }
+
+    #[test]
+    fn patterns_and_channels_begin_like_keys() {
+        check(
+            &and(rules(false, &[], &["app:"]), &["KEYS", "SCAN", "PUBLISH", "RANDOMKEY", "SORT"]),
+            &[
+                "KEYS app:*",
+                "SCAN 0 MATCH app:*",
+                "scan 0 count 5 match app:[ab] type string",
+                "PUBLISH app:1 m",
+                "SPUBLISH app:1 m",
+                "RANDOMKEY",
+                "GET app:1",
+            ],
+            &[
+                "KEYS *",
+                "KEYS ap*",
+                "KEYS a[p]p:*",
+                "KEYS \\app:*",
+                "SCAN 0",
+                "SCAN 0 COUNT 5",
+                "SCAN 0 MATCH app:* MATCH *",
+                "SCAN 0 MATCH * MATCH app:*",
+                "SCAN 0 MATCH app:* COUNT",
+                "PUBLISH x m",
+                "SPUBLISH x m",
+                "SORT app:1",
+                "SORT app:1 BY x* GET y*",
             ],
         );
     }
@@ -255,6 +441,11 @@ mod tests {
                 "SCRIPT LOAD x",
                 "ZUNIONSTORE y 1 app:1",
                 "GEORADIUS app:1 1 2 3 m STORE y",
+                "GEORADIUS app:1 1 2 3 m STORE x STORE y",
+                "GEORADIUS app:1 1 2 3 m STORE x STOREDIST y",
+                "XREADGROUP NOACK GROUP x x STREAMS y >",
+                "EVAL_RO x 1 app:1",
+                "FCALL f 1 app:1",
                 "RANDOMKEY",
                 "DBSIZE",
                 "INFO",

@@ -4,8 +4,10 @@
 //! does not know. So that flag is left out of the first line, and Redis knows the script by another digest than the client.
 //! This is the way back: the digests that clients use, and what they are called in Redis.
 //!
-//! The way is learned whenever a script's text passes by, is shared by all tokens, because a digest means one text
-//! whoever sends it, and may be forgotten at any time: a client that is told `NOSCRIPT` sends the text.
+//! A wrong way runs another script than the one that was called. So both digests are always computed here, from the text of the
+//! script: when a client sends it, or when it comes from a key under which another gateway kept it, which any client can
+//! write. What is known is never replaced. Each Redis has a map of its own, which its tokens share. All of it may be forgotten
+//! at any time: a client that is told `NOSCRIPT` sends the text.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -18,17 +20,26 @@ use crate::resp::{Arguments, command};
 /// A SHA-1 in lower-case hexadecimal.
 pub(crate) type Digest = [u8; 40];
 
-/// Digests of scripts that were changed.
+/// Digests of scripts that were changed for one Redis: as clients have them, and as Redis does.
 #[derive(Debug, Default)]
 pub(crate) struct Scripts(RwLock<HashMap<Digest, Digest>>);
+
+/// A script as its clients have it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Original {
+    /// The digest by which they call it.
+    pub(crate) digest: Digest,
+    /// The text, whose digest that is.
+    pub(crate) text: Vec<u8>,
+}
 
 /// A command that Redis has to be sent in another form.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Translated {
     /// The form.
     pub(super) resp: Vec<u8>,
-    /// The script that was changed: its digest as the client has it and as Redis will. Only if that was not known.
-    pub(super) changed: Option<(Digest, Digest)>,
+    /// The script that was changed, if it was not known.
+    pub(super) changed: Option<Original>,
     /// What `SCRIPT LOAD` has to answer.
     pub(super) asked: Option<Digest>,
 }
@@ -44,16 +55,11 @@ impl Scripts {
         };
         match info.name {
             "EVAL" | "EVAL_RO" => {
-                let (text, original, changed) = self.change(arguments.clone().nth(1)?)?;
-                Some(Translated {
-                    resp: rewrite(1, &text),
-                    changed: changed.map(|to| (original, to)),
-                    asked: None,
-                })
+                let (text, _, changed) = self.change(arguments.clone().nth(1)?)?;
+                Some(Translated { resp: rewrite(1, &text), changed, asked: None })
             }
             "LOAD" if of_script() => {
                 let (text, original, changed) = self.change(arguments.clone().nth(2)?)?;
-                let changed = changed.map(|to| (original, to));
                 Some(Translated { resp: rewrite(2, &text), changed, asked: Some(original) })
             }
             "EVALSHA" | "EVALSHA_RO" => {
@@ -74,14 +80,20 @@ impl Scripts {
         }
     }
 
-    /// What `script` has to be changed into, if it has to be, its own digest, and that of what it becomes if it was not
-    /// known before.
-    fn change(&self, script: &[u8]) -> Option<(Vec<u8>, Digest, Option<Digest>)> {
+    /// What `script` has to be changed into, if it has to be, its own digest, and all of it if it was not known before.
+    fn change(&self, script: &[u8]) -> Option<(Vec<u8>, Digest, Option<Original>)> {
         let text = without_flag(script)?;
-        let (original, changed) = (digest(script), digest(&text));
-        let known = self.translate(&original).is_some();
-        self.learn(original, changed);
-        Some((text, original, (!known).then_some(changed)))
+        let digest_of_client = digest(script);
+        let is_new = self.remember(digest_of_client, digest(&text));
+        let original = is_new.then(|| Original { digest: digest_of_client, text: script.to_vec() });
+        Some((text, digest_of_client, original))
+    }
+
+    /// Takes in a script that was kept under the digest `original`; `false` when it is another one, or one that Redis knows by
+    /// this digest.
+    pub(crate) fn learn(&self, original: Digest, script: &[u8]) -> bool {
+        let text = without_flag(script).filter(|_| digest(script) == original);
+        text.map(|text| self.remember(original, digest(&text))).is_some()
     }
 
     /// What Redis calls the script that a client calls `name`, in any case, if that is something else.
@@ -90,13 +102,17 @@ impl Scripts {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&original).copied()
     }
 
-    /// Remembers that Redis calls the script `original` by another digest.
-    pub(crate) fn learn(&self, original: Digest, changed: Digest) {
+    /// Remembers that Redis calls the script `original` by the digest `changed`; whether that is new.
+    fn remember(&self, original: Digest, changed: Digest) -> bool {
+        if self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(&original) {
+            return false;
+        }
         let mut scripts = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if scripts.len() >= MOST {
             scripts.clear();
         }
-        scripts.insert(original, changed);
+        scripts.entry(original).or_insert(changed);
+        true
     }
 }
 
@@ -225,6 +241,15 @@ mod tests {
         ] {
             assert_eq!(carried(words), None, "{words:?}");
         }
+        // A text that does not have the digest teaches nothing, nor does one that is not changed.
+        let (other, plain) = ("#!lua flags=allow-key-locking\nreturn 2", "return 1");
+        let fresh = Scripts::default();
+        assert!(!fresh.learn(digest(text.as_bytes()), other.as_bytes()));
+        assert!(!fresh.learn(digest(plain.as_bytes()), plain.as_bytes()));
+        assert!(!fresh.learn(digest(plain.as_bytes()), changed.as_bytes()));
+        assert_eq!(fresh.translate(original.as_bytes()), None);
+        assert!(fresh.learn(digest(text.as_bytes()), text.as_bytes()));
+        assert_eq!(fresh.translate(original.as_bytes()), Some(digest(b"#!lua\nreturn 1")));
         // What Redis itself says of this text.
         assert_eq!(&digest(b"return 1"), b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
     }

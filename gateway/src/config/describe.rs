@@ -31,7 +31,10 @@ impl fmt::Display for Config {
                 may.push(format!("only keys that begin with {}", prefixes.join(" or ")));
             }
             if may.is_empty() {
-                may.push("everything".to_owned());
+                may.push("everything but what is dangerous".to_owned());
+            }
+            if !tenant.rights.allow.is_empty() {
+                may.push(format!("also {}", tenant.rights.allow.join(", ")));
             }
             if let Some(most) = tenant.in_flight {
                 may.push(format!("at most {most} requests at once"));

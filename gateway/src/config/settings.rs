@@ -89,6 +89,13 @@ pub struct Settings {
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) no_auth: Option<bool>,
 
+    /// Commands that have to be named to be allowed, separated by commas: `SHUTDOWN,CONFIG SET`
+    ///
+    /// These are what stops or changes the server, disturbs its other clients, tells its passwords or reaches into another
+    /// database; the error that refuses one says its name. `[[tokens]]` have lists of their own.
+    #[arg(long, env = "TOLLGATE_ALLOW", value_name = "COMMANDS", value_delimiter = ',', help_heading = TOKENS)]
+    pub(super) allow: Option<Vec<String>>,
+
     /// The address to serve on: `host:port`, where port 0 takes a free one and logs it, or `unix:/path` [default: 127.0.0.1:8079]
     #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", help_heading = LISTENER)]
     pub(super) listen: Option<Listen>,
@@ -214,6 +221,8 @@ pub(super) struct TokenSettings {
     #[serde(default)]
     pub(super) commands: Vec<String>,
     #[serde(default)]
+    pub(super) allow: Vec<String>,
+    #[serde(default)]
     pub(super) key_prefixes: Vec<String>,
     pub(super) max_in_flight: Option<Count<1, 65_536>>,
     pub(super) max_streams: Option<Count<1, 65_536>>,
@@ -250,6 +259,7 @@ impl Settings {
             token_env: self.token_env.or(file.token_env),
             token_file: self.token_file.or(file.token_file),
             no_auth: self.no_auth.or(file.no_auth),
+            allow: self.allow.or(file.allow),
             listen: self.listen.or(file.listen),
             listen_mode: self.listen_mode.or(file.listen_mode),
             admin_listen: self.admin_listen.or(file.admin_listen),

@@ -40,6 +40,10 @@ pub(super) fn all(set: &Settings, var: &dyn Fn(&str) -> Option<String>) -> anyho
         set.token_env.is_none() && set.token_file.is_none() && set.no_auth != Some(true),
         "there are `[[tokens]]`, so `token_env`, `token_file` and `no_auth` must not be set, in whichever way"
     );
+    ensure!(
+        set.allow.is_none(),
+        "there are `[[tokens]]`, so `allow` must not be set for all of them: write it into each token that needs it"
+    );
     let mut tenants: Vec<Tenant> = Vec::new();
     for (number, own) in set.tokens.iter().enumerate() {
         let tenant = one(own, set, var).with_context(|| format!("`tokens[{number}]` (`{}`)", own.name))?;
@@ -74,12 +78,14 @@ fn only(set: &Settings, var: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<
     let redis = Redis::common(set).target(None, var)?.context(
         "no Redis: give `--redis URL`, or set `TOLLGATE_REDIS`, or name a variable or file that holds the URL",
     )?;
+    let rights = Rights { allow: set.allow.clone().unwrap_or_default(), ..Rights::default() };
+    Rules::new(rights.clone(), Arc::default()).context("`allow`")?;
     Ok(Tenant {
         name: "default".into(),
         token,
         redis,
         connections: set.connections.map_or(NonZeroUsize::MIN, |count| count.at_least_one()),
-        rights: Rights::default(),
+        rights,
         in_flight: set.max_in_flight_per_token.map(|count| count.get()),
         streams: set.max_streams_per_token.map(|count| count.get()),
     })
@@ -104,6 +110,7 @@ fn one(own: &TokenSettings, set: &Settings, var: &dyn Fn(&str) -> Option<String>
     let rights = Rights {
         read_only: own.read_only,
         commands: own.commands.clone(),
+        allow: own.allow.clone(),
         key_prefixes: own.key_prefixes.clone(),
     };
     Rules::new(rights.clone(), Arc::default())?;

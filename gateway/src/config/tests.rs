@@ -164,7 +164,7 @@ fn tokens_have_their_own_redis_and_rights() {
     assert_eq!(c.token, Some(Token::new("three").unwrap()));
     let text = config.to_string();
     for part in [
-        "token `a`: redis://a:6379/0 over 3 connections a thread: everything, at most 7 requests at once",
+        "token `a`: redis://a:6379/0 over 3 connections a thread: everything but what is dangerous, at most 7 requests at once",
         "token `b`: redis://common:6379/0 over 2 connections a thread: read only, at most 1 requests at once",
         "only get, SCRIPT LOAD, only keys that begin with `c:`",
         "limit pipeline: 1000",

@@ -19,6 +19,7 @@ mod scrape;
 mod stream;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
@@ -208,8 +209,12 @@ impl Shared {
             true => Auth::open(),
             false => Auth::tokens(tenants.iter().filter_map(|tenant| tenant.token.clone())),
         };
-        let scripts = Arc::<Scripts>::default();
-        let tenants = tenants.into_iter().map(|tenant| Tenant::new(tenant, Arc::clone(&scripts)));
+        // Tokens of one Redis share what its scripts are called.
+        let mut scripts = BTreeMap::<String, Arc<Scripts>>::new();
+        let tenants = tenants.into_iter().map(|tenant| {
+            let scripts = scripts.entry(tenant.redis.to_string()).or_default();
+            Tenant::new(tenant, Arc::clone(scripts))
+        });
         Ok(Self {
             auth,
             tenants: tenants.collect::<anyhow::Result<_>>()?,

@@ -12,6 +12,7 @@
 )]
 
 mod anything;
+mod commands;
 mod dialect;
 mod listening;
 mod operation;

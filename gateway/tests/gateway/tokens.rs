@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Answer, Redis, Server, config, eventually, request};
 
 /// A gateway with the tokens of a configuration file; each is `token-of-` and what stands before `_TOKEN`.
-async fn serve(redis: &Redis, toml: &str) -> Server {
+pub(crate) async fn serve(redis: &Redis, toml: &str) -> Server {
     let name = format!("tollgate-tokens-{}.toml", crate::support::free_port().await);
     let path = std::env::temp_dir().join(name);
     std::fs::write(&path, toml).unwrap();
@@ -78,7 +78,11 @@ async fn rights_are_refused_by_name_and_inline_in_pipelines() {
     assert_eq!(ask(&server, "token-of-all", "/set/app:k/v", "").await.status, 200);
     for (token, path, text) in [
         ("token-of-reader", "/set/k/v", "NOPERM this token may not use 'set'"),
-        ("token-of-reader", "/keys/*", "NOPERM this token may not use 'keys'"),
+        (
+            "token-of-reader",
+            "/keys/*",
+            "NOPERM this token may not use 'keys': it has to be allowed by name, `allow = [\"KEYS\"]`",
+        ),
         ("token-of-app", "/del/app:k", "NOPERM this token may not use 'del'"),
         ("token-of-app", "/get/other", "NOPERM this token may not use a key given to 'get'"),
     ] {
@@ -92,6 +96,167 @@ async fn rights_are_refused_by_name_and_inline_in_pipelines() {
     let answer = ask(&server, "token-of-app", "/multi-exec", r#"[["SET","app:n",2],["GET","x"]]"#).await;
     assert_eq!(answer.error(), (400, "NOPERM this token may not use a key given to 'GET'"));
     assert_eq!(ask(&server, "token-of-all", "/get/app:n", "").await.json["result"], "1");
+}
+
+#[tokio::test]
+async fn a_key_that_is_named_twice_is_no_way_to_a_foreign_one() {
+    let redis = Redis::start().await;
+    let toml = "[[tokens]]\nname = 'app'\ntoken_env = 'APP_TOKEN'\nkey_prefixes = ['app:', 's']";
+    let server = serve(&redis, toml).await;
+    redis.ask(&["SET", "victim", "secret"]).await;
+    redis.ask(&["XADD", "other", "1-1", "a", "secret"]).await;
+    redis.ask(&["XGROUP", "CREATE", "other", "streams", "0"]).await;
+    redis.ask(&["GEOADD", "app:g", "1", "1", "x"]).await;
+    for words in [
+        json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "STORE", "app:x", "STORE", "victim"]),
+        json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "store", "app:x", "Store", "victim"]),
+        json!(["GEORADIUSBYMEMBER", "app:g", "x", 9, "km", "STOREDIST", "app:x", "STOREDIST", "victim"]),
+        json!(["XREADGROUP", "NOACK", "GROUP", "streams", "streams", "streams", "other", ">"]),
+    ] {
+        let answer = ask(&server, "token-of-app", "/", &words.to_string()).await;
+        let name = words[0].as_str().unwrap();
+        let text = format!("NOPERM this token may not use a key given to '{name}'");
+        assert_eq!(answer.error(), (400, text.as_str()), "{words}");
+    }
+    assert_eq!(redis.ask(&["GET", "victim"]).await, "Ok(bulk-string('\"secret\"'))");
+    let own = json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "STORE", "app:x", "STORE", "app:y"]).to_string();
+    assert_eq!(ask(&server, "token-of-app", "/", &own).await.json["result"], 1);
+}
+
+#[tokio::test]
+async fn nobody_changes_which_script_a_digest_calls() {
+    let (one, two) = (Redis::start().await, Redis::start().await);
+    let toml = format!(
+        "[[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\n\
+         [[tokens]]\nname = 'b'\ntoken_env = 'B_TOKEN'\n\
+         [[tokens]]\nname = 'c'\ntoken_env = 'C_TOKEN'\nredis = '{}'",
+        two.url()
+    );
+    let server = serve(&one, &toml).await;
+    let call = async |token: &str, words: Value| ask(&server, token, "/", &words.to_string()).await.json;
+    let load = async |redis: &Redis, script: &str| {
+        let loaded = redis.ask(&["SCRIPT", "LOAD", script]).await;
+        loaded
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .rev()
+            .take(40)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect::<String>()
+    };
+    // What `a` calls, and what `b` would have run in its place: by a key that both can write, for the Redis of `c` as well.
+    let (right, wrong) = ("return 'right'", "return 'wrong'");
+    let right_digest = load(&one, right).await;
+    let wrong_digest = load(&one, wrong).await;
+    load(&two, wrong).await;
+    one.ask(&["SCRIPT", "FLUSH"]).await;
+    load(&one, wrong).await;
+    for value in [wrong_digest.as_str(), wrong, "#!lua flags=allow-key-locking\nreturn 'wrong'"] {
+        let key = format!("tollgate:script:{right_digest}");
+        assert_eq!(call("token-of-b", json!(["SET", key, value])).await["result"], "OK");
+        for _ in 0..2 {
+            for token in ["token-of-a", "token-of-b", "token-of-c"] {
+                let answer = call(token, json!(["EVALSHA", right_digest, 0])).await;
+                assert!(
+                    answer["error"].as_str().is_some_and(|text| text.starts_with("NOSCRIPT")),
+                    "{answer}"
+                );
+            }
+        }
+    }
+    for token in ["token-of-a", "token-of-c"] {
+        assert_eq!(call(token, json!(["EVAL", right, 0])).await["result"], "right");
+        assert_eq!(call(token, json!(["EVALSHA", right_digest, 0])).await["result"], "right");
+    }
+}
+
+#[tokio::test]
+async fn what_is_dangerous_has_to_be_allowed_by_name() {
+    let redis = Redis::start().await;
+    let toml = "[[tokens]]\nname = 'all'\ntoken_env = 'ALL_TOKEN'\n\
+         [[tokens]]\nname = 'admin'\ntoken_env = 'ADMIN_TOKEN'\nallow = ['config set', 'CLIENT']\n\
+         [[tokens]]\nname = 'reader'\ntoken_env = 'READER_TOKEN'\nread_only = true";
+    let server = serve(&redis, toml).await;
+    for (token, words, text) in [
+        (
+            "token-of-all",
+            json!(["SHUTDOWN", "NOSAVE"]),
+            "'SHUTDOWN', because it stops the server: it has to be allowed by name, `allow = [\"SHUTDOWN\"]`",
+        ),
+        (
+            "token-of-all",
+            json!(["config", "set", "maxmemory", "1"]),
+            "'CONFIG SET', because it changes the server: it has to be allowed by name, `allow = [\"CONFIG SET\"]`",
+        ),
+        (
+            "token-of-all",
+            json!(["CLIENT", "PAUSE", "60000"]),
+            "'CLIENT PAUSE', because it disturbs other clients: it has to be allowed by name, `allow = [\"CLIENT PAUSE\"]`",
+        ),
+        (
+            "token-of-admin",
+            json!(["DEBUG", "SLEEP", "60"]),
+            "'DEBUG', because it can crash and block the server: it has to be allowed by name, `allow = [\"DEBUG\"]`",
+        ),
+        (
+            "token-of-reader",
+            json!(["EVAL_RO", "return redis.call('KEYS', '*')", 0]),
+            "'EVAL_RO': it has to be allowed by name, `allow = [\"EVAL_RO\"]`",
+        ),
+        (
+            "token-of-reader",
+            json!(["RANDOMKEY"]),
+            "'RANDOMKEY': it has to be allowed by name, `allow = [\"RANDOMKEY\"]`",
+        ),
+    ] {
+        let answer = ask(&server, token, "/", &words.to_string()).await;
+        assert_eq!(
+            answer.error(),
+            (400, format!("NOPERM this token may not use {text}").as_str()),
+            "{words}"
+        );
+        let piped = ask(&server, token, "/pipeline", &json!([words, ["PING"]]).to_string()).await;
+        assert_eq!(piped.json[0]["error"], answer.json["error"]);
+        assert_eq!(piped.json[1], json!({ "result": "PONG" }));
+    }
+    for words in [json!(["CONFIG", "SET", "maxmemory", "100mb"]), json!(["CLIENT", "UNPAUSE"])] {
+        assert_eq!(
+            ask(&server, "token-of-admin", "/", &words.to_string()).await.json["result"],
+            "OK",
+            "{words}"
+        );
+    }
+    // The one token that flags describe.
+    let server = Server::start_with(&redis.url(), &["--allow", "CLIENT PAUSE,client unpause"]).await;
+    assert_eq!(server.post("/", r#"["CLIENT","UNPAUSE"]"#).await.json["result"], "OK");
+    assert_eq!(server.post("/", r#"["SHUTDOWN"]"#).await.error().0, 400);
+}
+
+/// What Tollgate's hosts send works with no more rights than these.
+#[tokio::test]
+async fn a_token_for_the_keys_of_tollgate_is_enough_for_tollgate() {
+    let redis = Redis::start().await;
+    let toml = "[[tokens]]\nname = 'tollgate'\ntoken_env = 'TOLLGATE_TOKEN'\nkey_prefixes = ['tg:']\n\
+         commands = ['EVALSHA', 'EVAL', 'GETEX', 'DEL']";
+    let server = serve(&redis, toml).await;
+    let commands = json!([
+        ["EVALSHA", "0".repeat(40), 1, "tg:{a}", 1],
+        ["EVAL", "return redis.call('SET', KEYS[1], ARGV[1])", 1, "tg:{a}", "x"],
+        ["GETEX", "tg:{a}"],
+        ["DEL", "tg:{a}"],
+        ["GETEX", "other"],
+        ["EVAL", "return 1", 1, "other"],
+    ]);
+    let answer = server.post("/pipeline", commands.to_string()).await.json;
+    assert!(answer[0]["error"].as_str().unwrap().starts_with("NOSCRIPT"), "{answer}");
+    assert_eq!(answer[1], json!({ "result": "OK" }));
+    assert_eq!(answer[2], json!({ "result": "x" }));
+    assert_eq!(answer[3], json!({ "result": 1 }));
+    for refused in [&answer[4], &answer[5]] {
+        assert!(refused["error"].as_str().unwrap().starts_with("NOPERM"), "{answer}");
+    }
 }
 
 #[tokio::test]

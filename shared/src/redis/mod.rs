@@ -1,7 +1,8 @@
 //! Operations as Redis commands, and their replies.
 //!
 //! Every operation is one command: a Lua script, atomic in one slot, called by its digest and, where Redis does not know it
-//! yet, once more by its text; or a plain `GET` or `DEL` where a script buys nothing. [`rest`] wraps commands and replies in the Upstash REST dialect.
+//! yet, once more by its text; or a plain `GETEX` or `DEL` where a script buys nothing. Each of them goes to the server that
+//! takes writes, never to a replica. [`rest`] wraps commands and replies in the Upstash REST dialect.
 
 mod guards;
 pub mod rest;

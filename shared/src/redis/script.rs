@@ -12,7 +12,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// The script that performs `op`; `None` where a plain `GET` or `DEL` of its key does.
+    /// The script that performs `op`; `None` where a plain `GETEX` or `DEL` of its key does.
     pub const fn of(op: &Op) -> Option<&'static Self> {
         match op {
             Op::RateLimit(_) => Some(&RATE_LIMIT),
@@ -29,8 +29,12 @@ impl Script {
 }
 
 /// The command that performs an operation without a script.
+///
+/// `GETEX` without options reads as `GET` does, but Redis counts it among the commands that write. So no replica answers it,
+/// behind a gateway that reads from replicas as behind Upstash's read regions: a revocation that was acknowledged is seen by
+/// the next question. A master that may not write, because it lost its replicas or its disk, does not answer it either.
 pub(super) const fn plain(op: &Op) -> &'static str {
-    if matches!(op, Op::Reset { .. }) { "DEL" } else { "GET" }
+    if matches!(op, Op::Reset { .. }) { "DEL" } else { "GETEX" }
 }
 
 /// Makes a script of a file when the core is compiled, and nothing else of it is shipped.

@@ -1,6 +1,6 @@
 -- Revokes a token, or what was issued to a subject up to a moment: the twin of revocation::State.
 --
--- KEYS[1]  'before until', the end by a host's clock; whoever asks reads it with GET
+-- KEYS[1]  'before until', the end by a host's clock; it is read with GETEX
 -- ARGV[1]  milliseconds since the epoch, or '' for the server's clock; ARGV[2]  ms; ARGV[3]  the moment, as far as the host
 -- knows it; ARGV[4]  ms by which an issuer may be ahead; ARGV[5]  the end by the host's clock
 --

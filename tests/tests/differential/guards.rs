@@ -247,12 +247,20 @@ async fn the_largest_response_comes_back() {
     }
 }
 
+/// The rights of hosts, as the gateway's README says them.
+const RIGHTS: &str = "\
+    [[tokens]]\nname = 'tollgate'\ntoken_env = 'TOLLGATE_TOKEN'\n\
+    commands = ['EVALSHA', 'EVAL', 'GETEX', 'DEL']\nkey_prefixes = ['tg:']\n";
+
 /// One call over HTTP carries them all, the largest response among them.
 #[tokio::test]
-async fn the_gateway_carries_every_operation() {
+async fn the_gateway_carries_every_operation_of_a_token_that_may_do_nothing_else() {
     let dir = run_dir::create().unwrap();
     let redis = Redis::start(&dir, ports::free().unwrap()).await.unwrap();
-    let gateway = Gateway::start(&dir, ports::free().unwrap(), &redis.url(), "guards").await.unwrap();
+    std::fs::write(dir.join("gateway.toml"), RIGHTS).unwrap();
+    let configured = ["--config", "gateway.toml"];
+    let port = ports::free().unwrap();
+    let gateway = Gateway::start_with(&dir, port, &redis.url(), "guards", &configured).await.unwrap();
     let mut rest = Rest::new(gateway.address(), "guards");
     let largest = response(MAX_RESPONSE);
     let (idem, cb, rv) = (key("idem"), key("cb"), key("rv"));

@@ -20,6 +20,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
+use tollgate_shared::key::Key;
+use tollgate_shared::redis::rest::Progress;
+use tollgate_shared::redis::{Clock, Pipeline};
+use tollgate_shared::store::{Op, Outcome as Done};
+use tollgate_shared::time::Span;
 use tollgate_tests::gateway::Gateway;
 use tollgate_tests::redis::{Build, Redis};
 use tollgate_tests::rest::{Outcome, Rest};
@@ -387,6 +392,56 @@ async fn replicas_answer_reads_if_told_to() {
     .unwrap();
 }
 
+#[tokio::test]
+async fn a_revocation_that_was_acknowledged_is_seen_before_replicas_have_it() {
+    let dir = run_dir::create().unwrap();
+    let set = Sentinel::start(&dir).await.unwrap();
+    let sentinel_gateway = gateway(&dir, &set.url(), &["--read-from", "replica"]).await;
+    seen_before_replicas_have_it(&sentinel_gateway, set.server(0), &set.others(0)).await;
+
+    let (dir, cluster) = cluster().await;
+    let owner = cluster.owners_of(&[REVOKED.to_owned()]).await.unwrap()[0];
+    let cluster_gateway = gateway(&dir, &cluster.url(), &["--read-from", "replica"]).await;
+    // The replica of a master is three further on.
+    seen_before_replicas_have_it(&cluster_gateway, cluster.node(owner), &[cluster.node(owner + 3)]).await;
+}
+
+/// Revokes, takes the revocation from the replicas as if it had not come to them yet, and asks.
+async fn seen_before_replicas_have_it(gateway: &Gateway, master: &Redis, replicas: &[&Redis]) {
+    let mut rest = Rest::new(gateway.address(), TOKEN);
+    let key = || Key::from_stored(REVOKED);
+    let revoke = Op::Revoke { key: key(), ttl: Span::from_millis(60_000).unwrap(), before: None };
+    assert_eq!(performed(&mut rest, revoke).await, Done::Kept);
+    replicated(master, replicas).await.unwrap();
+    for replica in replicas {
+        let mut replica = connect(replica.address()).await.unwrap();
+        let mut late = redis::pipe();
+        late.cmd("CONFIG").arg(&["SET", "replica-read-only", "no"]).ignore().cmd("FLUSHALL").ignore();
+        late.query_async::<()>(&mut replica).await.unwrap();
+    }
+    settled("a plain read is answered by a replica", 4 * BOUND, async || {
+        Ok(rest.command(&json!(["GET", REVOKED])).await? == Outcome::Done(Value::Null))
+    })
+    .await
+    .unwrap();
+    for _ in 0..20 {
+        let answer = performed(&mut rest, Op::IsRevoked { key: key() }).await;
+        assert!(matches!(answer, Done::Revoked(Some(_))), "{answer:?}");
+    }
+}
+
+/// What comes of an operation, sent as hosts send it.
+async fn performed(rest: &mut Rest, op: Op) -> Done {
+    let mut pipeline = Pipeline::new(vec![[op]]);
+    loop {
+        let body: Value = serde_json::from_str(&pipeline.body(Clock::Store)).unwrap();
+        let (status, answer) = rest.post("/pipeline", &body).await.unwrap();
+        if pipeline.receive(status.as_u16(), answer.to_string().as_bytes()) == Progress::Done {
+            return pipeline.finish().next().unwrap().1.remove(0).unwrap();
+        }
+    }
+}
+
 // ---- What the tests share.
 
 async fn cluster() -> (std::path::PathBuf, Cluster) {
@@ -450,6 +505,9 @@ const DOOMED: usize = 0;
 const SUCCESSOR: usize = 3;
 
 pub(crate) const TOKEN: &str = "the-token-of-topologies";
+
+/// The key of a revoked token.
+const REVOKED: &str = "tg:{revoked}";
 
 /// Everything is on disk before it is acknowledged, so that nothing acknowledged may be lost.
 const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
