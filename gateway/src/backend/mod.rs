@@ -23,6 +23,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::command::{Access, Batch, Sending};
+use crate::memory::Memory;
 use crate::resp::command;
 use crate::target::{Address, Place, Target};
 use cluster::Cluster;
@@ -31,7 +32,7 @@ use link::{ConnectError, Mode, Options};
 use node::Node;
 use sentinel::Sentinel;
 
-pub(crate) use replies::{Failure, Replies};
+pub(crate) use replies::{Each, Failure, Replies};
 pub(crate) use status::{Count, Counters, Role, Status, TopologyStatus};
 pub(crate) use stream::{Stream, StreamEnd, StreamError, StreamKind};
 pub(crate) use transaction::TransactionError;
@@ -54,12 +55,14 @@ enum Topology {
 
 impl Backend {
     /// Connects, and keeps trying in the background when Redis is not there yet. Fails only for a Redis that will never
-    /// do. `connections` are those to each server, `patience` bounds every request, `largest` the bytes of replies to one.
+    /// do. `connections` are those to each server, `patience` bounds every request, `largest` the bytes of replies to one,
+    /// `memory` those of replies to all.
     pub(crate) async fn start(
         target: &Target,
         connections: usize,
         patience: Duration,
         largest: usize,
+        memory: Memory,
     ) -> anyhow::Result<Self> {
         let counters = Arc::new(Counters::default());
         let options = Options {
@@ -67,6 +70,7 @@ impl Backend {
             tls: target.tls.clone(),
             patience,
             largest,
+            memory,
             mode: match target.place {
                 Place::Single(_) | Place::Sentinel(_) => Mode::Standalone,
                 Place::Cluster(_) => Mode::Cluster,

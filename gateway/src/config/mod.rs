@@ -56,9 +56,8 @@ pub struct Identity {
     pub key: std::path::PathBuf,
 }
 
-/// Bounds on what clients may take. The memory of request bodies is at most `memory`, and 16 KiB for each request in
-/// flight. Answers count too, until they are written: while they take that much, no request is let in. Those that are under way
-/// then may each still get `response` bytes.
+/// Bounds on what clients may take. Bodies, what Redis sends, and what is on its way to clients take at most `memory`, and
+/// 16 KiB for each body that is read and each reply that comes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How long Redis may take to answer a request.
@@ -77,7 +76,7 @@ pub struct Limits {
     pub streams: usize,
     /// The most client connections at once.
     pub connections: usize,
-    /// The most bytes that request bodies, and answers that are not written yet, may take.
+    /// The most bytes that request bodies and answers may take, until they are written.
     pub memory: usize,
     /// How long the body of a request may take.
     pub body_timeout: Duration,

@@ -149,8 +149,12 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     pub(super) max_connections: Option<Count<1, 65_536>>,
 
-    /// The most memory for request bodies, and answers that are not read yet; what does not fit is answered 503 (1MiB to 64GiB)
-    /// [default: 256MiB]
+    /// The most memory for request bodies and answers, until they are written (1MiB to 64GiB) [default: 256MiB]
+    ///
+    /// 20 KiB are reserved for an answer before Redis is asked; without them the request is answered 503, and nothing has run. A
+    /// larger answer takes what Redis sends, from the moment Redis says how long that is; without memory for it, it is thrown
+    /// away, and the request is answered 503 with a text that says that it has run. A sixteenth is left to small requests. The
+    /// process takes up to 64 MiB more, and some ten KiB for each client connection.
     #[arg(long, env = "TOLLGATE_MAX_MEMORY", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_memory: Option<Size<{ MIB }, { 64 * GIB }>>,
 

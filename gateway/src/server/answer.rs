@@ -8,12 +8,14 @@ use hyper::{Response, StatusCode};
 
 use super::ids::REQUEST_ID;
 use super::outgoing::{Kept, Outgoing};
-use super::place::{Grant, Place};
+use super::place::Place;
 use super::stream::Events;
+use super::worker::Worker;
 use crate::backend::{self, TransactionError};
 use crate::command::ParseError;
 use crate::listener::{Pulse, Underway};
-use crate::reply::{Encoding, Format, write_failure};
+use crate::memory::Grant;
+use crate::reply::{Encoding, Format, Pieces, write_failure};
 
 /// An answer, before it becomes a response.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
     pub(crate) body: Vec<u8>,
+    /// What comes instead of a body, when that is large.
+    pub(crate) pieces: Option<Box<Pieces>>,
     /// What comes instead of a body, bit by bit.
     pub(crate) events: Option<Events>,
     /// How many commands it answers.
@@ -43,6 +47,7 @@ impl Answer {
             status,
             content_type,
             body,
+            pieces: None,
             events: None,
             commands: 0,
             allow: None,
@@ -60,12 +65,13 @@ impl Answer {
     /// The response to the request of this id. One to a `HEAD` only says how long the body would be.
     pub(crate) fn into_response(
         self,
+        worker: &Rc<Worker>,
         pulse: Rc<Pulse>,
         underway: Underway,
         head: bool,
         id: HeaderValue,
     ) -> Response<Outgoing> {
-        let Self { status, content_type, body, events, allow, sync_token, place, memory, .. } = self;
+        let Self { status, content_type, body, pieces, events, allow, sync_token, place, memory, .. } = self;
         let mut headers = HeaderMap::with_capacity(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(REQUEST_ID.clone(), id);
@@ -75,17 +81,19 @@ impl Answer {
         if let Some(allow) = allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        if head {
+        // How long a large one would be, nobody knows before it is written.
+        if head && pieces.is_none() {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
         let kept = Kept::new(pulse, underway, place, memory);
-        let body = match events {
-            Some(events) => {
+        let body = match (events, pieces) {
+            (Some(events), _) => {
                 headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
                 Outgoing::events(events, kept)
             }
-            None if head => Outgoing::bytes(Bytes::new(), kept),
-            None => Outgoing::bytes(body.into(), kept),
+            (None, _) if head => Outgoing::bytes(Bytes::new(), kept),
+            (None, Some(pieces)) => Outgoing::pieces(pieces, Rc::clone(worker), kept),
+            (None, None) => Outgoing::bytes(body.into(), kept),
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;
@@ -128,7 +136,7 @@ pub(crate) enum Kind {
     TokenBusy,
     /// All tokens together have too much under way.
     Busy,
-    /// All bodies together take too much memory.
+    /// There is no memory for the request or its answer.
     Memory,
     /// Redis answered more than is allowed.
     LargeReply,
@@ -234,6 +242,7 @@ impl From<backend::Failure> for Failure {
             backend::Failure::Lost => Kind::Lost,
             backend::Failure::TimedOut(_) => Kind::TimedOut,
             backend::Failure::TooLarge(_) => Kind::LargeReply,
+            backend::Failure::NoMemory => Kind::Memory,
         };
         Self::new(kind, error.to_string())
     }

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::answer::{Failure, Kind};
-use super::place::Grant;
+use crate::memory::Grant;
 
 /// Reads a body; the grant is for its memory. One that arrives in one piece is not copied.
 pub(crate) async fn read(body: Incoming, shared: &Arc<Shared>) -> Result<(Bytes, Grant), Failure> {
-    let mut grant = Grant::new(shared);
+    let mut grant = shared.memory.grant();
     // The usual one has come already, and needs no clock.
     if body.is_end_stream() {
         return Ok((Bytes::new(), grant));
@@ -46,6 +46,11 @@ pub(crate) async fn skip(mut body: Incoming, headers: &HeaderMap, shared: &Share
     let _ = timeout(shared.limits.body_timeout, skipped).await;
 }
 
+/// There is no memory for a request, of which nothing has run.
+pub(super) fn no_memory() -> Failure {
+    Failure::new(Kind::Memory, "ERR too much memory is taken by requests under way")
+}
+
 /// Of a body that is too large up to `limit` bytes more are thrown away, for the same reason as in [`skip`].
 async fn read_whole(mut body: Incoming, limit: usize, grant: &mut Grant) -> Result<Bytes, Failure> {
     let too_large = || Failure::new(Kind::LargeBody, "ERR max request size exceeded");
@@ -66,7 +71,7 @@ async fn read_whole(mut body: Incoming, limit: usize, grant: &mut Grant) -> Resu
         if size > limit {
             refusal = Some(too_large());
         } else if refusal.is_none() && !grant.grow(size) {
-            refusal = Some(Failure::new(Kind::Memory, "ERR too much memory is taken by requests under way"));
+            refusal = Some(no_memory());
         }
         if size > skipped {
             break;

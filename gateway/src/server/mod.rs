@@ -32,8 +32,8 @@ use crate::auth::Auth;
 use crate::command::{Rules, Scripts};
 use crate::config::{self, Config, Limits, Listen};
 use crate::listener::{Listener, Tls};
+use crate::memory::{Gauge, Memory};
 use crate::target::Target;
-use place::Gauge;
 use worker::{Order, Thread};
 
 pub(crate) use answer::Kind;
@@ -187,7 +187,7 @@ pub(crate) struct Shared {
     clients: Gauge,
     in_flight: Gauge,
     streams: Gauge,
-    memory: Gauge,
+    memory: Memory,
 }
 
 /// What a token opens.
@@ -225,7 +225,7 @@ impl Shared {
             clients: Gauge::new(limits.connections),
             in_flight: Gauge::new(limits.in_flight),
             streams: Gauge::new(limits.streams),
-            memory: Gauge::new(limits.memory),
+            memory: Memory::new(limits.memory),
         })
     }
 

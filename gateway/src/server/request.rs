@@ -15,11 +15,12 @@ use tokio::time::Instant;
 use super::answer::{Answer, Failure, Kind};
 use super::incoming;
 use super::outgoing::Outgoing;
-use super::place::{Among, Full, Grant, Place};
+use super::place::{Among, Full, Place};
 use super::route::Route;
 use super::worker::Worker;
 use super::{Role, details, health, scrape};
 use crate::listener::{Pulse, Underway};
+use crate::memory::Grant;
 use crate::reply::{Encoding, Format};
 
 impl Worker {
@@ -48,7 +49,7 @@ impl Worker {
         if self.shared.log_access {
             super::log::access(&id, &head.method, route, &answer, took);
         }
-        Ok(answer.into_response(pulse, underway, head.method == Method::HEAD, id))
+        Ok(answer.into_response(&self, pulse, underway, head.method == Method::HEAD, id))
     }
 
     async fn answer(
@@ -88,9 +89,10 @@ impl Worker {
                 let admitted = self.admit(route, head, Among::Streams);
                 // SDKs post an empty array, which means nothing.
                 incoming::skip(body, &head.headers, &self.shared).await;
-                let Admitted { tenant, place, .. } = admitted?;
+                let Admitted { tenant, place, memory, .. } = admitted?;
                 let answer = Box::pin(self.listen(route, head, tenant)).await?;
-                Ok(Answer { place: Some(place), sync_token: Some(self.ids.next()), ..answer })
+                let (place, memory) = (Some(place), Some(memory));
+                Ok(Answer { place, memory, sync_token: Some(self.ids.next()), ..answer })
             }
             Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
                 let admitted = match self.admit(route, head, Among::Requests) {
@@ -100,15 +102,15 @@ impl Worker {
                         return Err(failure);
                     }
                 };
-                let Admitted { tenant, format, place } = admitted;
+                let Admitted { tenant, format, place, mut memory } = admitted;
                 let performed = async {
-                    let (body, _memory) = incoming::read(body, &self.shared).await?;
-                    self.perform(route, head, &body, tenant, format).await
+                    let body = incoming::read(body, &self.shared).await?;
+                    self.perform(route, head, body, tenant, format, &mut memory).await
                 };
                 match performed.await {
                     Ok(mut answer) => {
                         answer.place = Some(place);
-                        answer.memory = Grant::held(&self.shared, answer.body.len());
+                        answer.memory = Some(memory);
                         answer.sync_token = Some(self.ids.next());
                         Ok(answer)
                     }
@@ -122,15 +124,17 @@ impl Worker {
     fn admit(&self, route: Route, head: &Parts, among: Among) -> Result<Admitted, Failure> {
         let tenant = self.tenant(head)?;
         let format = format(&head.headers, route)?;
-        if self.shared.memory.is_full() {
-            return Err(Failure::new(Kind::Memory, "ERR too much memory is taken by requests under way"));
-        }
         let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
             Full::Token => Failure::new(Kind::TokenBusy, "ERR max requests limit exceeded"),
             Full::All if among == Among::Streams => Failure::new(Kind::Busy, "ERR too many streams are open"),
             Full::All => Failure::new(Kind::Busy, "ERR too many requests are under way"),
         })?;
-        Ok(Admitted { tenant, format, place })
+        // Before Redis is asked: an answer that is not large always has its memory.
+        let mut memory = self.shared.memory.grant();
+        if !memory.reserve(ANSWER) {
+            return Err(incoming::no_memory());
+        }
+        Ok(Admitted { tenant, format, place, memory })
     }
 
     /// Whose token it is.
@@ -145,6 +149,8 @@ struct Admitted {
     tenant: usize,
     format: Format,
     place: Place,
+    /// For the answer.
+    memory: Grant,
 }
 
 /// The form of answers that is asked for.
@@ -166,6 +172,9 @@ fn format(headers: &HeaderMap, route: Route) -> Result<Format, Failure> {
         Some(_) => refusal("ERR `Upstash-Response-Format` has to be `json` or `resp2`"),
     }
 }
+
+/// Memory that is reserved for every answer.
+pub(super) const ANSWER: usize = 20 << 10;
 
 static ENCODING: HeaderName = HeaderName::from_static("upstash-encoding");
 static RESPONSE_FORMAT: HeaderName = HeaderName::from_static("upstash-response-format");

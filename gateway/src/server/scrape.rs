@@ -56,10 +56,10 @@ fn gauges(shared: &Shared, text: &mut Text) {
         ("streams_limit", "The most there may be.", shared.streams.most() as u64),
         (
             "memory_bytes",
-            "Memory that request bodies take, and answers that are not written yet.",
-            shared.memory.count() as u64,
+            "Memory that request bodies, replies of Redis and answers take, from before Redis is asked until they are written.",
+            shared.memory.gauge().count() as u64,
         ),
-        ("memory_limit_bytes", "The most they may take.", shared.memory.most() as u64),
+        ("memory_limit_bytes", "The most they may take.", shared.memory.gauge().most() as u64),
     ] {
         text.family(name, "gauge", help);
         text.sample(&[], value);

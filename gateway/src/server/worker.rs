@@ -250,9 +250,10 @@ async fn backends(shared: &Arc<Shared>) -> anyhow::Result<Box<[Backend]>> {
     let mut starting = JoinSet::new();
     for (number, tenant) in shared.tenants.iter().enumerate() {
         let (redis, connections) = (tenant.redis.clone(), tenant.connections);
-        let limits = shared.limits;
+        let (limits, memory) = (shared.limits, shared.memory.clone());
         starting.spawn_local(async move {
-            let backend = Backend::start(&redis, connections, limits.command_timeout, limits.response).await;
+            let backend =
+                Backend::start(&redis, connections, limits.command_timeout, limits.response, memory).await;
             (number, backend)
         });
     }

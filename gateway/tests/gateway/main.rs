@@ -14,6 +14,7 @@
 mod anything;
 mod dialect;
 mod listening;
+mod memory;
 mod operation;
 mod outages;
 mod paths;

@@ -112,8 +112,8 @@ async fn bodies_together_take_no_more_memory_than_there_is() {
     // Two that come slowly hold most of it.
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut socket = raw(&server, head("POST", "/set/k", "content-length: 500001\r\n")).await;
-        socket.write_all(&vec![b'x'; 500_000]).await.unwrap();
+        let mut socket = raw(&server, head("POST", "/set/k", "content-length: 480001\r\n")).await;
+        socket.write_all(&vec![b'x'; 480_000]).await.unwrap();
         slow.push(socket);
     }
     eventually("both are counted", async || metric(&server, "memory_bytes").await > 960_000).await;
@@ -131,7 +131,7 @@ async fn bodies_together_take_no_more_memory_than_there_is() {
     assert_eq!(metric(&server, "memory_bytes").await, 0);
     assert_eq!(server.post("/set/k", body).await.status, 200);
     // One alone may not take more either.
-    assert_eq!(server.post("/set/k", vec![b'y'; 1_500_000]).await.error().0, 503);
+    assert_eq!(server.post("/set/k", vec![b'y'; 1_480_000]).await.error().0, 503);
     assert_eq!(metric(&server, "memory_bytes").await, 0);
 }
 
@@ -166,20 +166,47 @@ async fn a_client_that_does_not_read_is_let_go_and_one_that_reads_slowly_is_not(
 }
 
 #[tokio::test]
-async fn answers_that_are_not_read_take_memory_from_new_requests() {
+async fn answers_that_are_not_read_take_memory_from_other_large_ones_and_not_from_small_ones() {
     let redis = Redis::start().await;
     let flags = ["--max-memory", "8MiB", "--write-timeout", "2s"];
     let server = Server::start_with(&redis.url(), &flags).await;
-    for _ in 0..2 {
-        server.client().await.send(request(hyper::Method::POST, "/append/k", vec![b'x'; 8 << 20])).await;
-    }
+    let mut client = server.client().await;
+    redis.ask(&["EVAL", "return redis.call('SET', 'k', string.rep('x', 6291456))", "0"]).await;
     let deaf = raw(&server, head("GET", "/get/k", "")).await;
-    eventually("the answer is counted", async || metric(&server, "memory_bytes").await > 15 << 20).await;
-    let answer = server.client().await.get("/ping").await;
-    assert_eq!(answer.error(), (503, "ERR too much memory is taken by requests under way"));
-    eventually("it is let go", async || server.client().await.get("/ping").await.status == 200).await;
+    eventually("the answer is counted", async || metric(&server, "memory_bytes").await > 6_000_000).await;
+    let answer = client.get("/get/k").await;
+    let thrown = "ERR too much memory is taken by requests under way: the answer was thrown away, what was sent has run";
+    assert_eq!(answer.error(), (503, thrown));
+    // In a pipeline, what has run is said to have run.
+    let answer = client.post("/pipeline", r#"[["INCR","n"],["GET","k"]]"#).await;
+    assert_eq!(answer.error(), (503, thrown));
+    assert_eq!(client.get("/get/n").await.raw(), (200, r#"{"result":"1"}"#));
+    eventually("it is let go", async || client.get("/get/k").await.status == 200).await;
     assert_eq!(metric(&server, "memory_bytes").await, 0);
     drop(deaf);
+}
+
+#[tokio::test]
+async fn every_answer_has_some_memory_before_redis_is_asked() {
+    let redis = Redis::start().await;
+    let flags = ["--max-memory", "1MiB", "--command-timeout", "20s"];
+    let server = Server::start_with(&redis.url(), &flags).await;
+    let mut client = server.client().await;
+    client.get("/set/n/0").await;
+    redis.signal("STOP").await;
+    let mut waiting = Vec::new();
+    for _ in 0..51 {
+        waiting.push(raw(&server, head("GET", "/incr/n", "connection: close\r\n")).await);
+    }
+    eventually("all wait", async || metric(&server, "memory_bytes").await == 51 * (20 << 10)).await;
+    let answer = client.get("/incr/n").await;
+    assert_eq!(answer.error(), (503, "ERR too much memory is taken by requests under way"));
+    redis.signal("CONT").await;
+    for mut socket in waiting {
+        assert!(heard(&mut socket).await.starts_with("HTTP/1.1 200"));
+    }
+    // What was refused has not run.
+    assert_eq!(client.get("/get/n").await.json["result"], "51");
 }
 
 #[tokio::test]
