@@ -76,8 +76,12 @@ pub struct Limits {
     pub streams: usize,
     /// The most client connections at once.
     pub connections: usize,
+    /// The most connections of one peer at once.
+    pub connections_per_peer: usize,
     /// The most bytes that request bodies and answers may take, until they are written.
     pub memory: usize,
+    /// How long the head of a request may take.
+    pub header_timeout: Duration,
     /// How long the body of a request may take.
     pub body_timeout: Duration,
     /// How long a client may read nothing of an answer.
@@ -127,6 +131,7 @@ impl Config {
             identity.is_none() || listen.tcp().is_some(),
             "TLS is not for a unix socket: leave out `tls_cert` and `tls_key`"
         );
+        let connections = set.max_connections.map_or(4096, |count| count.get());
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             listen,
@@ -143,8 +148,12 @@ impl Config {
                 pipeline: set.max_pipeline.map_or(1000, |count| count.get()),
                 in_flight: set.max_in_flight.map_or(1024, |count| count.get()),
                 streams: set.max_streams.map_or(1024, |count| count.get()),
-                connections: set.max_connections.map_or(4096, |count| count.get()),
+                connections,
+                connections_per_peer: set
+                    .max_connections_per_peer
+                    .map_or_else(|| (connections - connections / 4).max(1), |count| count.get()),
                 memory: set.max_memory.map_or(256 << 20, |size| size.get()),
+                header_timeout: set.header_timeout.map_or(Duration::from_secs(10), |span| span.get()),
                 body_timeout: set.body_timeout.map_or(Duration::from_secs(30), |span| span.get()),
                 write_timeout: set.write_timeout.map_or(Duration::from_secs(30), |span| span.get()),
                 idle_timeout: set.idle_timeout.map_or(Duration::from_mins(5), |span| span.get()),

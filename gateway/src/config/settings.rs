@@ -149,6 +149,13 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     pub(super) max_connections: Option<Count<1, 65_536>>,
 
+    /// The most connections of one peer, an address or an IPv6 network of 64 bits, at once; more are closed (1 to 65536)
+    /// [default: three quarters of --max-connections]
+    ///
+    /// A load balancer in front is one peer: it can use as many as this says. Unix sockets have no peers.
+    #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
+    pub(super) max_connections_per_peer: Option<Count<1, 65_536>>,
+
     /// The most memory for request bodies and answers, until they are written (1MiB to 64GiB) [default: 256MiB]
     ///
     /// 20 KiB are reserved for an answer before Redis is asked; without them the request is answered 503, and nothing has run. A
@@ -157,6 +164,13 @@ pub struct Settings {
     /// process takes up to 64 MiB more, and some ten KiB for each client connection.
     #[arg(long, env = "TOLLGATE_MAX_MEMORY", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_memory: Option<Size<{ MIB }, { 64 * GIB }>>,
+
+    /// How long the head of a request may take, from its first byte or from the beginning of the connection, a TLS handshake
+    /// included (100ms to 10m) [default: 10s]
+    ///
+    /// A connection on which nobody has shown a token may be idle for no longer either.
+    #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", value_name = "SPAN", help_heading = LIMITS)]
+    pub(super) header_timeout: Option<Span<100, 600_000>>,
 
     /// How long a request body may take to arrive (100ms to 10m) [default: 30s]
     #[arg(long, env = "TOLLGATE_BODY_TIMEOUT", value_name = "SPAN", help_heading = LIMITS)]
@@ -269,7 +283,9 @@ impl Settings {
             max_streams: self.max_streams.or(file.max_streams),
             max_streams_per_token: self.max_streams_per_token.or(file.max_streams_per_token),
             max_connections: self.max_connections.or(file.max_connections),
+            max_connections_per_peer: self.max_connections_per_peer.or(file.max_connections_per_peer),
             max_memory: self.max_memory.or(file.max_memory),
+            header_timeout: self.header_timeout.or(file.header_timeout),
             body_timeout: self.body_timeout.or(file.body_timeout),
             write_timeout: self.write_timeout.or(file.write_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use hyper::{Response, StatusCode};
 
 use super::ids::REQUEST_ID;
@@ -31,6 +33,8 @@ pub(crate) struct Answer {
     pub(crate) commands: usize,
     /// The methods that are allowed, if this one is not.
     pub(crate) allow: Option<&'static str>,
+    /// Whether the connection ends with it, over HTTP/1.
+    pub(crate) closes: bool,
     /// What clients of the dialect expect to be different on every answer.
     pub(crate) sync_token: Option<HeaderValue>,
     /// The place among the requests under way, which it keeps until it is written.
@@ -51,6 +55,7 @@ impl Answer {
             events: None,
             commands: 0,
             allow: None,
+            closes: false,
             sync_token: None,
             place: None,
             memory: None,
@@ -71,7 +76,9 @@ impl Answer {
         head: bool,
         id: HeaderValue,
     ) -> Response<Outgoing> {
-        let Self { status, content_type, body, pieces, events, allow, sync_token, place, memory, .. } = self;
+        let Self {
+            status, content_type, body, pieces, events, allow, closes, sync_token, place, memory, ..
+        } = self;
         let mut headers = HeaderMap::with_capacity(HEADERS);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(REQUEST_ID.clone(), id);
@@ -80,6 +87,9 @@ impl Answer {
         }
         if let Some(allow) = allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         // How long a large one would be, nobody knows before it is written.
         if head && pieces.is_none() {
@@ -116,6 +126,10 @@ pub(crate) struct Failure {
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// What frames or directs the request has no meaning, or two.
+    Framing,
+    /// The body is coded in a way that is not known.
+    Coding,
     /// The request is no command, or asks for a form that does not exist.
     Syntax,
     /// The command is not available over REST, or not to this token.
@@ -162,13 +176,17 @@ impl Failure {
         let format = self.format.unwrap_or(JSON);
         let mut body = Vec::with_capacity(self.text.len() + 16);
         write_failure(&mut body, &self.text, format);
-        Answer { allow: self.allow, ..Answer::new(self.kind.status(), format, body) }
+        // What follows may be meant in another way.
+        let closes = matches!(self.kind, Kind::Framing | Kind::Coding);
+        Answer { allow: self.allow, closes, ..Answer::new(self.kind.status(), format, body) }
     }
 }
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 19] = [
+        Self::Framing,
+        Self::Coding,
         Self::Syntax,
         Self::Refused,
         Self::Redis,
@@ -191,6 +209,8 @@ impl Kind {
     /// Its name in logs and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Framing => "framing",
+            Self::Coding => "coding",
             Self::Syntax => "syntax",
             Self::Refused => "refused",
             Self::Redis => "redis",
@@ -215,7 +235,8 @@ impl Kind {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             // The dialect knows one status for commands that fail, whoever refuses them.
-            Self::Syntax | Self::Refused | Self::Redis => StatusCode::BAD_REQUEST,
+            Self::Framing | Self::Syntax | Self::Refused | Self::Redis => StatusCode::BAD_REQUEST,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Path => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,

@@ -10,6 +10,7 @@ mod ids;
 mod incoming;
 mod log;
 mod outgoing;
+mod peers;
 mod perform;
 mod place;
 mod report;
@@ -17,9 +18,11 @@ mod request;
 mod route;
 mod scrape;
 mod stream;
+mod wire;
 mod worker;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
@@ -34,6 +37,7 @@ use crate::config::{self, Config, Limits, Listen};
 use crate::listener::{Listener, Tls};
 use crate::memory::{Gauge, Memory};
 use crate::target::Target;
+use peers::Peers;
 use worker::{Order, Thread};
 
 pub(crate) use answer::Kind;
@@ -112,7 +116,7 @@ impl Gateway {
         let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
         let admin = async {
             match &admin {
-                Some((listener, _)) => accept(listener, Role::Admin, &admin_places, &threads).await,
+                Some((listener, _)) => accept(listener, Role::Admin, &admin_places, &shared, &threads).await,
                 None => std::future::pending().await,
             }
         };
@@ -125,7 +129,7 @@ impl Gateway {
         };
         let result = tokio::select! {
             () = renewing => Ok(()),
-            () = accept(&listener, Role::Clients, &shared.connections, &threads) => Ok(()),
+            () = accept(&listener, Role::Clients, &shared.connections, &shared, &threads) => Ok(()),
             () = admin.as_mut() => Ok(()),
             () = stop => Ok(()),
             () = one_ends(&threads) => Err(anyhow!("a thread ended by itself; what it said before says why")),
@@ -157,10 +161,25 @@ async fn one_ends(threads: &[Thread]) {
 }
 
 /// Hands clients to the threads with the fewest.
-async fn accept(listener: &Listener, role: Role, places: &Arc<Semaphore>, threads: &[Thread]) {
+async fn accept(
+    listener: &Listener,
+    role: Role,
+    places: &Arc<Semaphore>,
+    shared: &Shared,
+    threads: &[Thread],
+) {
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(places).acquire_owned().await {
-        let accepted = listener.accept().await;
+        let (accepted, peer) = listener.accept().await;
+        let seat = match peer.filter(|_| role == Role::Clients).map(|peer| shared.peers.seat(peer)) {
+            // It is closed at once: what waits to be accepted stands in front of others.
+            Some(None) => {
+                shared.turned_away.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            seat => seat.flatten(),
+        };
+        let place = (place, seat);
         if let Some(thread) = threads.iter().min_by_key(|thread| thread.clients()) {
             thread.serve(accepted, role, place);
         }
@@ -184,6 +203,9 @@ pub(crate) struct Shared {
     threads: OnceLock<Box<[mpsc::WeakUnboundedSender<Order>]>>,
     /// Places for client connections, the one that is waited for included.
     connections: Arc<Semaphore>,
+    peers: Arc<Peers>,
+    /// Connections that were closed because their peer had its share.
+    turned_away: AtomicU64,
     clients: Gauge,
     in_flight: Gauge,
     streams: Gauge,
@@ -222,6 +244,8 @@ impl Shared {
             stopping,
             threads: OnceLock::new(),
             connections: Arc::new(Semaphore::new(limits.connections)),
+            peers: Arc::new(Peers::new(limits.connections_per_peer)),
+            turned_away: AtomicU64::new(0),
             clients: Gauge::new(limits.connections),
             in_flight: Gauge::new(limits.in_flight),
             streams: Gauge::new(limits.streams),

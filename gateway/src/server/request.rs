@@ -9,34 +9,46 @@ use std::rc::Rc;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Version};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Failure, Kind};
-use super::incoming;
+use super::incoming::{self, Body};
 use super::outgoing::Outgoing;
 use super::place::{Among, Full, Place};
 use super::route::Route;
 use super::worker::Worker;
-use super::{Role, details, health, scrape};
+use super::{Role, details, health, scrape, wire};
 use crate::listener::{Pulse, Underway};
 use crate::memory::Grant;
 use crate::reply::{Encoding, Format};
 
 impl Worker {
-    /// Answers a request, and takes down what became of it.
-    pub(crate) async fn respond(
+    /// Answers a request, and takes down what became of it. It counts as under way from this call on, not only from when the
+    /// future is first polled.
+    pub(crate) fn respond(
         self: Rc<Self>,
         request: Request<Incoming>,
         role: Role,
         pulse: Rc<Pulse>,
-    ) -> Result<Response<Outgoing>, Infallible> {
-        let begun = Instant::now();
+    ) -> impl Future<Output = Result<Response<Outgoing>, Infallible>> {
         let underway = Underway::new(Rc::clone(&pulse));
         let (head, body) = request.into_parts();
+        let body = Body::new(body, &pulse);
+        self.take_down((head, body), role, pulse, underway)
+    }
+
+    async fn take_down(
+        self: Rc<Self>,
+        (head, body): (Parts, Body),
+        role: Role,
+        pulse: Rc<Pulse>,
+        underway: Underway,
+    ) -> Result<Response<Outgoing>, Infallible> {
+        let begun = Instant::now();
         let route = Route::of(head.uri.path());
         let id = self.ids.of_request(&head.headers);
-        let answer = match self.answer(route, role, &head, body).await {
+        let mut answer = match self.answer(route, role, &head, body, &pulse).await {
             Ok(answer) => answer,
             Err(failure) => {
                 self.recorder.errors(failure.kind, 1);
@@ -44,6 +56,11 @@ impl Worker {
                 failure.answer()
             }
         };
+        // HTTP/2 ends a stream alone.
+        answer.closes = (answer.closes | pulse.take_left()) && head.version <= Version::HTTP_11;
+        if answer.events.is_some() {
+            pulse.stream();
+        }
         let took = begun.elapsed();
         self.recorder.request(route, answer.status, took, answer.body.len());
         if self.shared.log_access {
@@ -57,9 +74,16 @@ impl Worker {
         route: Route,
         role: Role,
         head: &Parts,
-        body: Incoming,
+        body: Body,
+        pulse: &Pulse,
     ) -> Result<Answer, Failure> {
-        let refusal = if !self.shared.has(route, role) {
+        if role == Role::Admin {
+            pulse.trust();
+        }
+        let framing = wire::problem(head);
+        let refusal = if framing.is_some() {
+            framing
+        } else if !self.shared.has(route, role) {
             Some(Failure::new(Kind::Path, "ERR there is nothing at this path"))
         } else if !route.takes(&head.method) {
             let failure = Failure::new(Kind::Method, "ERR method not allowed");
@@ -86,7 +110,7 @@ impl Worker {
                 Ok(Box::pin(scrape::metrics(&self.shared)).await)
             }
             Route::Subscribe | Route::PSubscribe | Route::Monitor => {
-                let admitted = self.admit(route, head, Among::Streams);
+                let admitted = self.admit(route, head, Among::Streams, pulse);
                 // SDKs post an empty array, which means nothing.
                 incoming::skip(body, &head.headers, &self.shared).await;
                 let Admitted { tenant, place, memory, .. } = admitted?;
@@ -95,7 +119,7 @@ impl Worker {
                 Ok(Answer { place, memory, sync_token: Some(self.ids.next()), ..answer })
             }
             Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
-                let admitted = match self.admit(route, head, Among::Requests) {
+                let admitted = match self.admit(route, head, Among::Requests, pulse) {
                     Ok(admitted) => admitted,
                     Err(failure) => {
                         incoming::skip(body, &head.headers, &self.shared).await;
@@ -121,8 +145,9 @@ impl Worker {
     }
 
     /// What can be said before the body is read.
-    fn admit(&self, route: Route, head: &Parts, among: Among) -> Result<Admitted, Failure> {
+    fn admit(&self, route: Route, head: &Parts, among: Among, pulse: &Pulse) -> Result<Admitted, Failure> {
         let tenant = self.tenant(head)?;
+        pulse.trust();
         let format = format(&head.headers, route)?;
         let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
             Full::Token => Failure::new(Kind::TokenBusy, "ERR max requests limit exceeded"),

@@ -1,5 +1,7 @@
 //! `GET /metrics`: what all threads have counted, and what is the case now.
 
+use std::sync::atomic::Ordering;
+
 use hyper::StatusCode;
 
 use super::Shared;
@@ -64,6 +66,12 @@ fn gauges(shared: &Shared, text: &mut Text) {
         text.family(name, "gauge", help);
         text.sample(&[], value);
     }
+    text.family(
+        "connections_turned_away_total",
+        "counter",
+        "Client connections closed because their peer had its share.",
+    );
+    text.sample(&[], shared.turned_away.load(Ordering::Relaxed));
     text.family("token_in_flight", "gauge", "Requests of a token under way.");
     for tenant in &shared.tenants {
         text.sample(&[("token", &tenant.name)], tenant.in_flight.count() as u64);

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::ids::Ids;
 use super::log::Complaints;
+use super::peers::Seat;
 use super::report::{Ask, Report};
 use super::{Role, Shared};
 use crate::backend::Backend;
@@ -42,8 +43,11 @@ pub(crate) struct Client {
     accepted: Accepted,
     role: Role,
     /// Its place among all connections.
-    place: OwnedSemaphorePermit,
+    place: Seated,
 }
+
+/// A place among all connections, and one among those of its peer.
+pub(crate) type Seated = (OwnedSemaphorePermit, Option<Seat>);
 
 impl Thread {
     /// Starts a thread, which lives until `stopping` is true or this value is gone.
@@ -96,7 +100,7 @@ impl Thread {
     }
 
     /// Hands it a client.
-    pub(crate) fn serve(&self, accepted: Accepted, role: Role, place: OwnedSemaphorePermit) {
+    pub(crate) fn serve(&self, accepted: Accepted, role: Role, place: Seated) {
         self.count.fetch_add(1, Ordering::Relaxed);
         // A thread that is gone drops the client.
         let _ = self.orders.send(Order::Serve(Client { accepted, role, place }));

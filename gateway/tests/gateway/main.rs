@@ -24,3 +24,4 @@ mod streams;
 mod support;
 mod tokens;
 mod topologies;
+mod wire;

@@ -275,3 +275,114 @@ async fn more_clients_than_the_limit_wait_to_be_accepted() {
     drop(one);
     assert!(heard(&mut third).await.ends_with(r#"{"result":"PONG"}"#));
 }
+
+/// Slow heads, handshakes and prefaces: whatever a client without a token can begin and not go on with.
+#[tokio::test]
+async fn a_head_that_does_not_come_holds_no_connection() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--header-timeout", "400ms"]).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    // A head that says it goes on, and does not.
+    let headers = [&settings[..], &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]].concat();
+    let refused = b"GET /get/k HTTP/1.1\r\nhost: gateway\r\n\r\n";
+    let begun = Instant::now();
+    let mut waiting = Vec::new();
+    for said in [
+        &b""[..],
+        b"G",
+        b"GET / HTTP/1.1\r\nhost: gateway\r\nx-more: ",
+        b"\r\n\r\n",
+        &preface[..5],
+        preface,
+        &settings,
+        &headers,
+        refused,
+        &[&refused[..], b"GET / HT"].concat(),
+    ] {
+        waiting.push((said.to_vec(), raw(&server, said).await));
+    }
+    // Bytes that come one by one make no difference.
+    let mut slow = raw(&server, "GET /").await;
+    let dripping = tokio::spawn(async move {
+        while slow.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    for (said, mut socket) in waiting {
+        let mut answer = Vec::new();
+        let closed = timeout(Duration::from_secs(8), socket.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "{} is held", String::from_utf8_lossy(&said));
+    }
+    timeout(Duration::from_secs(8), dripping).await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+
+    // Who has shown a token may be idle for longer, but not begin and stop.
+    let mut client = server.client().await;
+    assert_eq!(client.get("/ping").await.status, 200);
+    let mut stuck = raw(&server, head("GET", "/ping", "")).await;
+    let mut answer = [0; 12];
+    stuck.read_exact(&mut answer).await.unwrap();
+    stuck.write_all(b"GET /ping HT").await.unwrap();
+    heard_bytes(&mut stuck).await;
+    sleep(Duration::from_millis(600)).await;
+    assert_eq!(client.get("/ping").await.status, 200);
+    // Redis may take longer than a head.
+    redis.signal("STOP").await;
+    let mut patient = raw(&server, head("GET", "/ping", "connection: close\r\n")).await;
+    sleep(Duration::from_millis(700)).await;
+    redis.signal("CONT").await;
+    assert!(heard(&mut patient).await.ends_with(r#"{"result":"PONG"}"#));
+}
+
+/// Whatever comes until it is closed.
+async fn heard_bytes(socket: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(8), socket.read_to_end(&mut rest)).await.expect("it is closed");
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_all_connections_it_can_get_leaves_some_for_others() {
+    let redis = Redis::start().await;
+    let flags = ["--max-connections", "8", "--listen", "0.0.0.0:0"];
+    let server = Server::start_with(&redis.url(), &flags).await;
+    let dial = async |host: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 9, host], 0).into()).unwrap();
+        socket.connect(([127, 0, 0, 1], server.address.port()).into()).await.unwrap()
+    };
+    let ping = head("GET", "/ping", "");
+    let mut greedy = Vec::new();
+    for _ in 0..6 {
+        let mut socket = dial(1).await;
+        socket.write_all(ping.as_bytes()).await.unwrap();
+        socket.read_exact(&mut [0; 12]).await.unwrap();
+        greedy.push(socket);
+    }
+    // Its share is three quarters: more are closed.
+    for _ in 0..3 {
+        let mut socket = dial(1).await;
+        let _ = socket.write_all(ping.as_bytes()).await;
+        let mut nothing = Vec::new();
+        let _ =
+            timeout(Duration::from_secs(8), socket.read_to_end(&mut nothing)).await.expect("it is closed");
+        assert!(nothing.is_empty());
+    }
+    let mut other = dial(2).await;
+    other.write_all(head("GET", "/ping", "connection: close\r\n").as_bytes()).await.unwrap();
+    assert!(heard(&mut other).await.ends_with(r#"{"result":"PONG"}"#));
+    let (_, text) = {
+        let mut socket = dial(3).await;
+        socket.write_all(head("GET", "/metrics", "connection: close\r\n").as_bytes()).await.unwrap();
+        ((), heard(&mut socket).await)
+    };
+    assert!(text.contains("tollgate_gateway_connections_turned_away_total 3\n"), "{text}");
+    // One that leaves makes room.
+    greedy.pop();
+    eventually("there is room again", async || {
+        let mut socket = dial(1).await;
+        let _ = socket.write_all(ping.as_bytes()).await;
+        socket.read_exact(&mut [0; 12]).await.is_ok()
+    })
+    .await;
+}
