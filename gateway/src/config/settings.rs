@@ -68,7 +68,8 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_READ_FROM", value_name = "WHO", value_enum, help_heading = REDIS)]
     pub(super) read_from: Option<ReadFrom>,
 
-    /// Connections to Redis for each thread and token, each shared by many requests (1 to 64) [default: 1]
+    /// Connections to Redis for each thread, each shared by many requests, and by all tokens with the same Redis (1 to 64)
+    /// [default: 1]
     #[arg(long, env = "TOLLGATE_CONNECTIONS", value_name = "N", help_heading = REDIS)]
     pub(super) connections: Option<Count<1, 64>>,
 
@@ -97,7 +98,8 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_LISTEN_MODE", value_name = "MODE", help_heading = LISTENER)]
     pub(super) listen_mode: Option<Mode>,
 
-    /// Another address, for health and metrics without a token; `/health/detailed` and `/metrics` are then on no other
+    /// Another address, for health and metrics of all tokens, without a token; `/health/detailed` and `/metrics` are then on no
+    /// other
     #[arg(long, env = "TOLLGATE_ADMIN_LISTEN", value_name = "ADDRESS", help_heading = LISTENER)]
     pub(super) admin_listen: Option<Listen>,
 

@@ -191,6 +191,8 @@ pub(crate) struct Shared {
     auth: Auth,
     /// What the tokens open, in the order in which [`Auth`] counts them.
     tenants: Vec<Tenant>,
+    /// Each Redis, which tokens may share.
+    sources: Vec<Source>,
     /// What speaks TLS to clients.
     tls: Option<Tls>,
     limits: Limits,
@@ -212,11 +214,20 @@ pub(crate) struct Shared {
     memory: Memory,
 }
 
+/// A Redis, and how many connections each thread has to it.
+struct Source {
+    target: Target,
+    /// The most that one of its tokens asks for.
+    connections: usize,
+    /// The first of its tokens.
+    tenant: usize,
+}
+
 /// What a token opens.
 struct Tenant {
     name: String,
-    redis: Target,
-    connections: usize,
+    /// The number of its Redis.
+    source: usize,
     rules: Rules,
     in_flight: Gauge,
     streams: Gauge,
@@ -231,10 +242,16 @@ impl Shared {
             false => Auth::tokens(tenants.iter().filter_map(|tenant| tenant.token.clone())),
         };
         let scripts = Arc::<Scripts>::default();
-        let tenants = tenants.into_iter().map(|tenant| Tenant::new(tenant, Arc::clone(&scripts)));
+        let mut sources = Vec::new();
+        let tenants = tenants.into_iter().enumerate().map(|(number, tenant)| {
+            let source = Source::of(number, &tenant, &mut sources);
+            Tenant::new(tenant, source, Arc::clone(&scripts))
+        });
+        let tenants = tenants.collect::<anyhow::Result<_>>()?;
         Ok(Self {
             auth,
-            tenants: tenants.collect::<anyhow::Result<_>>()?,
+            tenants,
+            sources,
             tls: tls.as_ref().map(Tls::load).transpose()?,
             limits,
             drain,
@@ -268,13 +285,27 @@ impl Shared {
     }
 }
 
+impl Source {
+    /// The number of the Redis that a token opens. Tokens with the same server, user, database and the like share it.
+    fn of(number: usize, tenant: &config::Tenant, sources: &mut Vec<Self>) -> usize {
+        let connections = tenant.connections.get();
+        if let Some(known) = sources.iter().position(|source| source.target == tenant.redis) {
+            if let Some(source) = sources.get_mut(known) {
+                source.connections = source.connections.max(connections);
+            }
+            return known;
+        }
+        sources.push(Self { target: tenant.redis.clone(), connections, tenant: number });
+        sources.len() - 1
+    }
+}
+
 impl Tenant {
-    fn new(config: config::Tenant, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
-        let config::Tenant { name, redis, connections, rights, in_flight, streams, .. } = config;
+    fn new(config: config::Tenant, source: usize, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
+        let config::Tenant { name, rights, in_flight, streams, .. } = config;
         Ok(Self {
             name,
-            redis,
-            connections: connections.get(),
+            source,
             rules: Rules::new(rights, scripts)?,
             in_flight: Gauge::new(in_flight.unwrap_or(usize::MAX)),
             streams: Gauge::new(streams.unwrap_or(usize::MAX)),

@@ -97,17 +97,18 @@ impl Worker {
         }
         match route {
             Route::Health => Ok(health::live()),
-            Route::Ready => Ok(Box::pin(health::ready(&self.shared)).await),
+            Route::Ready => {
+                let tenant = self.tenant(head).ok();
+                Ok(Box::pin(health::ready(&self.shared, tenant, role)).await)
+            }
             Route::Details => {
                 // Others than the operator see what is theirs.
                 let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
                 Ok(Box::pin(details::details(&self.shared, tenant)).await)
             }
             Route::Metrics => {
-                if role != Role::Admin {
-                    self.tenant(head)?;
-                }
-                Ok(Box::pin(scrape::metrics(&self.shared)).await)
+                let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                Ok(Box::pin(scrape::metrics(&self.shared, tenant)).await)
             }
             Route::Subscribe | Route::PSubscribe | Route::Monitor => {
                 let admitted = self.admit(route, head, Among::Streams, pulse);

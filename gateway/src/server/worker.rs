@@ -14,7 +14,7 @@ use super::ids::Ids;
 use super::log::Complaints;
 use super::peers::Seat;
 use super::report::{Ask, Report};
-use super::{Role, Shared};
+use super::{Role, Shared, Tenant};
 use crate::backend::Backend;
 use crate::listener::{self, Accepted, Tls};
 use crate::metrics::Recorder;
@@ -116,7 +116,7 @@ impl Thread {
 /// A thread, seen from inside.
 pub(crate) struct Worker {
     pub(super) shared: Arc<Shared>,
-    /// The Redis of each tenant.
+    /// The Redis of each tenant; some are the same.
     pub(super) backends: Box<[Backend]>,
     pub(super) recorder: Recorder,
     pub(super) ids: Ids,
@@ -249,11 +249,11 @@ impl Drop for Counted {
     }
 }
 
-/// Connects to the Redis of every tenant, to all at once.
+/// Connects to every Redis, to all at once, and hands each to its tenants.
 async fn backends(shared: &Arc<Shared>) -> anyhow::Result<Box<[Backend]>> {
     let mut starting = JoinSet::new();
-    for (number, tenant) in shared.tenants.iter().enumerate() {
-        let (redis, connections) = (tenant.redis.clone(), tenant.connections);
+    for (number, source) in shared.sources.iter().enumerate() {
+        let (redis, connections) = (source.target.clone(), source.connections);
         let (limits, memory) = (shared.limits, shared.memory.clone());
         starting.spawn_local(async move {
             let backend =
@@ -267,5 +267,6 @@ async fn backends(shared: &Arc<Shared>) -> anyhow::Result<Box<[Backend]>> {
         backends.push((number, backend?));
     }
     backends.sort_by_key(|(number, _)| *number);
-    Ok(backends.into_iter().map(|(_, backend)| backend).collect())
+    let of = |tenant: &Tenant| backends.get(tenant.source).map(|(_, backend)| backend.share());
+    shared.tenants.iter().map(|tenant| of(tenant).context("a Redis is missing")).collect()
 }
