@@ -33,6 +33,10 @@ impl fmt::Display for Config {
             if may.is_empty() {
                 may.push("everything".to_owned());
             }
+            if !tenant.origins.is_empty() {
+                let origins: Vec<_> = tenant.origins.iter().map(ToString::to_string).collect();
+                may.push(format!("from web pages of {} too", origins.join(" and ")));
+            }
             if let Some(most) = tenant.in_flight {
                 may.push(format!("at most {most} requests at once"));
             }

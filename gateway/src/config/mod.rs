@@ -3,6 +3,7 @@
 mod address;
 mod describe;
 mod file;
+mod origin;
 mod redis;
 mod secret;
 mod settings;
@@ -21,6 +22,7 @@ use crate::cli::GatewayArgs;
 pub use crate::auth::Token;
 pub use crate::command::Rights;
 pub use address::{Listen, Mode};
+pub use origin::{Host, Origin};
 pub use settings::{LogFormat, Settings};
 pub use tenant::Tenant;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub admin_listen: Option<Listen>,
     /// The certificate to serve HTTPS with, and its key.
     pub tls: Option<Identity>,
+    /// Names by which those may ask for it who need no token.
+    pub hosts: Vec<Host>,
     /// The tokens, and what each opens. At least one; one without a token is alone.
     pub tenants: Vec<Tenant>,
     /// Worker threads.
@@ -138,6 +142,7 @@ impl Config {
             listen_mode: set.listen_mode.unwrap_or_default(),
             admin_listen: set.admin_listen,
             tls: identity,
+            hosts: set.hosts.unwrap_or_default(),
             tenants,
             threads: set.threads.map_or(cores, |threads| threads.at_least_one()),
             limits: Limits {

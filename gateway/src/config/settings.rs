@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use super::address::{Listen, Mode};
+use super::origin::{Host, Origin};
 use super::units::{Count, Size, Span};
 use crate::target::ReadFrom;
 
@@ -86,9 +87,22 @@ pub struct Settings {
     pub(super) token_file: Option<PathBuf>,
 
     /// Serve without a token: everyone who reaches the port owns the Redis
+    ///
+    /// But for web pages, which browsers let send requests from anywhere: those of other origins are refused, see --origins, and
+    /// so is a `Host` that may be a page's own, see --hosts.
     #[arg(long, env = "TOLLGATE_NO_AUTH", value_name = "BOOL", help_heading = TOKENS,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) no_auth: Option<bool>,
+
+    /// Origins whose web pages may use the gateway, such as `https://app.example`, with commas between; browsers are told so
+    /// (CORS), and pages of others are refused. What a page can read, everybody can who reads the page, its token included
+    #[arg(long, env = "TOLLGATE_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', help_heading = TOKENS)]
+    pub(super) origins: Option<Vec<Origin>>,
+
+    /// Names by which those may ask for the gateway who need no token, with commas between; addresses, `localhost`, names without a
+    /// dot and those below `local`, `internal`, `svc` and `test` need not be named
+    #[arg(long, env = "TOLLGATE_HOSTS", value_name = "HOSTS", value_delimiter = ',', help_heading = TOKENS)]
+    pub(super) hosts: Option<Vec<Host>>,
 
     /// The address to serve on: `host:port`, where port 0 takes a free one and logs it, or `unix:/path` [default: 127.0.0.1:8079]
     #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", help_heading = LISTENER)]
@@ -235,6 +249,7 @@ pub(super) struct TokenSettings {
     pub(super) commands: Vec<String>,
     #[serde(default)]
     pub(super) key_prefixes: Vec<String>,
+    pub(super) origins: Option<Vec<Origin>>,
     pub(super) max_in_flight: Option<Count<1, 65_536>>,
     pub(super) max_streams: Option<Count<1, 65_536>>,
 }
@@ -270,6 +285,8 @@ impl Settings {
             token_env: self.token_env.or(file.token_env),
             token_file: self.token_file.or(file.token_file),
             no_auth: self.no_auth.or(file.no_auth),
+            origins: self.origins.or(file.origins),
+            hosts: self.hosts.or(file.hosts),
             listen: self.listen.or(file.listen),
             listen_mode: self.listen_mode.or(file.listen_mode),
             admin_listen: self.admin_listen.or(file.admin_listen),

@@ -8,6 +8,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
+use super::browsers::Sharing;
 use super::ids::REQUEST_ID;
 use super::outgoing::{Kept, Outgoing};
 use super::place::Place;
@@ -35,6 +36,8 @@ pub(crate) struct Answer {
     pub(crate) allow: Option<&'static str>,
     /// Whether the connection ends with it, over HTTP/1.
     pub(crate) closes: bool,
+    /// What a browser is told about it.
+    pub(crate) sharing: Sharing,
     /// What clients of the dialect expect to be different on every answer.
     pub(crate) sync_token: Option<HeaderValue>,
     /// The place among the requests under way, which it keeps until it is written.
@@ -56,6 +59,7 @@ impl Answer {
             commands: 0,
             allow: None,
             closes: false,
+            sharing: Sharing::default(),
             sync_token: None,
             place: None,
             memory: None,
@@ -77,10 +81,24 @@ impl Answer {
         id: HeaderValue,
     ) -> Response<Outgoing> {
         let Self {
-            status, content_type, body, pieces, events, allow, closes, sync_token, place, memory, ..
+            status,
+            content_type,
+            body,
+            pieces,
+            events,
+            allow,
+            closes,
+            sharing,
+            sync_token,
+            place,
+            memory,
+            ..
         } = self;
         let mut headers = HeaderMap::with_capacity(HEADERS);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if !content_type.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        sharing.write(&mut headers);
         headers.insert(REQUEST_ID.clone(), id);
         if let Some(token) = sync_token {
             headers.insert(SYNC_TOKEN.clone(), token);
@@ -138,6 +156,8 @@ pub(crate) enum Kind {
     Redis,
     /// The token is missing or wrong.
     Token,
+    /// It comes from a web page that may not.
+    Origin,
     /// There is nothing at this path.
     Path,
     /// The method means nothing here.
@@ -184,13 +204,14 @@ impl Failure {
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Framing,
         Self::Coding,
         Self::Syntax,
         Self::Refused,
         Self::Redis,
         Self::Token,
+        Self::Origin,
         Self::Path,
         Self::Method,
         Self::SlowBody,
@@ -215,6 +236,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::Redis => "redis",
             Self::Token => "token",
+            Self::Origin => "origin",
             Self::Path => "path",
             Self::Method => "method",
             Self::SlowBody => "slow_body",
@@ -238,6 +260,7 @@ impl Kind {
             Self::Framing | Self::Syntax | Self::Refused | Self::Redis => StatusCode::BAD_REQUEST,
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Origin => StatusCode::FORBIDDEN,
             Self::Path => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,

@@ -4,6 +4,7 @@
 //! and a client stays with the thread that had the fewest when it came.
 
 mod answer;
+mod browsers;
 mod details;
 mod health;
 mod ids;
@@ -33,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::auth::Auth;
 use crate::command::{Rules, Scripts};
-use crate::config::{self, Config, Limits, Listen};
+use crate::config::{self, Config, Host, Limits, Listen, Origin};
 use crate::listener::{Listener, Tls};
 use crate::memory::{Gauge, Memory};
 use crate::target::Target;
@@ -200,6 +201,10 @@ pub(crate) struct Shared {
     log_access: bool,
     /// Whether health and metrics have an address of their own.
     has_admin: bool,
+    /// Whether clients come over a network, and may be browsers.
+    over_tcp: bool,
+    /// Names by which those may ask for it who need no token.
+    hosts: Vec<Host>,
     began: Instant,
     stopping: watch::Receiver<bool>,
     threads: OnceLock<Box<[mpsc::WeakUnboundedSender<Order>]>>,
@@ -229,13 +234,15 @@ struct Tenant {
     /// The number of its Redis.
     source: usize,
     rules: Rules,
+    /// Where web pages come from that may use it.
+    origins: Vec<Origin>,
     in_flight: Gauge,
     streams: Gauge,
 }
 
 impl Shared {
     fn new(config: Config, stopping: watch::Receiver<bool>) -> anyhow::Result<Self> {
-        let Config { tenants, limits, drain, admin_listen, log, tls, .. } = config;
+        let Config { listen, hosts, tenants, limits, drain, admin_listen, log, tls, .. } = config;
         let open = tenants.iter().any(|tenant| tenant.token.is_none());
         let auth = match open {
             true => Auth::open(),
@@ -257,6 +264,8 @@ impl Shared {
             drain,
             log_access: log.access,
             has_admin: admin_listen.is_some(),
+            over_tcp: listen.tcp().is_some(),
+            hosts,
             began: Instant::now(),
             stopping,
             threads: OnceLock::new(),
@@ -302,11 +311,12 @@ impl Source {
 
 impl Tenant {
     fn new(config: config::Tenant, source: usize, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
-        let config::Tenant { name, rights, in_flight, streams, .. } = config;
+        let config::Tenant { name, rights, origins, in_flight, streams, .. } = config;
         Ok(Self {
             name,
             source,
             rules: Rules::new(rights, scripts)?,
+            origins,
             in_flight: Gauge::new(in_flight.unwrap_or(usize::MAX)),
             streams: Gauge::new(streams.unwrap_or(usize::MAX)),
         })

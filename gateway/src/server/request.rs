@@ -56,6 +56,7 @@ impl Worker {
                 failure.answer()
             }
         };
+        answer.sharing = self.shared.sharing(&head, role);
         // HTTP/2 ends a stream alone.
         answer.closes = (answer.closes | pulse.take_left()) && head.version <= Version::HTTP_11;
         if answer.events.is_some() {
@@ -80,9 +81,15 @@ impl Worker {
         if role == Role::Admin {
             pulse.trust();
         }
-        let framing = wire::problem(head);
-        let refusal = if framing.is_some() {
-            framing
+        let problem = wire::problem(head).or_else(|| self.shared.page_refusal(head, route, role));
+        if problem.is_none()
+            && let Some(preflight) = self.shared.preflight(head, role)
+        {
+            incoming::skip(body, &head.headers, &self.shared).await;
+            return Ok(preflight);
+        }
+        let refusal = if problem.is_some() {
+            problem
         } else if !self.shared.has(route, role) {
             Some(Failure::new(Kind::Path, "ERR there is nothing at this path"))
         } else if !route.takes(&head.method) {
@@ -148,6 +155,9 @@ impl Worker {
     /// What can be said before the body is read.
     fn admit(&self, route: Route, head: &Parts, among: Among, pulse: &Pulse) -> Result<Admitted, Failure> {
         let tenant = self.tenant(head)?;
+        if let Some(refusal) = self.shared.origin_refusal(head, tenant) {
+            return Err(refusal);
+        }
         pulse.trust();
         let format = format(&head.headers, route)?;
         let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {

@@ -12,6 +12,7 @@
 )]
 
 mod anything;
+mod browsers;
 mod dialect;
 mod listening;
 mod memory;
