@@ -48,6 +48,11 @@ impl Auth {
         Self(None)
     }
 
+    /// Whether that is everyone.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The number of the token that is presented, as `Authorization: Bearer …`, or, without such a header, as the
     /// parameter `_token` of the query.
     pub(crate) fn admits(&self, headers: &HeaderMap, query: Option<&str>) -> Option<usize> {

@@ -40,7 +40,7 @@ pub fn conversation(pieces: &[&[u8]], asked: usize, largest: usize) -> Vec<(Stri
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return Vec::new() };
     runtime.block_on(async {
         let (ours, mut theirs) = tokio::io::duplex(1 << 16);
-        let (connection, driver) = Connection::new(ours, largest);
+        let (connection, driver) = Connection::new(ours, largest, crate::memory::Memory::new(1 << 30));
         let driver = tokio::spawn(driver);
         let answers: Vec<_> = (0..3).map(|_| connection.ask(Bytes::from_static(b"x"), asked)).collect();
         for piece in pieces {

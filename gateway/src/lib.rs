@@ -29,6 +29,7 @@ pub mod config;
 pub mod fuzzing;
 mod listener;
 mod log;
+mod memory;
 mod metrics;
 mod pem;
 mod relay;
@@ -65,6 +66,7 @@ fn gateway(args: GatewayArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     log::to_stderr(&config.log)?;
+    memory::give_back_what_is_large();
     raise_open_files(config.limits.connections);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,14 +1,15 @@
-//! From what Redis answered to what the dialect says, written into one buffer without a tree in between.
+//! From what Redis answered to what the dialect says, written without a tree in between: small answers into one buffer, large
+//! ones piece by piece as the client takes them, because JSON may be six times as large as what it says.
 //!
 //! Values have the shapes of RESP2: nil is null, integers are numbers, everything else is a string or an array. Errors
 //! keep the text Redis gave them, because clients match on the code in front (`NOSCRIPT …`).
 
-use std::io::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::backend::Replies;
+use bytes::{Buf as _, Bytes};
+
+use crate::backend::{Each, Replies};
 use crate::command::{Batch, Entry, Sending};
 use crate::resp::{Item, Reader};
 
@@ -93,7 +94,7 @@ pub(crate) fn write_results(batch: &Batch, replies: &Replies, format: Format) ->
                 }
                 None => {
                     unanswered += 1;
-                    write_failure(&mut out, "ERR redis gave no reply", format);
+                    write_failure(&mut out, NO_REPLY, format);
                 }
             },
         }
@@ -102,6 +103,233 @@ pub(crate) fn write_results(batch: &Batch, replies: &Replies, format: Format) ->
         out.push(b']');
     }
     Results { body: out, refused, errors, unanswered }
+}
+
+/// The answers to commands, written piece by piece. What Redis sent is kept until it is written, and nothing else is.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    entries: std::vec::IntoIter<Entry>,
+    replies: Each,
+    format: Format,
+    /// Whether this is an array of answers.
+    several: bool,
+    /// Bytes that Redis sent for it.
+    came: usize,
+    state: State,
+    /// The answer at hand, if it is large.
+    value: Option<Value>,
+    sizes: Sizes,
+}
+
+/// How far an answer has been written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Begun,
+    Over,
+}
+
+/// In bytes.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// Pieces are about as large.
+    piece: usize,
+    /// What is written of a string at once.
+    chunk: usize,
+}
+
+impl Pieces {
+    /// The answers to all commands, or to the only one.
+    pub(crate) fn new(entries: Vec<Entry>, replies: Replies, format: Format, several: bool) -> Self {
+        let sizes = Sizes { piece: PIECE, chunk: CHUNK };
+        let came = replies.size();
+        let (entries, replies) = (entries.into_iter(), replies.each());
+        Self { entries, replies, format, several, came, state: State::New, value: None, sizes }
+    }
+
+    /// Bytes that Redis sent for it: how many it becomes, nobody knows before it is written.
+    pub(crate) fn came(&self) -> usize {
+        self.came
+    }
+
+    /// Whether there is no more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    /// The next piece; nothing after the last.
+    pub(crate) fn next_piece(&mut self) -> Option<Bytes> {
+        if self.is_over() {
+            return None;
+        }
+        let json = matches!(self.format, Format::Json(_));
+        let Sizes { piece, chunk } = self.sizes;
+        let mut out = Vec::with_capacity(piece + LARGEST_AS_TEXT * chunk);
+        while out.len() < piece {
+            if let Some(value) = &mut self.value {
+                if value.write(&mut out, self.sizes) {
+                    self.value = None;
+                    out.extend_from_slice(if json { b"}" } else { b"" });
+                }
+                continue;
+            }
+            let separator = match (json && self.several, self.state) {
+                (false, _) => &b""[..],
+                (true, State::New) => b"[",
+                (true, _) => b",",
+            };
+            match self.entries.next() {
+                Some(entry) => {
+                    out.extend_from_slice(separator);
+                    self.state = State::Begun;
+                    self.begin(&entry, &mut out);
+                }
+                None => {
+                    out.extend_from_slice(if json && self.several { b"]" } else { b"" });
+                    self.state = State::Over;
+                    break;
+                }
+            }
+        }
+        Some(out.into())
+    }
+
+    /// Writes the answer to a command, or begins to.
+    fn begin(&mut self, entry: &Entry, out: &mut Vec<u8>) {
+        let sending = match entry {
+            Entry::Refused(text) => return write_failure(out, text, self.format),
+            Entry::Send(sending) => sending,
+        };
+        let reply = match self.replies.next() {
+            Some(Ok(reply)) => reply,
+            Some(Err(failure)) => return write_failure(out, &failure.to_string(), self.format),
+            None => return write_failure(out, NO_REPLY, self.format),
+        };
+        if reply.len() <= self.sizes.chunk || error(&reply).is_some() {
+            return write_result(out, sending, &reply, self.format);
+        }
+        match self.format {
+            Format::Resp2 => self.value = Some(Value::new(reply, None)),
+            Format::Json(_) if is_too_deep(&reply) => write_error(out, TOO_DEEP),
+            Format::Json(encoding) => {
+                out.extend_from_slice(br#"{"result":"#);
+                self.value = Some(Value::new(reply, Some(encoding)));
+            }
+        }
+    }
+}
+
+/// A large reply that is being written.
+#[derive(Debug)]
+struct Value {
+    /// What is left of it.
+    rest: Bytes,
+    /// How its strings are written; nothing when it is written as it is.
+    encoding: Option<Encoding>,
+    /// How many values are missing in each array we are inside of.
+    open: Vec<u64>,
+    /// What is left of the string at hand.
+    string: Option<Bytes>,
+}
+
+impl Value {
+    fn new(reply: Bytes, encoding: Option<Encoding>) -> Self {
+        Self { rest: reply, encoding, open: Vec::new(), string: None }
+    }
+
+    /// Writes about a piece of it; `true` when that was the last.
+    fn write(&mut self, out: &mut Vec<u8>, sizes: Sizes) -> bool {
+        let Some(encoding) = self.encoding else {
+            let part = self.rest.split_to(self.rest.len().min(sizes.piece));
+            out.extend_from_slice(&part);
+            return self.rest.is_empty();
+        };
+        while out.len() < sizes.piece {
+            if let Some(string) = &mut self.string {
+                let part = string.split_to(cut(string, sizes.chunk, encoding));
+                match encoding {
+                    Encoding::Text => write_lossy(out, &part),
+                    Encoding::Base64 => out.extend_from_slice(STANDARD.encode(&part).as_bytes()),
+                }
+                if !string.is_empty() {
+                    continue;
+                }
+                out.push(b'"');
+                self.string = None;
+            } else {
+                let mut reader = Reader(&self.rest);
+                // It was found complete.
+                let Some(item) = reader.next() else { return true };
+                let read = self.rest.len() - reader.0.len();
+                match item {
+                    Item::Status(text) | Item::Bulk(text) | Item::Error(text) if text.len() > sizes.chunk => {
+                        self.string = Some(self.rest.slice_ref(text));
+                        self.rest.advance(read);
+                        out.push(b'"');
+                        continue;
+                    }
+                    Item::Status(text) | Item::Bulk(text) | Item::Error(text) => {
+                        write_string(out, text, encoding);
+                    }
+                    Item::Integer(digits) => out.extend_from_slice(digits),
+                    Item::Nil => out.extend_from_slice(b"null"),
+                    Item::Array(0) => out.extend_from_slice(b"[]"),
+                    Item::Array(elements) => {
+                        out.push(b'[');
+                        self.open.push(elements);
+                        self.rest.advance(read);
+                        continue;
+                    }
+                }
+                self.rest.advance(read);
+            }
+            if close(out, &mut self.open) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// How much of a string is written at once: what lies behind never changes what was before it.
+fn cut(string: &[u8], most: usize, encoding: Encoding) -> usize {
+    if string.len() <= most {
+        return string.len();
+    }
+    match encoding {
+        // A multiple of what becomes four characters.
+        Encoding::Base64 => (most - most % 3).max(3).min(string.len()),
+        Encoding::Text => {
+            // In front of a character. Four bytes that go on with one, in a row, are none.
+            let goes_on = |at: &usize| string.get(*at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+            (most.saturating_sub(3)..=most).rev().find(|at| *at > 0 && !goes_on(at)).unwrap_or(most)
+        }
+    }
+}
+
+/// Whether a reply has more than [`DEEPEST`] arrays inside of each other.
+fn is_too_deep(reply: &[u8]) -> bool {
+    let mut open: Vec<u64> = Vec::new();
+    for item in Reader(reply) {
+        match item {
+            Item::Array(elements @ 1..) => {
+                if open.len() == DEEPEST {
+                    return true;
+                }
+                open.push(elements);
+            }
+            _ => {
+                while let Some(missing) = open.last_mut() {
+                    *missing -= 1;
+                    if *missing > 0 {
+                        break;
+                    }
+                    open.pop();
+                }
+            }
+        }
+    }
+    false
 }
 
 /// An error that does not come from Redis.
@@ -138,10 +366,10 @@ fn write_reply(out: &mut Vec<u8>, reply: &[u8], encoding: Encoding) {
                 out.push(b'}');
             } else {
                 out.truncate(start);
-                write_error(out, b"ERR the reply of redis is nested too deeply");
+                write_error(out, TOO_DEEP);
             }
         }
-        None => write_error(out, b"ERR redis gave no reply"),
+        None => write_error(out, NO_REPLY.as_bytes()),
     }
 }
 
@@ -182,18 +410,25 @@ fn write_value(out: &mut Vec<u8>, first: Item<'_>, rest: &mut Reader<'_>, encodi
                 continue;
             }
         }
-        loop {
-            let Some(missing) = open.last_mut() else { return Some(()) };
-            *missing -= 1;
-            if *missing > 0 {
-                out.push(b',');
-                break;
-            }
-            out.push(b']');
-            open.pop();
+        if close(out, &mut open) {
+            return Some(());
         }
         item = rest.next()?;
     }
+}
+
+/// A value is written, and with it perhaps the arrays it was the last element of; `true` when all are.
+fn close(out: &mut Vec<u8>, open: &mut Vec<u64>) -> bool {
+    while let Some(missing) = open.last_mut() {
+        *missing -= 1;
+        if *missing > 0 {
+            out.push(b',');
+            return false;
+        }
+        out.push(b']');
+        open.pop();
+    }
+    true
 }
 
 fn write_string(out: &mut Vec<u8>, bytes: &[u8], encoding: Encoding) {
@@ -209,13 +444,17 @@ fn write_string(out: &mut Vec<u8>, bytes: &[u8], encoding: Encoding) {
 
 fn write_text(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
+    write_lossy(out, bytes);
+    out.push(b'"');
+}
+
+fn write_lossy(out: &mut Vec<u8>, bytes: &[u8]) {
     for chunk in bytes.utf8_chunks() {
         write_escaped(out, chunk.valid().as_bytes());
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
-    out.push(b'"');
 }
 
 /// Copies runs of plain bytes at once; only what JSON forbids inside a string is replaced.
@@ -231,14 +470,29 @@ fn write_escaped(out: &mut Vec<u8>, mut text: &[u8]) {
             b'\n' => out.extend_from_slice(br"\n"),
             b'\r' => out.extend_from_slice(br"\r"),
             b'\t' => out.extend_from_slice(br"\t"),
-            control => _ = write!(out, "\\u{control:04x}"),
+            control => {
+                let digit = |number: u8| HEX.get(usize::from(number)).copied().unwrap_or(b'0');
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(control >> 4), digit(control & 15)]);
+            }
         }
     }
     out.extend_from_slice(text);
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// What `{"result":[1,99,60000]}` takes, with room to spare.
 const USUAL_RESULT: usize = 48;
+
+const NO_REPLY: &str = "ERR redis gave no reply";
+const TOO_DEEP: &[u8] = b"ERR the reply of redis is nested too deeply";
+
+/// Bytes of a piece, and of what is written of a string at once.
+const PIECE: usize = 32 << 10;
+const CHUNK: usize = 4 << 10;
+
+/// A byte becomes that many at most: `\u0000`.
+const LARGEST_AS_TEXT: usize = 6;
 
 /// Parsers of JSON give up at a depth; those of the clients bear more than this.
 const DEEPEST: usize = 128;
@@ -339,7 +593,62 @@ mod tests {
         }
     }
 
+    #[test]
+    fn strings_are_cut_where_no_character_is() {
+        let whole = "aé😀\u{fffd}b".as_bytes();
+        for bytes in
+            [whole, &[b'x'; 40][..], &[0x80; 40], b"\xf0\x9f\x98", b"\xe9\x80\x80\x80\x80\x80\x80\x80\x80"]
+        {
+            for most in 1..bytes.len() {
+                let (mut rest, mut text) = (bytes, String::new());
+                while !rest.is_empty() {
+                    let (part, more) = rest.split_at(cut(rest, most, Encoding::Text));
+                    assert!(!part.is_empty());
+                    text += &String::from_utf8_lossy(part);
+                    rest = more;
+                }
+                assert!(most < 4 || text == String::from_utf8_lossy(bytes), "{most} {bytes:?}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn pieces_of_any_size_are_the_whole(
+            replies in prop::collection::vec(replies(), 1..5),
+            text in prop::collection::vec(any::<char>(), 0..60),
+            (piece, chunk) in (1_usize..200, 4_usize..40),
+            resp2: bool,
+            base64: bool,
+            several: bool,
+        ) {
+            let encoding = if base64 { Encoding::Base64 } else { Encoding::Text };
+            let format = if resp2 { Format::Resp2 } else { Format::Json(encoding) };
+            let text: String = text.into_iter().collect();
+            let mut replies = replies;
+            replies.push([format!("${}\r\n", text.len()).as_bytes(), text.as_bytes(), b"\r\n"].concat());
+            let first = usize::from(!several) * (replies.len() - 1);
+            let replies = &replies[first..];
+            let names = vec![r#"["PING"]"#; replies.len()].join(",");
+            let rules = crate::command::Rules::default();
+            let batch = crate::command::parse_pipeline(format!("[{names}]").as_bytes(), 100, &rules).unwrap();
+            let came = Replies::whole(replies.concat().into(), replies.len());
+            let mut whole = Vec::new();
+            if several {
+                whole = write_results(&batch, &came, format).body;
+            } else if let Some(sending) = batch.sending().next() {
+                write_result(&mut whole, sending, &replies[0], format);
+            }
+            let mut pieces = Pieces::new(batch.into_entries(), came, format, several);
+            pieces.sizes = Sizes { piece, chunk };
+            let mut joined = Vec::new();
+            while let Some(part) = pieces.next_piece() {
+                prop_assert!(part.len() <= piece + LARGEST_AS_TEXT * chunk + 200);
+                joined.extend_from_slice(&part);
+            }
+            prop_assert_eq!(String::from_utf8_lossy(&joined), String::from_utf8_lossy(&whole));
+        }
+
         #[test]
         fn every_reply_becomes_the_json_that_says_the_same(reply in replies()) {
             let value = parse_redis_value(&reply).unwrap();

@@ -134,6 +134,11 @@ impl Scanner {
         self.at
     }
 
+    /// Bytes that are announced and still to come.
+    pub(crate) fn missing(&self) -> usize {
+        self.string
+    }
+
     /// The scanned bytes were taken away: what comes next begins at zero.
     pub(crate) fn rebase(&mut self) {
         self.at = 0;

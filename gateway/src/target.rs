@@ -13,8 +13,8 @@ use serde::Deserialize;
 pub use tls::TlsFiles;
 pub(crate) use tls::{Tls, TlsError};
 
-/// One Redis, whatever its topology.
-#[derive(Clone)]
+/// One Redis, whatever its topology. Two that are equal can share connections.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     /// Where it is.
     pub(crate) place: Place,

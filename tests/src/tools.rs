@@ -171,6 +171,11 @@ pub fn wasm_opt() -> Result<PathBuf> {
     js_program("binaryen/bin/wasm-opt")
 }
 
+/// Chromium, on the path.
+pub fn chromium() -> Result<PathBuf> {
+    on_path("chromium").context("there is no `chromium`: install Debian's package `chromium`")
+}
+
 /// What drives Chromium: `$CHROMEDRIVER`, else the one on the path.
 pub fn chromedriver() -> Result<PathBuf> {
     let set = env::var_os("CHROMEDRIVER").filter(|value| !value.is_empty()).map(PathBuf::from);

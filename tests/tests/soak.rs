@@ -25,6 +25,7 @@ async fn memory_is_flat_and_answers_are_right_whoever_else_is_connected() {
         patience: Duration::from_secs(2),
         busy: 8,
         slow: 40,
+        deaf: 40,
         leaving: 60,
         warm_up: Duration::from_secs(8),
         watched: Duration::from_secs(12),

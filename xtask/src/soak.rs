@@ -19,7 +19,8 @@ pub(crate) struct Options {
     /// Minutes for which memory is watched; a warm-up of a fifth of that comes before.
     #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
-    /// Clients: most ask now and then, one in twenty reads slowly, and as many leave and come again.
+    /// Clients: most ask now and then, one in twenty reads slowly, as many read nothing, and as many leave and
+    /// come again.
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(100..=30_000))]
     connections: u32,
 }
@@ -32,10 +33,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let clients = options.connections as usize;
     let rude = clients / 20;
     let soak = Soak {
-        patient: clients - 2 * rude - BUSY,
+        patient: clients - 3 * rude - BUSY,
         patience: Duration::from_secs(5),
         busy: BUSY,
         slow: rude,
+        deaf: rude,
         leaving: rude,
         warm_up: watched / 5,
         watched,
@@ -56,12 +58,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let outcome = outcome.await?;
         let [patient, busy] = &outcome.reports;
         println!(
-            "patient clients: {} right answers, p99 {:.1?}; busy: {}, p99 {:.1?}; slow: {} large answers begun; {} departures",
+            "patient clients: {} right answers, p99 {:.1?}; busy: {}, p99 {:.1?}; slow: {} large answers begun; deaf: {}; {} departures",
             patient.answers(),
             patient.quantile(0.99),
             busy.answers(),
             busy.quantile(0.99),
             outcome.slow_answers,
+            outcome.unread_answers,
             outcome.departures
         );
         if let Some((first, last)) = outcome.peaks() {

@@ -3,6 +3,9 @@
 //! Requests are written in the order they come, as many at once as there are; replies come back in the same order, so
 //! those of one request lie side by side and are handed over as they are. Nothing is ever written twice: when the connection
 //! ends, each request is told how many of its replies came, and that the rest may have run.
+//!
+//! Redis says how long a string is before it sends it. So memory is asked for before it is needed, and replies for which there is
+//! none are thrown away as they come: to leave them in the socket would hold up all others that share the connection.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,12 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
+use crate::memory::{Grant, Memory};
 use crate::resp::{Malformed, Scanner};
 
 /// A handle on a connection. The connection closes when the last one is gone and everything asked is answered.
@@ -66,6 +70,8 @@ pub(crate) enum Broken {
     Late(Duration),
     /// The replies are larger than this many bytes, and were thrown away.
     TooLarge(usize),
+    /// There was no memory for the replies, and they were thrown away.
+    NoMemory,
 }
 
 /// Why a connection ended.
@@ -83,8 +89,12 @@ pub(crate) enum End {
 
 impl Connection {
     /// A connection over `stream`, and what drives it: the connection lives while that is polled. Replies to one
-    /// request may take `largest` bytes.
-    pub(crate) fn new<S: AsyncRead + AsyncWrite + Unpin>(stream: S, largest: usize) -> (Self, Driver<S>) {
+    /// request may take `largest` bytes, if there is `memory` for them.
+    pub(crate) fn new<S: AsyncRead + AsyncWrite + Unpin>(
+        stream: S,
+        largest: usize,
+        memory: Memory,
+    ) -> (Self, Driver<S>) {
         let (sender, messages) = mpsc::unbounded_channel();
         let driver = Driver {
             stream,
@@ -95,6 +105,8 @@ impl Connection {
             waiting: VecDeque::new(),
             received: BytesMut::new(),
             scanner: Scanner::default(),
+            grant: memory.grant(),
+            memory,
             largest,
         };
         (Self(Arc::new(Handle { messages: sender, asked: AtomicU64::new(0) })), driver)
@@ -166,7 +178,8 @@ struct Waiting {
     /// Where the last reply that came ends.
     end: usize,
     has_error: bool,
-    too_large: bool,
+    /// Why its replies are thrown away, if they are.
+    thrown_away: Option<Broken>,
     /// Nothing when the replies are only awaited to be thrown away.
     answer: Option<oneshot::Sender<Answer>>,
 }
@@ -184,6 +197,9 @@ pub(crate) struct Driver<S> {
     /// What came for the first of `waiting`, and behind it perhaps for others.
     received: BytesMut,
     scanner: Scanner,
+    memory: Memory,
+    /// What the replies to the first of `waiting` take.
+    grant: Grant,
     largest: usize,
 }
 
@@ -209,11 +225,11 @@ impl<S> Driver<S> {
     /// Tells every request what became of it: there is nothing more to come.
     fn settle(&mut self) {
         while let Some(mut waiting) = self.waiting.pop_front() {
-            let replies = self.received.split_to(waiting.end.min(self.received.len())).freeze();
+            let replies = self.grant.split(&mut self.received, waiting.end);
             let answer = if waiting.begins >= self.outbox.written {
                 Answer::missing(Broken::NotSent)
-            } else if waiting.too_large {
-                Answer::missing(Broken::TooLarge(self.largest))
+            } else if let Some(why) = waiting.thrown_away {
+                Answer::missing(why)
             } else {
                 let Waiting { came: count, has_error, .. } = waiting;
                 Answer { replies, count, has_error, failure: Some(Broken::Lost) }
@@ -227,6 +243,11 @@ impl Waiting {
     /// Who does not wait any more has no use for an answer.
     fn send(&mut self, answer: Answer) {
         let _ = self.answer.take().map(|waiting| waiting.send(answer));
+    }
+
+    /// Whether nobody waits any more.
+    fn is_given_up(&self) -> bool {
+        self.answer.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 }
 
@@ -267,7 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                             came: 0,
                             end: 0,
                             has_error: false,
-                            too_large: false,
+                            thrown_away: None,
                             answer: Some(answer),
                         });
                         self.outbox.push(resp);
@@ -285,17 +306,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let Some(waiting) = self.waiting.get_mut(place) else { return };
         // Replies for others than the first have not come.
         let replies = if place == 0 { self.received.get(..waiting.end).unwrap_or_default() } else { &[] };
+        let late = Broken::Late(patience);
         let answer = Answer {
-            replies: Bytes::copy_from_slice(replies),
-            count: if waiting.too_large { 0 } else { waiting.came },
+            replies: self.memory.hold(Bytes::copy_from_slice(replies)),
+            count: if waiting.thrown_away.is_some() { 0 } else { waiting.came },
             has_error: waiting.has_error,
-            failure: Some(if waiting.too_large {
-                Broken::TooLarge(self.largest)
-            } else {
-                Broken::Late(patience)
-            }),
+            failure: Some(waiting.thrown_away.unwrap_or(late)),
         };
         waiting.send(answer);
+        // What is still to come is for nobody.
+        waiting.thrown_away = Some(late);
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -325,8 +345,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
-            self.received.reserve(CHUNK);
-            match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.received)) {
+            // There is memory for what is announced, or else it is thrown away.
+            let announced = match self.waiting.front() {
+                Some(first) if first.thrown_away.is_none() => self.scanner.missing().min(self.largest),
+                _ => 0,
+            };
+            self.received.reserve(announced.saturating_add(CHUNK));
+            // What comes behind that is for others, and is copied from behind a large reply.
+            let most = announced.saturating_add(AHEAD);
+            let mut received = (&mut self.received).limit(most);
+            match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut received)) {
                 Err(error) => return Poll::Ready(End::Failed(error)),
                 Ok(0) => return Poll::Ready(End::Closed),
                 Ok(_) => {}
@@ -350,11 +378,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 first.has_error |= self.received.get(first.end) == Some(&b'-');
                 first.end = self.scanner.position();
             }
-            if first.too_large || self.scanner.position() > self.largest {
-                first.too_large = true;
+            let announced = self.scanner.position().saturating_add(self.scanner.missing());
+            if first.thrown_away.is_none() {
+                if announced > self.largest {
+                    first.thrown_away = Some(Broken::TooLarge(self.largest));
+                } else if !self.grant.grow(announced) || !self.grant.is_empty() && first.is_given_up() {
+                    first.thrown_away = Some(Broken::NoMemory);
+                }
+            }
+            if first.thrown_away.is_some() {
                 first.end = 0;
                 self.received.advance(self.scanner.position());
                 self.scanner.rebase();
+                if !self.grant.is_empty() {
+                    // What was large until now goes back at once.
+                    self.received = BytesMut::from(&self.received[..]);
+                    drop(self.grant.take());
+                }
             }
             if !progress? {
                 return Ok(());
@@ -362,13 +402,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             if first.came == first.asked
                 && let Some(mut waiting) = self.waiting.pop_front()
             {
-                let replies = self.received.split_to(self.scanner.position()).freeze();
+                let replies = self.grant.split(&mut self.received, self.scanner.position());
                 self.scanner.rebase();
-                let answer = if waiting.too_large {
-                    Answer::missing(Broken::TooLarge(self.largest))
-                } else {
-                    let Waiting { came: count, has_error, .. } = waiting;
-                    Answer { replies, count, has_error, failure: None }
+                let answer = match waiting.thrown_away {
+                    Some(why) => Answer::missing(why),
+                    None => {
+                        let Waiting { came: count, has_error, .. } = waiting;
+                        Answer { replies, count, has_error, failure: None }
+                    }
                 };
                 waiting.send(answer);
             }
@@ -449,6 +490,9 @@ const OUTBOX: usize = 1 << 20;
 /// Bytes read in one go, at least.
 const CHUNK: usize = 8 << 10;
 
+/// Bytes read in one go behind what is announced, at most.
+const AHEAD: usize = 64 << 10;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -456,10 +500,12 @@ mod tests {
 
     use super::*;
 
+    const MEMORY: usize = 1 << 20;
+
     /// A connection and its other end.
     fn pair(largest: usize) -> (Connection, DuplexStream, tokio::task::JoinHandle<End>) {
         let (ours, theirs) = duplex(64);
-        let (connection, driver) = Connection::new(ours, largest);
+        let (connection, driver) = Connection::new(ours, largest, Memory::new(MEMORY));
         (connection, theirs, tokio::spawn(driver))
     }
 
@@ -505,6 +551,36 @@ mod tests {
         let (first, second) = (first.await.unwrap(), second.await.unwrap());
         assert_eq!((first.replies.len(), first.count, first.failure), (0, 0, Some(Broken::TooLarge(20))));
         assert_eq!((&second.replies[..], second.failure), (&b"+2\r\n"[..], None));
+    }
+
+    #[tokio::test]
+    async fn replies_without_memory_are_thrown_away_before_they_come_and_the_next_ones_are_not() {
+        let (ours, mut redis) = duplex(64);
+        let memory = Memory::new(100_000);
+        let (connection, driver) = Connection::new(ours, 1 << 30, memory.clone());
+        tokio::spawn(driver);
+        let mut other = memory.grant();
+        assert!(other.reserve(20_000));
+        let string = |size: usize| [format!("${size}\r\n").as_bytes(), &vec![b'x'; size], b"\r\n"].concat();
+        let asked = [50_000, 70_000, 50_000, 10].map(|size| (size, connection.ask(bytes("a"), 1)));
+        let sent = asked.iter().flat_map(|(size, _)| string(*size)).collect::<Vec<_>>();
+        let sending = tokio::spawn(async move { redis.write_all(&sent).await.map(|()| redis) });
+        let mut kept = Vec::new();
+        for (size, asked) in asked {
+            let answer = asked.await.unwrap();
+            // The first is kept, so there is none for the second, and enough for the third.
+            match size {
+                70_000 => assert_eq!((answer.failure, answer.replies.len()), (Some(Broken::NoMemory), 0)),
+                _ => assert_eq!((answer.failure, answer.replies.len()), (None, string(size).len())),
+            }
+            if size != 50_000 || kept.is_empty() {
+                kept.push(answer.replies);
+            }
+            assert!(memory.gauge().count() <= 100_000);
+        }
+        drop((kept, other));
+        assert_eq!(memory.gauge().count(), 0);
+        drop(sending);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::connection::{CLOSED, Connection, Driver};
 use super::status::{Counters, Role};
 use super::transport::Transport;
+use crate::memory::Memory;
 use crate::resp::{Item, Reader, Scanner, command};
 use crate::target::{Address, Credentials, Tls, TlsError};
 
@@ -36,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) patience: Duration,
     /// The most bytes of replies to one request.
     pub(crate) largest: usize,
+    /// What all replies together may take.
+    pub(crate) memory: Memory,
     /// How the server has to run.
     pub(crate) mode: Mode,
     /// What it has to be among its kind; nothing when that does not matter.
@@ -115,7 +118,7 @@ async fn keep(states: watch::Sender<State>, address: Address, options: Options) 
                 tracing::info!(redis = %address, "connected");
                 logged = None;
                 let since = Instant::now();
-                let (connection, driver) = Connection::new(stream, options.largest);
+                let (connection, driver) = Connection::new(stream, options.largest, options.memory.clone());
                 counters.connects.add(1);
                 counters.reconnects.add(usize::from(states.borrow().connects > 0));
                 states.send_modify(|state| {

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::command::{Access, Batch, Sending};
+use crate::memory::Memory;
 use crate::resp::command;
 use crate::target::{Address, Place, Target};
 use cluster::Cluster;
@@ -31,14 +32,23 @@ use link::{ConnectError, Mode, Options};
 use node::Node;
 use sentinel::Sentinel;
 
-pub(crate) use replies::{Failure, Replies};
-pub(crate) use status::{Count, Counters, Role, Status, TopologyStatus};
+pub(crate) use replies::{Each, Failure, Replies};
+pub(crate) use status::{Count, Counters, Role, Status, TopologyStatus, Traffic};
 pub(crate) use stream::{Stream, StreamEnd, StreamError, StreamKind};
 pub(crate) use transaction::TransactionError;
 
-/// One Redis, whatever its topology, as one thread sees it. Dropping it closes its connections.
+/// One Redis, whatever its topology, as one token of one thread sees it. Dropping the last one closes its connections.
+///
+/// Tokens share the connections of a Redis: a command that changes a connection never comes here, a transaction is one piece of
+/// what is written, and replies belong to requests by their order.
 #[derive(Debug)]
 pub(crate) struct Backend {
+    redis: Arc<Redis>,
+    traffic: Traffic,
+}
+
+#[derive(Debug)]
+struct Redis {
     topology: Topology,
     /// How a connection is made to a server that commands go to.
     options: Options,
@@ -54,12 +64,14 @@ enum Topology {
 
 impl Backend {
     /// Connects, and keeps trying in the background when Redis is not there yet. Fails only for a Redis that will never
-    /// do. `connections` are those to each server, `patience` bounds every request, `largest` the bytes of replies to one.
+    /// do. `connections` are those to each server, `patience` bounds every request, `largest` the bytes of replies to one,
+    /// `memory` those of replies to all.
     pub(crate) async fn start(
         target: &Target,
         connections: usize,
         patience: Duration,
         largest: usize,
+        memory: Memory,
     ) -> anyhow::Result<Self> {
         let counters = Arc::new(Counters::default());
         let options = Options {
@@ -67,6 +79,7 @@ impl Backend {
             tls: target.tls.clone(),
             patience,
             largest,
+            memory,
             mode: match target.place {
                 Place::Single(_) | Place::Sentinel(_) => Mode::Standalone,
                 Place::Cluster(_) => Mode::Cluster,
@@ -89,7 +102,13 @@ impl Backend {
                 Topology::Cluster(Cluster::start(target, seeds, connections, &options).await?)
             }
         };
-        Ok(Self { topology, options, counters })
+        let redis = Arc::new(Redis { topology, options, counters });
+        Ok(Self { redis, traffic: Traffic::default() })
+    }
+
+    /// The same Redis over the same connections, for another token.
+    pub(crate) fn share(&self) -> Self {
+        Self { redis: Arc::clone(&self.redis), traffic: Traffic::default() }
     }
 
     /// Performs the commands that are to be sent, in order as far as they share keys.
@@ -99,8 +118,8 @@ impl Backend {
             return Replies::default();
         }
         self.count(batch, count);
-        let deadline = Deadline::within(self.options.patience);
-        let replies = match &self.topology {
+        let deadline = Deadline::within(self.redis.options.patience);
+        let replies = match &self.redis.topology {
             Topology::Single(server) => match server.connection() {
                 Ok(connection) => {
                     Replies::of(deadline.ask(&connection, batch.resp().clone(), count).await, count)
@@ -111,7 +130,7 @@ impl Backend {
             Topology::Sentinel(sentinel) => Box::pin(sentinel.run(batch, count, deadline)).await,
             Topology::Cluster(cluster) => Box::pin(cluster.run(batch, count, deadline)).await,
         };
-        self.counters.bytes_received.add(replies.size());
+        self.traffic.bytes_received.add(replies.size());
         replies
     }
 
@@ -120,8 +139,8 @@ impl Backend {
     pub(crate) async fn transact(&self, batch: &Batch) -> Result<Replies, TransactionError> {
         let count = batch.sending().count();
         self.count(batch, count);
-        let deadline = Deadline::within(self.options.patience);
-        let results = match &self.topology {
+        let deadline = Deadline::within(self.redis.options.patience);
+        let results = match &self.redis.topology {
             Topology::Single(server) => {
                 let connection = server.connection().map_err(Failure::because)?;
                 let answer = deadline.ask(&connection, transaction::resp(batch), count + 2).await;
@@ -130,22 +149,22 @@ impl Backend {
             Topology::Sentinel(sentinel) => sentinel.transact(batch, count, deadline).await,
             Topology::Cluster(cluster) => cluster.transact(batch, count, deadline).await,
         }?;
-        self.counters.bytes_received.add(results.size());
+        self.traffic.bytes_received.add(results.size());
         Ok(results)
     }
 
     /// Begins to listen to a channel, a pattern, or everything; a monitor has no name. The stream has a connection of its
     /// own, which ends when another server becomes the one to listen to.
     pub(crate) async fn stream(&self, kind: StreamKind, name: &[u8]) -> Result<Stream, StreamError> {
-        match &self.topology {
+        match &self.redis.topology {
             Topology::Single(server) => {
                 let never = Box::pin(std::future::pending());
-                Stream::start(kind, name, server.address(), &self.options, never).await
+                Stream::start(kind, name, server.address(), &self.redis.options, never).await
             }
             Topology::Sentinel(sentinel) => {
                 let master = sentinel.master()?;
                 let left = Box::pin(sentinel.replaced(Arc::clone(&master)));
-                Stream::start(kind, name, master.address(), &self.options, left).await
+                Stream::start(kind, name, master.address(), &self.redis.options, left).await
             }
             Topology::Cluster(_) if kind == StreamKind::Monitor => Err(StreamError::Refused(
                 "ERR Command is not available: 'MONITOR': it shows one server, and this is a cluster".into(),
@@ -153,15 +172,15 @@ impl Backend {
             Topology::Cluster(cluster) => {
                 let node = cluster.listening_post(kind, name)?;
                 let left = Box::pin(cluster.without(node.address().clone()));
-                Stream::start(kind, name, node.address(), &self.options, left).await
+                Stream::start(kind, name, node.address(), &self.redis.options, left).await
             }
         }
     }
 
     /// Asks Redis whether it is there, for at most `bound`.
     pub(crate) async fn ping(&self, bound: Duration) -> Result<Bytes, Failure> {
-        let deadline = Deadline::within(bound.min(self.options.patience));
-        let answer = match &self.topology {
+        let deadline = Deadline::within(bound.min(self.redis.options.patience));
+        let answer = match &self.redis.topology {
             Topology::Single(server) => {
                 let connection = server.connection().map_err(Failure::because)?;
                 deadline.ask(&connection, command(&["PING"]).into(), 1).await
@@ -180,7 +199,7 @@ impl Backend {
 
     /// What can be told of the servers. It asks nobody.
     pub(crate) fn status(&self) -> Status {
-        let (topology, nodes) = match &self.topology {
+        let (topology, nodes) = match &self.redis.topology {
             Topology::Single(server) => (TopologyStatus::Single, vec![server.status(Role::Master)]),
             Topology::Sentinel(sentinel) => sentinel.status(),
             Topology::Cluster(cluster) => cluster.status(),
@@ -190,12 +209,17 @@ impl Backend {
 
     /// What was counted since the start.
     pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
+        &self.redis.counters
+    }
+
+    /// What was counted for this token.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     fn count(&self, batch: &Batch, count: usize) {
-        self.counters.commands.add(count);
-        self.counters.bytes_sent.add(batch.resp().len());
+        self.traffic.commands.add(count);
+        self.traffic.bytes_sent.add(batch.resp().len());
     }
 }
 

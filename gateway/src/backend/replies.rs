@@ -11,11 +11,11 @@ use super::link::ConnectError;
 use crate::resp::Reader;
 
 /// A reply or a failure for each command sent, in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Replies(Vec<Part>);
 
 /// Some replies that came together, or a failure that some commands share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Part {
     Came(Bytes, usize),
     Failed(Failure, usize),
@@ -32,6 +32,8 @@ pub(crate) enum Failure {
     TimedOut(Duration),
     /// The replies together were larger than this many bytes.
     TooLarge(usize),
+    /// There was no memory for the replies.
+    NoMemory,
 }
 
 impl Replies {
@@ -78,12 +80,12 @@ impl Replies {
 
     /// Puts others in these places, which ascend.
     pub(super) fn replace(&mut self, places: &[usize], others: &Self) {
-        let (mut replaced, mut others) = (Self::default(), others.iter());
-        for (place, reply) in self.iter().enumerate() {
+        let (mut replaced, mut others) = (Self::default(), others.clone().each());
+        for (place, reply) in std::mem::take(self).each().enumerate() {
             let other = if places.binary_search(&place).is_ok() { others.next() } else { None };
             match other.unwrap_or(reply) {
-                Ok(reply) => replaced.push(Bytes::copy_from_slice(reply), 1),
-                Err(failure) => replaced.push_failure(failure.clone(), 1),
+                Ok(reply) => replaced.push(reply, 1),
+                Err(failure) => replaced.push_failure(failure, 1),
             }
         }
         *self = replaced;
@@ -103,8 +105,13 @@ impl Replies {
         })
     }
 
+    /// The same, as they are kept: a reply is a part of what came, and no copy.
+    pub(crate) fn each(self) -> Each {
+        Each { parts: self.0.into_iter(), part: None }
+    }
+
     /// The bytes of all replies.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.0.iter().map(|part| if let Part::Came(replies, _) = part { replies.len() } else { 0 }).sum()
     }
 
@@ -128,6 +135,35 @@ impl Replies {
                 Some(failure)
             }
             _ => None,
+        }
+    }
+}
+
+/// Each reply, or why there is none, in order.
+#[derive(Debug)]
+pub(crate) struct Each {
+    parts: std::vec::IntoIter<Part>,
+    /// What is left of the part at hand.
+    part: Option<Part>,
+}
+
+impl Iterator for Each {
+    type Item = Result<Bytes, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match &mut self.part {
+                Some(Part::Came(replies, count @ 1..)) => {
+                    *count -= 1;
+                    let size = Reader(replies).reply().map_or(0, <[u8]>::len);
+                    return Some(Ok(replies.split_to(size)));
+                }
+                Some(Part::Failed(failure, count @ 1..)) => {
+                    *count -= 1;
+                    return Some(Err(failure.clone()));
+                }
+                _ => self.part = Some(self.parts.next()?),
+            }
         }
     }
 }
@@ -156,6 +192,7 @@ impl From<Broken> for Failure {
             Broken::Lost => Self::Lost,
             Broken::Late(span) => Self::TimedOut(span),
             Broken::TooLarge(most) => Self::TooLarge(most),
+            Broken::NoMemory => Self::NoMemory,
         }
     }
 }
@@ -173,6 +210,9 @@ impl fmt::Display for Failure {
             Self::TooLarge(most) => {
                 write!(f, "ERR max response size exceeded: more than {most} bytes, what was sent has run")
             }
+            Self::NoMemory => f.write_str(
+                "ERR too much memory is taken by requests under way: the answer was thrown away, what was sent has run",
+            ),
         }
     }
 }

@@ -613,6 +613,7 @@ mod tests {
     use super::*;
     use crate::backend::{Backend, Status, StreamEnd, StreamKind};
     use crate::command::{Rules, parse_pipeline};
+    use crate::memory::Memory;
     use crate::target::TargetOptions;
 
     fn refused_of(commands: &str, replies: &str) -> usize {
@@ -652,7 +653,8 @@ mod tests {
         let set = Set::start(&run_dir::create().unwrap()).await.unwrap();
         let options = TargetOptions { read_from: ReadFrom::Replica, ..TargetOptions::default() };
         let target = Target::parse(&set.url(), &options).unwrap();
-        let backend = Backend::start(&target, 1, Duration::from_secs(5), 1 << 20).await.unwrap();
+        let backend =
+            Backend::start(&target, 1, Duration::from_secs(5), 1 << 20, Memory::new(1 << 30)).await.unwrap();
         let port = |server: usize| set.server(server).address().port();
         let expected: BTreeSet<_> =
             [(Role::Master, port(0), 1), (Role::Replica, port(1), 1), (Role::Replica, port(2), 1)].into();

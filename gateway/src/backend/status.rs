@@ -66,15 +66,20 @@ pub(crate) enum Role {
     Replica,
 }
 
-/// What one backend has counted since it began.
+/// What one token has counted since it began.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct Traffic {
     /// Commands sent to Redis, those that clients asked for.
     pub(crate) commands: Count,
     /// Bytes of them.
     pub(crate) bytes_sent: Count,
     /// Bytes of the replies to them.
     pub(crate) bytes_received: Count,
+}
+
+/// What one Redis has counted since it began.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
     /// Connections made.
     pub(crate) connects: Count,
     /// Connections made where there had been one before.

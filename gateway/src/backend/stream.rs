@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until};
 
@@ -17,6 +17,7 @@ use super::connection::CLOSED;
 use super::link::{Options, dial};
 use super::replies::Failure;
 use super::transport::Transport;
+use crate::memory::Grant;
 use crate::resp::{Item, Malformed, Reader, Scanner, command};
 use crate::target::Address;
 
@@ -39,6 +40,8 @@ pub(crate) struct Stream {
     received: BytesMut,
     scanner: Scanner,
     largest: usize,
+    /// What the message that comes takes.
+    grant: Grant,
     confirmation: Option<Bytes>,
     /// Ready when this is not the server to listen to any more; nothing when it was.
     left: Option<Left>,
@@ -75,6 +78,8 @@ pub(crate) enum StreamEnd {
     Malformed,
     /// A message is larger than this many bytes.
     TooLarge(usize),
+    /// There is no memory for a message.
+    NoMemory,
     /// Redis does not answer.
     Silent,
     /// Another server is the one to listen to now.
@@ -103,6 +108,7 @@ impl Stream {
             received: BytesMut::new(),
             scanner: Scanner::default(),
             largest: options.largest,
+            grant: options.memory.grant(),
             confirmation: None,
             left: Some(left),
             due: Instant::now() + options.patience,
@@ -129,14 +135,18 @@ impl Stream {
         }
         loop {
             while self.scanner.advance(&self.received).map_err(|Malformed| StreamEnd::Malformed)? {
-                let reply = self.received.split_to(self.scanner.position()).freeze();
+                let reply = self.grant.split(&mut self.received, self.scanner.position());
                 self.scanner.rebase();
                 if !is_pong(&reply) {
                     return Ok(reply);
                 }
             }
-            if self.received.len() > self.largest {
+            let announced = self.scanner.position().saturating_add(self.scanner.missing());
+            if announced > self.largest {
                 return Err(StreamEnd::TooLarge(self.largest));
+            }
+            if !self.grant.grow(announced) {
+                return Err(StreamEnd::NoMemory);
             }
             self.progress().await?;
         }
@@ -150,7 +160,7 @@ impl Stream {
                 self.left = None;
                 return Err(StreamEnd::Left);
             }
-            came = write_and_read(&mut self.transport, &mut self.question, &mut self.received) => match came {
+            came = write_and_read(&mut self.transport, &mut self.question, &mut self.received, self.scanner.missing()) => match came {
                 Ok(0) => return Err(StreamEnd::Closed),
                 Ok(_) => (self.due, self.is_asked) = (Instant::now() + self.silence, false),
                 Err(error) => return Err(StreamEnd::Failed(error)),
@@ -172,6 +182,7 @@ async fn write_and_read(
     transport: &mut Transport,
     question: &mut Bytes,
     received: &mut BytesMut,
+    announced: usize,
 ) -> io::Result<usize> {
     while !question.is_empty() {
         if transport.write_buf(question).await? == 0 {
@@ -179,8 +190,9 @@ async fn write_and_read(
         }
     }
     transport.flush().await?;
-    received.reserve(CHUNK);
-    transport.read_buf(received).await
+    let most = announced.saturating_add(CHUNK);
+    received.reserve(most);
+    transport.read_buf(&mut received.limit(most)).await
 }
 
 /// Whether this answers the question whether Redis is there: a status for a monitor, an array for a subscriber.
@@ -216,6 +228,7 @@ impl fmt::Display for StreamEnd {
             Self::Failed(error) => fmt::Display::fmt(error, f),
             Self::Malformed => fmt::Display::fmt(&Malformed, f),
             Self::TooLarge(most) => write!(f, "a message has more than {most} bytes"),
+            Self::NoMemory => f.write_str("there is no memory for a message"),
             Self::Silent => f.write_str("redis does not answer"),
             Self::Left => f.write_str("another server has taken the place of this one"),
         }
@@ -241,13 +254,15 @@ mod tests {
 
     use super::*;
     use crate::backend::Backend;
+    use crate::memory::Memory;
     use crate::target::{Target, TargetOptions};
 
     async fn start(flags: &[&str]) -> (Redis, Backend) {
         let redis =
             Redis::start_with(&run_dir::create().unwrap(), ports::free().unwrap(), flags).await.unwrap();
         let target = Target::parse(&redis.url(), &TargetOptions::default()).unwrap();
-        let backend = Backend::start(&target, 1, Duration::from_secs(5), 1 << 20).await.unwrap();
+        let backend =
+            Backend::start(&target, 1, Duration::from_secs(5), 1 << 20, Memory::new(1 << 30)).await.unwrap();
         (redis, backend)
     }
 
@@ -327,6 +342,7 @@ mod tests {
             received: BytesMut::new(),
             scanner: Scanner::default(),
             largest: 1000,
+            grant: Memory::new(1 << 20).grant(),
             confirmation: None,
             left: Some(Box::pin(std::future::pending())),
             due: Instant::now(),

@@ -16,6 +16,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::memory::Grant;
 use crate::resp::{Arguments, write_argument, write_command};
 use script::Translated;
 
@@ -99,6 +100,16 @@ impl Batch {
         } else {
             Bytes::new()
         }
+    }
+
+    /// Counts what there is to send for as long as anybody has some of it.
+    pub(crate) fn count_in(&mut self, grant: Grant) {
+        self.resp = grant.hold(std::mem::take(&mut self.resp));
+    }
+
+    /// The commands in the order of the request, without what there was to send.
+    pub(crate) fn into_entries(self) -> Vec<Entry> {
+        self.entries
     }
 
     /// The arguments of a command, its name first.

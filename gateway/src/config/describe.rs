@@ -36,6 +36,10 @@ impl fmt::Display for Config {
             if !tenant.rights.allow.is_empty() {
                 may.push(format!("also {}", tenant.rights.allow.join(", ")));
             }
+            if !tenant.origins.is_empty() {
+                let origins: Vec<_> = tenant.origins.iter().map(ToString::to_string).collect();
+                may.push(format!("from web pages of {} too", origins.join(" and ")));
+            }
             if let Some(most) = tenant.in_flight {
                 may.push(format!("at most {most} requests at once"));
             }

@@ -3,6 +3,7 @@
 mod address;
 mod describe;
 mod file;
+mod origin;
 mod redis;
 mod secret;
 mod settings;
@@ -21,6 +22,7 @@ use crate::cli::GatewayArgs;
 pub use crate::auth::Token;
 pub use crate::command::Rights;
 pub use address::{Listen, Mode};
+pub use origin::{Host, Origin};
 pub use settings::{LogFormat, Settings};
 pub use tenant::Tenant;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub admin_listen: Option<Listen>,
     /// The certificate to serve HTTPS with, and its key.
     pub tls: Option<Identity>,
+    /// Names by which those may ask for it who need no token.
+    pub hosts: Vec<Host>,
     /// The tokens, and what each opens. At least one; one without a token is alone.
     pub tenants: Vec<Tenant>,
     /// Worker threads.
@@ -56,9 +60,8 @@ pub struct Identity {
     pub key: std::path::PathBuf,
 }
 
-/// Bounds on what clients may take. The memory of request bodies is at most `memory`, and 16 KiB for each request in
-/// flight. Answers count too, until they are written: while they take that much, no request is let in. Those that are under way
-/// then may each still get `response` bytes.
+/// Bounds on what clients may take. Bodies, what Redis sends, and what is on its way to clients take at most `memory`, and
+/// 16 KiB for each body that is read and each reply that comes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How long Redis may take to answer a request.
@@ -77,8 +80,12 @@ pub struct Limits {
     pub streams: usize,
     /// The most client connections at once.
     pub connections: usize,
-    /// The most bytes that request bodies, and answers that are not written yet, may take.
+    /// The most connections of one peer at once.
+    pub connections_per_peer: usize,
+    /// The most bytes that request bodies and answers may take, until they are written.
     pub memory: usize,
+    /// How long the head of a request may take.
+    pub header_timeout: Duration,
     /// How long the body of a request may take.
     pub body_timeout: Duration,
     /// How long a client may read nothing of an answer.
@@ -128,12 +135,14 @@ impl Config {
             identity.is_none() || listen.tcp().is_some(),
             "TLS is not for a unix socket: leave out `tls_cert` and `tls_key`"
         );
+        let connections = set.max_connections.map_or(4096, |count| count.get());
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             listen,
             listen_mode: set.listen_mode.unwrap_or_default(),
             admin_listen: set.admin_listen,
             tls: identity,
+            hosts: set.hosts.unwrap_or_default(),
             tenants,
             threads: set.threads.map_or(cores, |threads| threads.at_least_one()),
             limits: Limits {
@@ -144,8 +153,12 @@ impl Config {
                 pipeline: set.max_pipeline.map_or(1000, |count| count.get()),
                 in_flight: set.max_in_flight.map_or(1024, |count| count.get()),
                 streams: set.max_streams.map_or(1024, |count| count.get()),
-                connections: set.max_connections.map_or(4096, |count| count.get()),
+                connections,
+                connections_per_peer: set
+                    .max_connections_per_peer
+                    .map_or_else(|| (connections - connections / 4).max(1), |count| count.get()),
                 memory: set.max_memory.map_or(256 << 20, |size| size.get()),
+                header_timeout: set.header_timeout.map_or(Duration::from_secs(10), |span| span.get()),
                 body_timeout: set.body_timeout.map_or(Duration::from_secs(30), |span| span.get()),
                 write_timeout: set.write_timeout.map_or(Duration::from_secs(30), |span| span.get()),
                 idle_timeout: set.idle_timeout.map_or(Duration::from_mins(5), |span| span.get()),

@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use super::address::{Listen, Mode};
+use super::origin::{Host, Origin};
 use super::units::{Count, Size, Span};
 use crate::target::ReadFrom;
 
@@ -68,7 +69,8 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_READ_FROM", value_name = "WHO", value_enum, help_heading = REDIS)]
     pub(super) read_from: Option<ReadFrom>,
 
-    /// Connections to Redis for each thread and token, each shared by many requests (1 to 64) [default: 1]
+    /// Connections to Redis for each thread, each shared by many requests, and by all tokens with the same Redis (1 to 64)
+    /// [default: 1]
     #[arg(long, env = "TOLLGATE_CONNECTIONS", value_name = "N", help_heading = REDIS)]
     pub(super) connections: Option<Count<1, 64>>,
 
@@ -85,6 +87,9 @@ pub struct Settings {
     pub(super) token_file: Option<PathBuf>,
 
     /// Serve without a token: everyone who reaches the port owns the Redis
+    ///
+    /// But for web pages, which browsers let send requests from anywhere: those of other origins are refused, see --origins, and
+    /// so is a `Host` that may be a page's own, see --hosts.
     #[arg(long, env = "TOLLGATE_NO_AUTH", value_name = "BOOL", help_heading = TOKENS,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) no_auth: Option<bool>,
@@ -96,6 +101,16 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_ALLOW", value_name = "COMMANDS", value_delimiter = ',', help_heading = TOKENS)]
     pub(super) allow: Option<Vec<String>>,
 
+    /// Origins whose web pages may use the gateway, such as `https://app.example`, with commas between; browsers are told so
+    /// (CORS), and pages of others are refused. What a page can read, everybody can who reads the page, its token included
+    #[arg(long, env = "TOLLGATE_ORIGINS", value_name = "ORIGINS", value_delimiter = ',', help_heading = TOKENS)]
+    pub(super) origins: Option<Vec<Origin>>,
+
+    /// Names by which those may ask for the gateway who need no token, with commas between; addresses, `localhost`, names without a
+    /// dot and those below `local`, `internal`, `svc` and `test` need not be named
+    #[arg(long, env = "TOLLGATE_HOSTS", value_name = "HOSTS", value_delimiter = ',', help_heading = TOKENS)]
+    pub(super) hosts: Option<Vec<Host>>,
+
     /// The address to serve on: `host:port`, where port 0 takes a free one and logs it, or `unix:/path` [default: 127.0.0.1:8079]
     #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDRESS", help_heading = LISTENER)]
     pub(super) listen: Option<Listen>,
@@ -104,7 +119,8 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_LISTEN_MODE", value_name = "MODE", help_heading = LISTENER)]
     pub(super) listen_mode: Option<Mode>,
 
-    /// Another address, for health and metrics without a token; `/health/detailed` and `/metrics` are then on no other
+    /// Another address, for health and metrics of all tokens, without a token; `/health/detailed` and `/metrics` are then on no
+    /// other
     #[arg(long, env = "TOLLGATE_ADMIN_LISTEN", value_name = "ADDRESS", help_heading = LISTENER)]
     pub(super) admin_listen: Option<Listen>,
 
@@ -156,10 +172,28 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     pub(super) max_connections: Option<Count<1, 65_536>>,
 
-    /// The most memory for request bodies, and answers that are not read yet; what does not fit is answered 503 (1MiB to 64GiB)
-    /// [default: 256MiB]
+    /// The most connections of one peer, an address or an IPv6 network of 64 bits, at once; more are closed (1 to 65536)
+    /// [default: three quarters of --max-connections]
+    ///
+    /// A load balancer in front is one peer: it can use as many as this says. Unix sockets have no peers.
+    #[arg(long, env = "TOLLGATE_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
+    pub(super) max_connections_per_peer: Option<Count<1, 65_536>>,
+
+    /// The most memory for request bodies and answers, until they are written (1MiB to 64GiB) [default: 256MiB]
+    ///
+    /// 20 KiB are reserved for an answer before Redis is asked; without them the request is answered 503, and nothing has run. A
+    /// larger answer takes what Redis sends, from the moment Redis says how long that is; without memory for it, it is thrown
+    /// away, and the request is answered 503 with a text that says that it has run. A sixteenth is left to small requests. The
+    /// process takes up to 64 MiB more, and some ten KiB for each client connection.
     #[arg(long, env = "TOLLGATE_MAX_MEMORY", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_memory: Option<Size<{ MIB }, { 64 * GIB }>>,
+
+    /// How long the head of a request may take, from its first byte or from the beginning of the connection, a TLS handshake
+    /// included (100ms to 10m) [default: 10s]
+    ///
+    /// A connection on which nobody has shown a token may be idle for no longer either.
+    #[arg(long, env = "TOLLGATE_HEADER_TIMEOUT", value_name = "SPAN", help_heading = LIMITS)]
+    pub(super) header_timeout: Option<Span<100, 600_000>>,
 
     /// How long a request body may take to arrive (100ms to 10m) [default: 30s]
     #[arg(long, env = "TOLLGATE_BODY_TIMEOUT", value_name = "SPAN", help_heading = LIMITS)]
@@ -224,6 +258,7 @@ pub(super) struct TokenSettings {
     pub(super) allow: Vec<String>,
     #[serde(default)]
     pub(super) key_prefixes: Vec<String>,
+    pub(super) origins: Option<Vec<Origin>>,
     pub(super) max_in_flight: Option<Count<1, 65_536>>,
     pub(super) max_streams: Option<Count<1, 65_536>>,
 }
@@ -260,6 +295,8 @@ impl Settings {
             token_file: self.token_file.or(file.token_file),
             no_auth: self.no_auth.or(file.no_auth),
             allow: self.allow.or(file.allow),
+            origins: self.origins.or(file.origins),
+            hosts: self.hosts.or(file.hosts),
             listen: self.listen.or(file.listen),
             listen_mode: self.listen_mode.or(file.listen_mode),
             admin_listen: self.admin_listen.or(file.admin_listen),
@@ -275,7 +312,9 @@ impl Settings {
             max_streams: self.max_streams.or(file.max_streams),
             max_streams_per_token: self.max_streams_per_token.or(file.max_streams_per_token),
             max_connections: self.max_connections.or(file.max_connections),
+            max_connections_per_peer: self.max_connections_per_peer.or(file.max_connections_per_peer),
             max_memory: self.max_memory.or(file.max_memory),
+            header_timeout: self.header_timeout.or(file.header_timeout),
             body_timeout: self.body_timeout.or(file.body_timeout),
             write_timeout: self.write_timeout.or(file.write_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),

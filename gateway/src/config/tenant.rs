@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 
+use super::origin::Origin;
 use super::redis::Redis;
 use super::secret::Places;
 use super::settings::{Settings, TokenSettings};
@@ -25,6 +26,8 @@ pub struct Tenant {
     pub connections: NonZeroUsize,
     /// What it may do.
     pub rights: Rights,
+    /// Where web pages come from that may use it.
+    pub origins: Vec<Origin>,
     /// The most requests it may have under way, if that is limited.
     pub in_flight: Option<usize>,
     /// The most subscriptions and monitors it may have, if that is limited.
@@ -86,6 +89,7 @@ fn only(set: &Settings, var: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<
         redis,
         connections: set.connections.map_or(NonZeroUsize::MIN, |count| count.at_least_one()),
         rights,
+        origins: set.origins.clone().unwrap_or_default(),
         in_flight: set.max_in_flight_per_token.map(|count| count.get()),
         streams: set.max_streams_per_token.map(|count| count.get()),
     })
@@ -123,6 +127,7 @@ fn one(own: &TokenSettings, set: &Settings, var: &dyn Fn(&str) -> Option<String>
             .or(set.connections)
             .map_or(NonZeroUsize::MIN, |count| count.at_least_one()),
         rights,
+        origins: own.origins.as_ref().or(set.origins.as_ref()).cloned().unwrap_or_default(),
         in_flight: own.max_in_flight.or(set.max_in_flight_per_token).map(|count| count.get()),
         streams: own.max_streams.or(set.max_streams_per_token).map(|count| count.get()),
     })

@@ -243,3 +243,34 @@ fn mistakes_name_their_place_and_the_fix() {
             .contains("cannot read the configuration `/does/not/exist`")
     );
 }
+
+#[test]
+fn origins_are_those_of_a_token_or_of_all() {
+    let toml = "redis = 'redis://a'\norigins = ['https://all.example']\n\
+        [[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\norigins = ['https://a.example', 'http://localhost:3000']\n\
+        [[tokens]]\nname = 'b'\ntoken_env = 'B_TOKEN'\n";
+    let of = |config: &Config, number: usize| {
+        config.tenants[number].origins.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let read = config(&[], toml, &[]).unwrap();
+    assert_eq!(of(&read, 0), ["https://a.example", "http://localhost:3000"]);
+    assert_eq!(of(&read, 1), ["https://all.example"]);
+    assert!(read.to_string().contains("from web pages of https://a.example and http://localhost:3000 too"));
+    let flags =
+        [&REDIS[..], &["--origins", "https://x.example,http://y.example", "--hosts", "A.example,b"]].concat();
+    let read = config(&flags, "", &[]).unwrap();
+    assert_eq!(of(&read, 0), ["https://x.example", "http://y.example"]);
+    assert_eq!(read.hosts.iter().map(|host| host.as_str()).collect::<Vec<_>>(), ["a.example", "b"]);
+    assert!(
+        error(&[], &toml.replace("https://a.example", "a.example"))
+            .contains("found `a.example`, expected the origin")
+    );
+}
+
+#[test]
+fn a_peer_gets_three_quarters_of_the_connections_unless_it_is_said() {
+    let limits =
+        |flags: &[&str]| config(&[&REDIS[..], flags].concat(), "", &[]).unwrap().limits.connections_per_peer;
+    assert_eq!((limits(&[]), limits(&["--max-connections", "1"])), (3072, 1));
+    assert_eq!(limits(&["--max-connections-per-peer", "4096"]), 4096);
+}

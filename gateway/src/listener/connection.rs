@@ -35,15 +35,19 @@ pub(crate) async fn serve<R, F, B>(
     F: Future<Output = Result<Response<B>, Infallible>> + 'static,
     B: Body<Error = Infallible> + 'static,
 {
-    let pulse = Rc::new(Pulse::new(Patience { write: limits.write_timeout, idle: limits.idle_timeout }));
+    let pulse = Rc::new(Pulse::new(Patience {
+        write: limits.write_timeout,
+        idle: limits.idle_timeout,
+        head: limits.header_timeout,
+    }));
     let opened = async {
         let mut socket = Socket::new(accepted, tls, Rc::clone(&pulse)).await?;
         let version = socket.version().await?;
         io::Result::Ok((socket, version))
     };
     let opened = tokio::select! {
-        // A client may not take longer to say what it speaks than to say nothing at all.
-        opened = timeout(limits.idle_timeout, opened) => opened.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+        // The beginning is a part of the first head, a handshake included.
+        opened = timeout(limits.header_timeout.min(limits.idle_timeout), opened) => opened.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
         // One that came just before the end has perhaps said it already.
         () = async { _ = stopping.wait_for(|stopping| *stopping).await; sleep(GRACE).await } => return,
     };
@@ -78,6 +82,7 @@ where
             _ = ticks.tick() => match pulse.check(Instant::now()) {
                 Verdict::Alive => continue,
                 Verdict::Stuck => return Err("the client does not read".into()),
+                Verdict::Slow => return Err("the head of a request did not come in time".into()),
                 Verdict::Idle => {}
             },
             // An error means that the thread is going away, which ends this too.
@@ -89,7 +94,7 @@ where
 
 fn http1(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
-    // hyper counts the idle time before a request's first byte as time to read its head.
+    // hyper counts the idle time before a request's first byte as time to read its head, so it is the pulse that bounds heads.
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         .max_header_size(limits.header)

@@ -8,6 +8,7 @@ mod tls;
 mod unix;
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 pub(crate) use connection::serve;
-pub(crate) use pulse::{Pulse, Underway, Waiting};
+pub(crate) use pulse::{Pulse, Reading, Underway, Waiting};
 pub(crate) use socket::Accepted;
 pub(crate) use tls::Tls;
 
@@ -50,9 +51,9 @@ impl Listener {
         }
     }
 
-    /// The next client. Failing to accept is either about one client, who is gone, or about the process having too many
+    /// The next client, and where it is if it comes over a network. Failing to accept is either about one client, who is gone, or about the process having too many
     /// open files, which passes; neither may end the gateway.
-    pub(crate) async fn accept(&self) -> Accepted {
+    pub(crate) async fn accept(&self) -> (Accepted, Option<IpAddr>) {
         loop {
             let error = match self.try_accept().await {
                 Ok(accepted) => return accepted,
@@ -72,15 +73,15 @@ impl Listener {
     }
 
     /// The socket leaves this thread's runtime: another thread is going to serve it.
-    async fn try_accept(&self) -> io::Result<Accepted> {
+    async fn try_accept(&self) -> io::Result<(Accepted, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
-                let (socket, _) = listener.accept().await?;
+                let (socket, peer) = listener.accept().await?;
                 // An answer is one write, and holding it back for more would only cost time.
                 let _ = socket.set_nodelay(true);
-                Ok(Accepted::Tcp(socket.into_std()?))
+                Ok((Accepted::Tcp(socket.into_std()?), Some(peer.ip())))
             }
-            Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener, _) => Ok((Accepted::Unix(listener.accept().await?.0.into_std()?), None)),
         }
     }
 }

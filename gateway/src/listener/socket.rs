@@ -5,8 +5,10 @@ use std::net;
 use std::os::unix;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 
+use memchr::memmem::Finder;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
@@ -39,6 +41,9 @@ pub(crate) struct Socket {
     read: usize,
     /// How much of that was handed on.
     replayed: usize,
+    speaks: Version,
+    /// Whether a body was announced that is longer than anything.
+    endless: bool,
     /// What is written instead of hyper's own words, and how much of it was.
     instead: Option<(Vec<u8>, usize)>,
 }
@@ -64,11 +69,18 @@ impl Socket {
             }
             (Accepted::Unix(stream), _) => Stream::Unix(UnixStream::from_std(stream)?),
         };
-        Ok(Self { stream, pulse, first: [0; PREFACE.len()], read: 0, replayed: 0, instead: None })
+        let first = [0; PREFACE.len()];
+        let speaks = Version::Http1;
+        Ok(Self { stream, pulse, first, read: 0, replayed: 0, speaks, endless: false, instead: None })
     }
 
     /// Reads as much as it takes to tell what the client speaks.
     pub(crate) async fn version(&mut self) -> io::Result<Version> {
+        self.speaks = self.spoken().await?;
+        Ok(self.speaks)
+    }
+
+    async fn spoken(&mut self) -> io::Result<Version> {
         loop {
             let Some(rest) = self.first.get_mut(self.read..) else { return Ok(Version::Http2) };
             if rest.is_empty() {
@@ -108,7 +120,17 @@ impl AsyncRead for Socket {
             this.replayed += count;
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.stream).poll_read(cx, out)
+        let before = out.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, out))?;
+        if this.speaks == Version::Http1 {
+            let came = out.filled().get(before..).unwrap_or_default();
+            if !came.is_empty() {
+                this.endless |= this.pulse.heard() && ENDLESS.find(came).is_some();
+            } else if out.remaining() > 0 && this.pulse.ending_waits(cx) {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -117,7 +139,7 @@ impl AsyncWrite for Socket {
         let this = self.get_mut();
         if bytes.starts_with(refusal::BEGINNING) {
             if this.instead.is_none() {
-                this.instead = refusal::in_json(bytes).map(|text| (text, 0));
+                this.instead = refusal::in_json(bytes, this.endless).map(|text| (text, 0));
             }
             if this.instead.is_some() {
                 return this.poll_write_instead(cx).map_ok(|()| bytes.len());
@@ -197,6 +219,9 @@ impl AsyncWrite for Stream {
         each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
+
+/// Lengths from which on hyper takes a body for a head that is too large: 2^64 − 2 and one more.
+static ENDLESS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("1844674407370955161"));
 
 /// What a client begins with that speaks HTTP/2 without having been asked.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

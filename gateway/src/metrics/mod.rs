@@ -77,6 +77,11 @@ impl Recorder {
         }
     }
 
+    /// A piece of a large answer was sent.
+    pub(crate) fn sent(&self, size: usize) {
+        self.record(|metrics| metrics.response_bytes += size as u64);
+    }
+
     /// A stream was sent an event of this size.
     pub(crate) fn message(&self, size: usize) {
         self.record(|metrics| {

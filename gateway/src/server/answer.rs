@@ -3,17 +3,22 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use hyper::{Response, StatusCode};
 
+use super::browsers::Sharing;
 use super::ids::REQUEST_ID;
 use super::outgoing::{Kept, Outgoing};
-use super::place::{Grant, Place};
+use super::place::Place;
 use super::stream::Events;
+use super::worker::Worker;
 use crate::backend::{self, TransactionError};
 use crate::command::ParseError;
 use crate::listener::{Pulse, Underway};
-use crate::reply::{Encoding, Format, write_failure};
+use crate::memory::Grant;
+use crate::reply::{Encoding, Format, Pieces, write_failure};
 
 /// An answer, before it becomes a response.
 #[derive(Debug)]
@@ -21,12 +26,18 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
     pub(crate) body: Vec<u8>,
+    /// What comes instead of a body, when that is large.
+    pub(crate) pieces: Option<Box<Pieces>>,
     /// What comes instead of a body, bit by bit.
     pub(crate) events: Option<Events>,
     /// How many commands it answers.
     pub(crate) commands: usize,
     /// The methods that are allowed, if this one is not.
     pub(crate) allow: Option<&'static str>,
+    /// Whether the connection ends with it, over HTTP/1.
+    pub(crate) closes: bool,
+    /// What a browser is told about it.
+    pub(crate) sharing: Sharing,
     /// What clients of the dialect expect to be different on every answer.
     pub(crate) sync_token: Option<HeaderValue>,
     /// The place among the requests under way, which it keeps until it is written.
@@ -43,9 +54,12 @@ impl Answer {
             status,
             content_type,
             body,
+            pieces: None,
             events: None,
             commands: 0,
             allow: None,
+            closes: false,
+            sharing: Sharing::default(),
             sync_token: None,
             place: None,
             memory: None,
@@ -60,14 +74,31 @@ impl Answer {
     /// The response to the request of this id. One to a `HEAD` only says how long the body would be.
     pub(crate) fn into_response(
         self,
+        worker: &Rc<Worker>,
         pulse: Rc<Pulse>,
         underway: Underway,
         head: bool,
         id: HeaderValue,
     ) -> Response<Outgoing> {
-        let Self { status, content_type, body, events, allow, sync_token, place, memory, .. } = self;
+        let Self {
+            status,
+            content_type,
+            body,
+            pieces,
+            events,
+            allow,
+            closes,
+            sharing,
+            sync_token,
+            place,
+            memory,
+            ..
+        } = self;
         let mut headers = HeaderMap::with_capacity(HEADERS);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if !content_type.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        sharing.write(&mut headers);
         headers.insert(REQUEST_ID.clone(), id);
         if let Some(token) = sync_token {
             headers.insert(SYNC_TOKEN.clone(), token);
@@ -75,17 +106,22 @@ impl Answer {
         if let Some(allow) = allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        if head {
+        if closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        // How long a large one would be, nobody knows before it is written.
+        if head && pieces.is_none() {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
         let kept = Kept::new(pulse, underway, place, memory);
-        let body = match events {
-            Some(events) => {
+        let body = match (events, pieces) {
+            (Some(events), _) => {
                 headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
                 Outgoing::events(events, kept)
             }
-            None if head => Outgoing::bytes(Bytes::new(), kept),
-            None => Outgoing::bytes(body.into(), kept),
+            (None, _) if head => Outgoing::bytes(Bytes::new(), kept),
+            (None, Some(pieces)) => Outgoing::pieces(pieces, Rc::clone(worker), kept),
+            (None, None) => Outgoing::bytes(body.into(), kept),
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;
@@ -108,6 +144,10 @@ pub(crate) struct Failure {
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// What frames or directs the request has no meaning, or two.
+    Framing,
+    /// The body is coded in a way that is not known.
+    Coding,
     /// The request is no command, or asks for a form that does not exist.
     Syntax,
     /// The command is not available over REST, or not to this token.
@@ -116,6 +156,8 @@ pub(crate) enum Kind {
     Redis,
     /// The token is missing or wrong.
     Token,
+    /// It comes from a web page that may not.
+    Origin,
     /// There is nothing at this path.
     Path,
     /// The method means nothing here.
@@ -128,7 +170,7 @@ pub(crate) enum Kind {
     TokenBusy,
     /// All tokens together have too much under way.
     Busy,
-    /// All bodies together take too much memory.
+    /// There is no memory for the request or its answer.
     Memory,
     /// Redis answered more than is allowed.
     LargeReply,
@@ -154,17 +196,22 @@ impl Failure {
         let format = self.format.unwrap_or(JSON);
         let mut body = Vec::with_capacity(self.text.len() + 16);
         write_failure(&mut body, &self.text, format);
-        Answer { allow: self.allow, ..Answer::new(self.kind.status(), format, body) }
+        // What follows may be meant in another way.
+        let closes = matches!(self.kind, Kind::Framing | Kind::Coding);
+        Answer { allow: self.allow, closes, ..Answer::new(self.kind.status(), format, body) }
     }
 }
 
 impl Kind {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 20] = [
+        Self::Framing,
+        Self::Coding,
         Self::Syntax,
         Self::Refused,
         Self::Redis,
         Self::Token,
+        Self::Origin,
         Self::Path,
         Self::Method,
         Self::SlowBody,
@@ -183,10 +230,13 @@ impl Kind {
     /// Its name in logs and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Framing => "framing",
+            Self::Coding => "coding",
             Self::Syntax => "syntax",
             Self::Refused => "refused",
             Self::Redis => "redis",
             Self::Token => "token",
+            Self::Origin => "origin",
             Self::Path => "path",
             Self::Method => "method",
             Self::SlowBody => "slow_body",
@@ -207,8 +257,10 @@ impl Kind {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             // The dialect knows one status for commands that fail, whoever refuses them.
-            Self::Syntax | Self::Refused | Self::Redis => StatusCode::BAD_REQUEST,
+            Self::Framing | Self::Syntax | Self::Refused | Self::Redis => StatusCode::BAD_REQUEST,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Origin => StatusCode::FORBIDDEN,
             Self::Path => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
@@ -234,6 +286,7 @@ impl From<backend::Failure> for Failure {
             backend::Failure::Lost => Kind::Lost,
             backend::Failure::TimedOut(_) => Kind::TimedOut,
             backend::Failure::TooLarge(_) => Kind::LargeReply,
+            backend::Failure::NoMemory => Kind::Memory,
         };
         Self::new(kind, error.to_string())
     }

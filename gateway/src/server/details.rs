@@ -23,7 +23,7 @@ pub(super) async fn details(shared: &Shared, tenant: Option<usize>) -> Answer {
         .iter()
         .enumerate()
         .filter(|(number, _)| tenant.is_none_or(|tenant| tenant == *number))
-        .map(|(number, tenant)| Check::new(&tenant.name, number, &reports))
+        .map(|(_, tenant)| Check::new(&tenant.name, tenant.source, &reports))
         .collect();
     let healthy = checks.iter().all(|check| check.status == HEALTHY);
     let mut timestamp = String::new();
@@ -97,7 +97,7 @@ struct Node {
 }
 
 impl<'a> Check<'a> {
-    /// That of the tenant of this number, over all threads.
+    /// That of a token and its Redis, which has this number, over all threads.
     fn new(token: &'a str, number: usize, reports: &[Option<Report>]) -> Self {
         let mut details = Details::default();
         let mut nodes = BTreeMap::new();

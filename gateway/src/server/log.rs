@@ -19,7 +19,7 @@ pub(super) fn access(id: &HeaderValue, method: &Method, route: Route, answer: &A
         route = route.name(),
         status = answer.status.as_u16(),
         micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        bytes = answer.body.len(),
+        bytes = answer.pieces.as_ref().map_or(answer.body.len(), |pieces| pieces.came()),
         commands = answer.commands,
         "request"
     );

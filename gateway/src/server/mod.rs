@@ -4,12 +4,14 @@
 //! and a client stays with the thread that had the fewest when it came.
 
 mod answer;
+mod browsers;
 mod details;
 mod health;
 mod ids;
 mod incoming;
 mod log;
 mod outgoing;
+mod peers;
 mod perform;
 mod place;
 mod report;
@@ -17,10 +19,11 @@ mod request;
 mod route;
 mod scrape;
 mod stream;
+mod wire;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
@@ -31,10 +34,11 @@ use tokio::time::Instant;
 
 use crate::auth::Auth;
 use crate::command::{Rules, Scripts};
-use crate::config::{self, Config, Limits, Listen};
+use crate::config::{self, Config, Host, Limits, Listen, Origin};
 use crate::listener::{Listener, Tls};
+use crate::memory::{Gauge, Memory};
 use crate::target::Target;
-use place::Gauge;
+use peers::Peers;
 use worker::{Order, Thread};
 
 pub(crate) use answer::Kind;
@@ -113,7 +117,7 @@ impl Gateway {
         let admin_places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
         let admin = async {
             match &admin {
-                Some((listener, _)) => accept(listener, Role::Admin, &admin_places, &threads).await,
+                Some((listener, _)) => accept(listener, Role::Admin, &admin_places, &shared, &threads).await,
                 None => std::future::pending().await,
             }
         };
@@ -126,7 +130,7 @@ impl Gateway {
         };
         let result = tokio::select! {
             () = renewing => Ok(()),
-            () = accept(&listener, Role::Clients, &shared.connections, &threads) => Ok(()),
+            () = accept(&listener, Role::Clients, &shared.connections, &shared, &threads) => Ok(()),
             () = admin.as_mut() => Ok(()),
             () = stop => Ok(()),
             () = one_ends(&threads) => Err(anyhow!("a thread ended by itself; what it said before says why")),
@@ -158,10 +162,25 @@ async fn one_ends(threads: &[Thread]) {
 }
 
 /// Hands clients to the threads with the fewest.
-async fn accept(listener: &Listener, role: Role, places: &Arc<Semaphore>, threads: &[Thread]) {
+async fn accept(
+    listener: &Listener,
+    role: Role,
+    places: &Arc<Semaphore>,
+    shared: &Shared,
+    threads: &[Thread],
+) {
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(places).acquire_owned().await {
-        let accepted = listener.accept().await;
+        let (accepted, peer) = listener.accept().await;
+        let seat = match peer.filter(|_| role == Role::Clients).map(|peer| shared.peers.seat(peer)) {
+            // It is closed at once: what waits to be accepted stands in front of others.
+            Some(None) => {
+                shared.turned_away.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            seat => seat.flatten(),
+        };
+        let place = (place, seat);
         if let Some(thread) = threads.iter().min_by_key(|thread| thread.clients()) {
             thread.serve(accepted, role, place);
         }
@@ -173,6 +192,8 @@ pub(crate) struct Shared {
     auth: Auth,
     /// What the tokens open, in the order in which [`Auth`] counts them.
     tenants: Vec<Tenant>,
+    /// Each Redis, which tokens may share.
+    sources: Vec<Source>,
     /// What speaks TLS to clients.
     tls: Option<Tls>,
     limits: Limits,
@@ -180,57 +201,84 @@ pub(crate) struct Shared {
     log_access: bool,
     /// Whether health and metrics have an address of their own.
     has_admin: bool,
+    /// Whether clients come over a network, and may be browsers.
+    over_tcp: bool,
+    /// Names by which those may ask for it who need no token.
+    hosts: Vec<Host>,
     began: Instant,
     stopping: watch::Receiver<bool>,
     threads: OnceLock<Box<[mpsc::WeakUnboundedSender<Order>]>>,
     /// Places for client connections, the one that is waited for included.
     connections: Arc<Semaphore>,
+    peers: Arc<Peers>,
+    /// Connections that were closed because their peer had its share.
+    turned_away: AtomicU64,
     clients: Gauge,
     in_flight: Gauge,
     streams: Gauge,
-    memory: Gauge,
+    memory: Memory,
+}
+
+/// A Redis, and how many connections each thread has to it.
+struct Source {
+    target: Target,
+    /// The most that one of its tokens asks for.
+    connections: usize,
+    /// The first of its tokens.
+    tenant: usize,
+    /// What it calls the scripts of its clients.
+    scripts: Arc<Scripts>,
 }
 
 /// What a token opens.
 struct Tenant {
     name: String,
-    redis: Target,
-    connections: usize,
+    /// The number of its Redis.
+    source: usize,
     rules: Rules,
+    /// Where web pages come from that may use it.
+    origins: Vec<Origin>,
     in_flight: Gauge,
     streams: Gauge,
 }
 
 impl Shared {
     fn new(config: Config, stopping: watch::Receiver<bool>) -> anyhow::Result<Self> {
-        let Config { tenants, limits, drain, admin_listen, log, tls, .. } = config;
+        let Config { listen, hosts, tenants, limits, drain, admin_listen, log, tls, .. } = config;
         let open = tenants.iter().any(|tenant| tenant.token.is_none());
         let auth = match open {
             true => Auth::open(),
             false => Auth::tokens(tenants.iter().filter_map(|tenant| tenant.token.clone())),
         };
-        // Tokens of one Redis share what its scripts are called.
-        let mut scripts = BTreeMap::<String, Arc<Scripts>>::new();
-        let tenants = tenants.into_iter().map(|tenant| {
-            let scripts = scripts.entry(tenant.redis.to_string()).or_default();
-            Tenant::new(tenant, Arc::clone(scripts))
+        let mut sources = Vec::new();
+        let tenants = tenants.into_iter().enumerate().map(|(number, tenant)| {
+            let source = Source::of(number, &tenant, &mut sources);
+            // Tokens of one Redis share what its scripts are called.
+            let scripts = sources.get(source).map(|source| Arc::clone(&source.scripts)).unwrap_or_default();
+            Tenant::new(tenant, source, scripts)
         });
+        let tenants = tenants.collect::<anyhow::Result<_>>()?;
         Ok(Self {
             auth,
-            tenants: tenants.collect::<anyhow::Result<_>>()?,
+            tenants,
+            sources,
             tls: tls.as_ref().map(Tls::load).transpose()?,
             limits,
             drain,
             log_access: log.access,
             has_admin: admin_listen.is_some(),
+            over_tcp: listen.tcp().is_some(),
+            hosts,
             began: Instant::now(),
             stopping,
             threads: OnceLock::new(),
             connections: Arc::new(Semaphore::new(limits.connections)),
+            peers: Arc::new(Peers::new(limits.connections_per_peer)),
+            turned_away: AtomicU64::new(0),
             clients: Gauge::new(limits.connections),
             in_flight: Gauge::new(limits.in_flight),
             streams: Gauge::new(limits.streams),
-            memory: Gauge::new(limits.memory),
+            memory: Memory::new(limits.memory),
         })
     }
 
@@ -249,14 +297,30 @@ impl Shared {
     }
 }
 
+impl Source {
+    /// The number of the Redis that a token opens. Tokens with the same server, user, database and the like share it.
+    fn of(number: usize, tenant: &config::Tenant, sources: &mut Vec<Self>) -> usize {
+        let connections = tenant.connections.get();
+        if let Some(known) = sources.iter().position(|source| source.target == tenant.redis) {
+            if let Some(source) = sources.get_mut(known) {
+                source.connections = source.connections.max(connections);
+            }
+            return known;
+        }
+        let target = tenant.redis.clone();
+        sources.push(Self { target, connections, tenant: number, scripts: Arc::default() });
+        sources.len() - 1
+    }
+}
+
 impl Tenant {
-    fn new(config: config::Tenant, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
-        let config::Tenant { name, redis, connections, rights, in_flight, streams, .. } = config;
+    fn new(config: config::Tenant, source: usize, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
+        let config::Tenant { name, rights, origins, in_flight, streams, .. } = config;
         Ok(Self {
             name,
-            redis,
-            connections: connections.get(),
+            source,
             rules: Rules::new(rights, scripts)?,
+            origins,
             in_flight: Gauge::new(in_flight.unwrap_or(usize::MAX)),
             streams: Gauge::new(streams.unwrap_or(usize::MAX)),
         })

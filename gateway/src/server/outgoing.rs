@@ -12,21 +12,24 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::place::{Grant, Place};
+use super::place::Place;
 use super::stream::Events;
+use super::worker::Worker;
 use crate::listener::{Pulse, Underway, Waiting};
+use crate::memory::Grant;
+use crate::reply::Pieces;
 
 /// The body of an answer.
-#[derive(Debug)]
 pub(crate) struct Outgoing {
     content: Content,
     kept: Rc<Kept>,
 }
 
-#[derive(Debug)]
 enum Content {
     /// What is left of it.
     Bytes(Bytes),
+    /// What is not written yet.
+    Pieces(Box<Pieces>, Rc<Worker>),
     Events(Events),
 }
 
@@ -59,6 +62,11 @@ impl Outgoing {
         Self { content: Content::Bytes(bytes), kept: Rc::new(kept) }
     }
 
+    /// These pieces, which are written as they are taken.
+    pub(crate) fn pieces(pieces: Box<Pieces>, worker: Rc<Worker>, kept: Kept) -> Self {
+        Self { content: Content::Pieces(pieces, worker), kept: Rc::new(kept) }
+    }
+
     /// These events.
     pub(crate) fn events(events: Events, kept: Kept) -> Self {
         Self { content: Content::Events(events), kept: Rc::new(kept) }
@@ -89,6 +97,11 @@ impl Body for Outgoing {
         let bytes = match &mut this.content {
             Content::Bytes(rest) if rest.is_empty() => None,
             Content::Bytes(rest) => Some(rest.split_to(rest.len().min(PIECE))),
+            Content::Pieces(pieces, worker) => {
+                let piece = pieces.next_piece();
+                worker.recorder.sent(piece.as_ref().map_or(0, Bytes::len));
+                piece
+            }
             Content::Events(events) => ready!(events.poll_next(cx)),
         };
         Poll::Ready(bytes.map(|bytes| {
@@ -100,6 +113,7 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Bytes(rest) => rest.is_empty(),
+            Content::Pieces(pieces, _) => pieces.is_over(),
             Content::Events(events) => events.is_over(),
         }
     }
@@ -107,7 +121,7 @@ impl Body for Outgoing {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Bytes(rest) => SizeHint::with_exact(rest.len() as u64),
-            Content::Events(_) => SizeHint::default(),
+            Content::Pieces(..) | Content::Events(_) => SizeHint::default(),
         }
     }
 }

@@ -1,57 +1,11 @@
-//! Places: what is under way at once, and the memory it takes.
+//! Places: what is under way at once.
 //!
-//! These are the only numbers that all threads share on the way of a request.
+//! These, and the memory that is taken, are the only numbers that all threads share on the way of a request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Shared;
-
-/// How many of something there are, and how many there may be.
-#[derive(Debug)]
-pub(crate) struct Gauge {
-    count: AtomicUsize,
-    most: usize,
-}
-
-impl Gauge {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { count: AtomicUsize::new(0), most }
-    }
-
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// How many there may be.
-    pub(crate) fn most(&self) -> usize {
-        self.most
-    }
-
-    /// Takes `more` if that is not too much.
-    pub(super) fn take(&self, more: usize) -> bool {
-        let before = self.count.fetch_add(more, Ordering::Relaxed);
-        let fits = before.saturating_add(more) <= self.most;
-        if !fits {
-            self.give_back(more);
-        }
-        fits
-    }
-
-    /// Whether there is no room for any more.
-    pub(super) fn is_full(&self) -> bool {
-        self.count() >= self.most
-    }
-
-    fn add(&self, more: usize) {
-        self.count.fetch_add(more, Ordering::Relaxed);
-    }
-
-    pub(super) fn give_back(&self, count: usize) {
-        self.count.fetch_sub(count, Ordering::Relaxed);
-    }
-}
+use crate::memory::Gauge;
 
 /// A place among the requests or streams under way, of a token and of all.
 #[derive(Debug)]
@@ -111,65 +65,5 @@ impl Among {
             Self::Requests => (&tenant.in_flight, &shared.in_flight),
             Self::Streams => (&tenant.streams, &shared.streams),
         })
-    }
-}
-
-/// Memory that a request body or an answer takes, as far as it is more than [`FREE`].
-#[derive(Debug)]
-pub(crate) struct Grant {
-    shared: Arc<Shared>,
-    taken: usize,
-}
-
-impl Grant {
-    /// For an answer of this size, which is there already, whether there is memory for it or not. What is left for requests is
-    /// less by that.
-    pub(crate) fn held(shared: &Arc<Shared>, size: usize) -> Option<Self> {
-        let taken = size.checked_sub(FREE)?;
-        shared.memory.add(taken);
-        Some(Self { shared: Arc::clone(shared), taken })
-    }
-
-    /// None yet.
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), taken: 0 }
-    }
-
-    /// Whether there is memory for a body that has grown to `size`.
-    pub(crate) fn grow(&mut self, size: usize) -> bool {
-        let more = size.saturating_sub(FREE).saturating_sub(self.taken);
-        if more == 0 {
-            return true;
-        }
-        let granted = self.shared.memory.take(more);
-        if granted {
-            self.taken += more;
-        }
-        granted
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        if self.taken > 0 {
-            self.shared.memory.give_back(self.taken);
-        }
-    }
-}
-
-/// What every request may take without asking: the number of requests bounds it.
-const FREE: usize = 16 << 10;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gauge_gives_what_it_has_and_takes_it_back() {
-        let gauge = Gauge::new(3);
-        assert!(gauge.take(2) && !gauge.take(2) && gauge.take(1) && !gauge.take(1));
-        gauge.give_back(2);
-        assert!(gauge.take(2) && gauge.count() == 3);
-        assert!(!gauge.take(usize::MAX - 3), "no overflow");
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::worker::{Order, Worker};
-use crate::backend::{Count, Counters, Status};
+use crate::backend::{Backend, Count, Counters, Status, Traffic};
 use crate::metrics::Metrics;
 use crate::reply::error;
 
@@ -17,16 +17,20 @@ use crate::reply::error;
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) metrics: Metrics,
-    /// The Redis of each tenant.
+    /// Each Redis, in the order of their numbers.
     pub(crate) redis: Vec<Redis>,
+    /// What was counted for each tenant.
+    pub(crate) traffic: Vec<Totals<3>>,
 }
+
+/// What was counted, with its name and meaning.
+pub(crate) type Totals<const COUNT: usize> = [(&'static str, &'static str, u64); COUNT];
 
 /// A Redis as one thread sees it.
 #[derive(Debug)]
 pub(crate) struct Redis {
     pub(crate) status: Status,
-    /// What was counted, with its name and meaning.
-    pub(crate) totals: [(&'static str, &'static str, u64); 11],
+    pub(crate) totals: Totals<8>,
     /// How long it took to answer, or why it did not; nothing when it was not asked.
     pub(crate) answered: Option<Result<Duration, String>>,
 }
@@ -72,28 +76,37 @@ impl Worker {
             Ask::Redis => self.ask_redis().await,
         };
         let mut answers = answers.into_iter().map(Some);
-        let redis = self.backends.iter().map(|backend| Redis {
+        let redis = self.sources().map(|backend| Redis {
             status: backend.status(),
             totals: totals(backend.counters()),
             answered: answers.next().flatten(),
         });
-        Report { metrics: self.recorder.metrics(), redis: redis.collect() }
+        Report {
+            metrics: self.recorder.metrics(),
+            redis: redis.collect(),
+            traffic: self.backends.iter().map(|backend| traffic(backend.traffic())).collect(),
+        }
     }
 
-    /// Whether the Redis of each tenant answers, all at once.
+    /// Each Redis, by way of the first of its tenants.
+    fn sources(&self) -> impl Iterator<Item = &Backend> {
+        self.shared.sources.iter().filter_map(|source| self.backends.get(source.tenant))
+    }
+
+    /// Whether each Redis answers, all at once.
     async fn ask_redis(self: &Rc<Self>) -> Vec<Result<Duration, String>> {
         let mut asking = JoinSet::new();
-        for number in 0..self.backends.len() {
-            let worker = Rc::clone(self);
-            asking.spawn_local(async move { (number, worker.ask_one(number).await) });
+        for (number, source) in self.shared.sources.iter().enumerate() {
+            let (worker, tenant) = (Rc::clone(self), source.tenant);
+            asking.spawn_local(async move { (number, worker.ask_one(tenant).await) });
         }
         let mut answers = asking.join_all().await;
         answers.sort_by_key(|(number, _)| *number);
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    async fn ask_one(&self, number: usize) -> Result<Duration, String> {
-        let Some(backend) = self.backends.get(number) else {
+    async fn ask_one(&self, tenant: usize) -> Result<Duration, String> {
+        let Some(backend) = self.backends.get(tenant) else {
             return Err("ERR there is no such token".into());
         };
         let begun = Instant::now();
@@ -106,12 +119,18 @@ impl Worker {
     }
 }
 
-fn totals(counters: &Counters) -> [(&'static str, &'static str, u64); 11] {
+fn traffic(traffic: &Traffic) -> Totals<3> {
     let total = |name, help, count: &Count| (name, help, count.get());
     [
-        total("redis_commands_total", "Commands sent to Redis for clients.", &counters.commands),
-        total("redis_sent_bytes_total", "Bytes of them.", &counters.bytes_sent),
-        total("redis_received_bytes_total", "Bytes of the replies to them.", &counters.bytes_received),
+        total("redis_commands_total", "Commands sent to Redis for clients.", &traffic.commands),
+        total("redis_sent_bytes_total", "Bytes of them.", &traffic.bytes_sent),
+        total("redis_received_bytes_total", "Bytes of the replies to them.", &traffic.bytes_received),
+    ]
+}
+
+fn totals(counters: &Counters) -> Totals<8> {
+    let total = |name, help, count: &Count| (name, help, count.get());
+    [
         total("redis_connects_total", "Connections to Redis that were made.", &counters.connects),
         total(
             "redis_reconnects_total",

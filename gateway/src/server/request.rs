@@ -9,33 +9,46 @@ use std::rc::Rc;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Version};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Failure, Kind};
-use super::incoming;
+use super::incoming::{self, Body};
 use super::outgoing::Outgoing;
-use super::place::{Among, Full, Grant, Place};
+use super::place::{Among, Full, Place};
 use super::route::Route;
 use super::worker::Worker;
-use super::{Role, details, health, scrape};
+use super::{Role, details, health, scrape, wire};
 use crate::listener::{Pulse, Underway};
+use crate::memory::Grant;
 use crate::reply::{Encoding, Format};
 
 impl Worker {
-    /// Answers a request, and takes down what became of it.
-    pub(crate) async fn respond(
+    /// Answers a request, and takes down what became of it. It counts as under way from this call on, not only from when the
+    /// future is first polled.
+    pub(crate) fn respond(
         self: Rc<Self>,
         request: Request<Incoming>,
         role: Role,
         pulse: Rc<Pulse>,
-    ) -> Result<Response<Outgoing>, Infallible> {
-        let begun = Instant::now();
+    ) -> impl Future<Output = Result<Response<Outgoing>, Infallible>> {
         let underway = Underway::new(Rc::clone(&pulse));
         let (head, body) = request.into_parts();
+        let body = Body::new(body, &pulse);
+        self.take_down((head, body), role, pulse, underway)
+    }
+
+    async fn take_down(
+        self: Rc<Self>,
+        (head, body): (Parts, Body),
+        role: Role,
+        pulse: Rc<Pulse>,
+        underway: Underway,
+    ) -> Result<Response<Outgoing>, Infallible> {
+        let begun = Instant::now();
         let route = Route::of(head.uri.path());
         let id = self.ids.of_request(&head.headers);
-        let answer = match self.answer(route, role, &head, body).await {
+        let mut answer = match self.answer(route, role, &head, body, &pulse).await {
             Ok(answer) => answer,
             Err(failure) => {
                 self.recorder.errors(failure.kind, 1);
@@ -43,12 +56,18 @@ impl Worker {
                 failure.answer()
             }
         };
+        answer.sharing = self.shared.sharing(&head, role);
+        // HTTP/2 ends a stream alone.
+        answer.closes = (answer.closes | pulse.take_left()) && head.version <= Version::HTTP_11;
+        if answer.events.is_some() {
+            pulse.stream();
+        }
         let took = begun.elapsed();
         self.recorder.request(route, answer.status, took, answer.body.len());
         if self.shared.log_access {
             super::log::access(&id, &head.method, route, &answer, took);
         }
-        Ok(answer.into_response(pulse, underway, head.method == Method::HEAD, id))
+        Ok(answer.into_response(&self, pulse, underway, head.method == Method::HEAD, id))
     }
 
     async fn answer(
@@ -56,9 +75,22 @@ impl Worker {
         route: Route,
         role: Role,
         head: &Parts,
-        body: Incoming,
+        body: Body,
+        pulse: &Pulse,
     ) -> Result<Answer, Failure> {
-        let refusal = if !self.shared.has(route, role) {
+        if role == Role::Admin {
+            pulse.trust();
+        }
+        let problem = wire::problem(head).or_else(|| self.shared.page_refusal(head, route, role));
+        if problem.is_none()
+            && let Some(preflight) = self.shared.preflight(head, role)
+        {
+            incoming::skip(body, &head.headers, &self.shared).await;
+            return Ok(preflight);
+        }
+        let refusal = if problem.is_some() {
+            problem
+        } else if !self.shared.has(route, role) {
             Some(Failure::new(Kind::Path, "ERR there is nothing at this path"))
         } else if !route.takes(&head.method) {
             let failure = Failure::new(Kind::Method, "ERR method not allowed");
@@ -72,43 +104,45 @@ impl Worker {
         }
         match route {
             Route::Health => Ok(health::live()),
-            Route::Ready => Ok(Box::pin(health::ready(&self.shared)).await),
+            Route::Ready => {
+                let tenant = self.tenant(head).ok();
+                Ok(Box::pin(health::ready(&self.shared, tenant, role)).await)
+            }
             Route::Details => {
                 // Others than the operator see what is theirs.
                 let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
                 Ok(Box::pin(details::details(&self.shared, tenant)).await)
             }
             Route::Metrics => {
-                if role != Role::Admin {
-                    self.tenant(head)?;
-                }
-                Ok(Box::pin(scrape::metrics(&self.shared)).await)
+                let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                Ok(Box::pin(scrape::metrics(&self.shared, tenant)).await)
             }
             Route::Subscribe | Route::PSubscribe | Route::Monitor => {
-                let admitted = self.admit(route, head, Among::Streams);
+                let admitted = self.admit(route, head, Among::Streams, pulse);
                 // SDKs post an empty array, which means nothing.
                 incoming::skip(body, &head.headers, &self.shared).await;
-                let Admitted { tenant, place, .. } = admitted?;
+                let Admitted { tenant, place, memory, .. } = admitted?;
                 let answer = Box::pin(self.listen(route, head, tenant)).await?;
-                Ok(Answer { place: Some(place), sync_token: Some(self.ids.next()), ..answer })
+                let (place, memory) = (Some(place), Some(memory));
+                Ok(Answer { place, memory, sync_token: Some(self.ids.next()), ..answer })
             }
             Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
-                let admitted = match self.admit(route, head, Among::Requests) {
+                let admitted = match self.admit(route, head, Among::Requests, pulse) {
                     Ok(admitted) => admitted,
                     Err(failure) => {
                         incoming::skip(body, &head.headers, &self.shared).await;
                         return Err(failure);
                     }
                 };
-                let Admitted { tenant, format, place } = admitted;
+                let Admitted { tenant, format, place, mut memory } = admitted;
                 let performed = async {
-                    let (body, _memory) = incoming::read(body, &self.shared).await?;
-                    self.perform(route, head, &body, tenant, format).await
+                    let body = incoming::read(body, &self.shared).await?;
+                    self.perform(route, head, body, tenant, format, &mut memory).await
                 };
                 match performed.await {
                     Ok(mut answer) => {
                         answer.place = Some(place);
-                        answer.memory = Grant::held(&self.shared, answer.body.len());
+                        answer.memory = Some(memory);
                         answer.sync_token = Some(self.ids.next());
                         Ok(answer)
                     }
@@ -119,18 +153,24 @@ impl Worker {
     }
 
     /// What can be said before the body is read.
-    fn admit(&self, route: Route, head: &Parts, among: Among) -> Result<Admitted, Failure> {
+    fn admit(&self, route: Route, head: &Parts, among: Among, pulse: &Pulse) -> Result<Admitted, Failure> {
         let tenant = self.tenant(head)?;
-        let format = format(&head.headers, route)?;
-        if self.shared.memory.is_full() {
-            return Err(Failure::new(Kind::Memory, "ERR too much memory is taken by requests under way"));
+        if let Some(refusal) = self.shared.origin_refusal(head, tenant) {
+            return Err(refusal);
         }
+        pulse.trust();
+        let format = format(&head.headers, route)?;
         let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
             Full::Token => Failure::new(Kind::TokenBusy, "ERR max requests limit exceeded"),
             Full::All if among == Among::Streams => Failure::new(Kind::Busy, "ERR too many streams are open"),
             Full::All => Failure::new(Kind::Busy, "ERR too many requests are under way"),
         })?;
-        Ok(Admitted { tenant, format, place })
+        // Before Redis is asked: an answer that is not large always has its memory.
+        let mut memory = self.shared.memory.grant();
+        if !memory.reserve(ANSWER) {
+            return Err(incoming::no_memory());
+        }
+        Ok(Admitted { tenant, format, place, memory })
     }
 
     /// Whose token it is.
@@ -145,6 +185,8 @@ struct Admitted {
     tenant: usize,
     format: Format,
     place: Place,
+    /// For the answer.
+    memory: Grant,
 }
 
 /// The form of answers that is asked for.
@@ -166,6 +208,9 @@ fn format(headers: &HeaderMap, route: Route) -> Result<Format, Failure> {
         Some(_) => refusal("ERR `Upstash-Response-Format` has to be `json` or `resp2`"),
     }
 }
+
+/// Memory that is reserved for every answer.
+pub(super) const ANSWER: usize = 20 << 10;
 
 static ENCODING: HeaderName = HeaderName::from_static("upstash-encoding");
 static RESPONSE_FORMAT: HeaderName = HeaderName::from_static("upstash-response-format");

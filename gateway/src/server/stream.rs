@@ -38,7 +38,7 @@ use crate::resp::{Item, Reader};
 pub(crate) struct Events(Option<Next>);
 
 /// The next events as text, and what comes after them.
-type Next = Pin<Box<dyn Future<Output = (Option<Source>, String)>>>;
+type Next = Pin<Box<dyn Future<Output = (Option<Source>, Bytes)>>>;
 
 /// Where events come from.
 struct Source {
@@ -99,7 +99,7 @@ impl Events {
         let Some(next) = &mut self.0 else { return Poll::Ready(None) };
         let (source, text) = ready!(next.as_mut().poll(cx));
         self.0 = source.map(|source| Box::pin(source.next()) as Next);
-        Poll::Ready(Some(text.into()))
+        Poll::Ready(Some(text))
     }
 
     /// Whether nothing comes any more.
@@ -110,8 +110,9 @@ impl Events {
 
 impl Source {
     /// Waits for an event, and takes those along that are there already.
-    async fn next(mut self) -> (Option<Self>, String) {
+    async fn next(mut self) -> (Option<Self>, Bytes) {
         let mut text = String::new();
+        let mut memory = self.worker.shared.memory.grant();
         while text.len() < AT_ONCE {
             let turn = tokio::select! {
                 biased;
@@ -123,20 +124,26 @@ impl Source {
             match turn {
                 Turn::Came(Ok(reply)) => {
                     let before = text.len();
+                    // Some copies are made on the way.
+                    if !memory.grow(before + COPIES * reply.len()) {
+                        text.push_str(": there is no memory for a message\n\n");
+                        return (None, text.into());
+                    }
                     write_event(&mut text, &reply);
+                    memory.shrink(text.len());
                     self.worker.recorder.message(text.len() - before);
                 }
                 Turn::Came(Err(end)) => {
                     text.push_str(&format!(": {end}\n\n"));
-                    return (None, text);
+                    return (None, memory.hold(text.into()));
                 }
-                Turn::Stop => return (None, ": the gateway is stopping\n\n".into()),
+                Turn::Stop => return (None, Bytes::from_static(b": the gateway is stopping\n\n")),
                 Turn::Quiet => text.push_str(":\n\n"),
                 Turn::Enough => break,
             }
         }
         self.due = Instant::now() + HEARTBEAT;
-        (Some(self), text)
+        (Some(self), memory.hold(text.into()))
     }
 }
 
@@ -194,6 +201,9 @@ fn write_event(out: &mut String, reply: &[u8]) {
 
 /// How long a stream may be quiet before it gets a comment.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How often a message is there while it becomes an event.
+const COPIES: usize = 4;
 
 /// Events that are sent at once, in bytes.
 const AT_ONCE: usize = 32 << 10;

@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use super::ids::Ids;
 use super::log::Complaints;
+use super::peers::Seat;
 use super::report::{Ask, Report};
-use super::{Role, Shared};
+use super::{Role, Shared, Tenant};
 use crate::backend::Backend;
 use crate::listener::{self, Accepted, Tls};
 use crate::metrics::Recorder;
@@ -42,8 +43,11 @@ pub(crate) struct Client {
     accepted: Accepted,
     role: Role,
     /// Its place among all connections.
-    place: OwnedSemaphorePermit,
+    place: Seated,
 }
+
+/// A place among all connections, and one among those of its peer.
+pub(crate) type Seated = (OwnedSemaphorePermit, Option<Seat>);
 
 impl Thread {
     /// Starts a thread, which lives until `stopping` is true or this value is gone.
@@ -96,7 +100,7 @@ impl Thread {
     }
 
     /// Hands it a client.
-    pub(crate) fn serve(&self, accepted: Accepted, role: Role, place: OwnedSemaphorePermit) {
+    pub(crate) fn serve(&self, accepted: Accepted, role: Role, place: Seated) {
         self.count.fetch_add(1, Ordering::Relaxed);
         // A thread that is gone drops the client.
         let _ = self.orders.send(Order::Serve(Client { accepted, role, place }));
@@ -112,7 +116,7 @@ impl Thread {
 /// A thread, seen from inside.
 pub(crate) struct Worker {
     pub(super) shared: Arc<Shared>,
-    /// The Redis of each tenant.
+    /// The Redis of each tenant; some are the same.
     pub(super) backends: Box<[Backend]>,
     pub(super) recorder: Recorder,
     pub(super) ids: Ids,
@@ -245,14 +249,15 @@ impl Drop for Counted {
     }
 }
 
-/// Connects to the Redis of every tenant, to all at once.
+/// Connects to every Redis, to all at once, and hands each to its tenants.
 async fn backends(shared: &Arc<Shared>) -> anyhow::Result<Box<[Backend]>> {
     let mut starting = JoinSet::new();
-    for (number, tenant) in shared.tenants.iter().enumerate() {
-        let (redis, connections) = (tenant.redis.clone(), tenant.connections);
-        let limits = shared.limits;
+    for (number, source) in shared.sources.iter().enumerate() {
+        let (redis, connections) = (source.target.clone(), source.connections);
+        let (limits, memory) = (shared.limits, shared.memory.clone());
         starting.spawn_local(async move {
-            let backend = Backend::start(&redis, connections, limits.command_timeout, limits.response).await;
+            let backend =
+                Backend::start(&redis, connections, limits.command_timeout, limits.response, memory).await;
             (number, backend)
         });
     }
@@ -262,5 +267,6 @@ async fn backends(shared: &Arc<Shared>) -> anyhow::Result<Box<[Backend]>> {
         backends.push((number, backend?));
     }
     backends.sort_by_key(|(number, _)| *number);
-    Ok(backends.into_iter().map(|(_, backend)| backend).collect())
+    let of = |tenant: &Tenant| backends.get(tenant.source).map(|(_, backend)| backend.share());
+    shared.tenants.iter().map(|tenant| of(tenant).context("a Redis is missing")).collect()
 }

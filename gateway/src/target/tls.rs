@@ -34,6 +34,7 @@ pub struct TlsFiles {
 /// How to encrypt a connection.
 #[derive(Clone)]
 pub(crate) struct Tls {
+    files: TlsFiles,
     connector: TlsConnector,
     server_name: Option<ServerName<'static>>,
 }
@@ -66,7 +67,8 @@ impl Tls {
                 .ok()
                 .with_context(|| format!("the server name `{name}` is neither a host name nor an address"))
         });
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name: server_name.transpose()? })
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(Self { files: files.clone(), connector, server_name: server_name.transpose()? })
     }
 
     /// Begins TLS on a connection to `address`.
@@ -85,6 +87,15 @@ impl Tls {
             .map_err(|error| TlsError::of(&error).unwrap_or_else(|| TlsError::Other(error.to_string())))
     }
 }
+
+/// What comes of the same files is the same.
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files
+    }
+}
+
+impl Eq for Tls {}
 
 /// Why TLS failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

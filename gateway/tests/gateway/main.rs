@@ -12,9 +12,11 @@
 )]
 
 mod anything;
+mod browsers;
 mod commands;
 mod dialect;
 mod listening;
+mod memory;
 mod operation;
 mod outages;
 mod paths;
@@ -24,3 +26,4 @@ mod streams;
 mod support;
 mod tokens;
 mod topologies;
+mod wire;

@@ -112,8 +112,8 @@ async fn bodies_together_take_no_more_memory_than_there_is() {
     // Two that come slowly hold most of it.
     let mut slow = Vec::new();
     for _ in 0..2 {
-        let mut socket = raw(&server, head("POST", "/set/k", "content-length: 500001\r\n")).await;
-        socket.write_all(&vec![b'x'; 500_000]).await.unwrap();
+        let mut socket = raw(&server, head("POST", "/set/k", "content-length: 480001\r\n")).await;
+        socket.write_all(&vec![b'x'; 480_000]).await.unwrap();
         slow.push(socket);
     }
     eventually("both are counted", async || metric(&server, "memory_bytes").await > 960_000).await;
@@ -131,7 +131,7 @@ async fn bodies_together_take_no_more_memory_than_there_is() {
     assert_eq!(metric(&server, "memory_bytes").await, 0);
     assert_eq!(server.post("/set/k", body).await.status, 200);
     // One alone may not take more either.
-    assert_eq!(server.post("/set/k", vec![b'y'; 1_500_000]).await.error().0, 503);
+    assert_eq!(server.post("/set/k", vec![b'y'; 1_480_000]).await.error().0, 503);
     assert_eq!(metric(&server, "memory_bytes").await, 0);
 }
 
@@ -166,20 +166,47 @@ async fn a_client_that_does_not_read_is_let_go_and_one_that_reads_slowly_is_not(
 }
 
 #[tokio::test]
-async fn answers_that_are_not_read_take_memory_from_new_requests() {
+async fn answers_that_are_not_read_take_memory_from_other_large_ones_and_not_from_small_ones() {
     let redis = Redis::start().await;
     let flags = ["--max-memory", "8MiB", "--write-timeout", "2s"];
     let server = Server::start_with(&redis.url(), &flags).await;
-    for _ in 0..2 {
-        server.client().await.send(request(hyper::Method::POST, "/append/k", vec![b'x'; 8 << 20])).await;
-    }
+    let mut client = server.client().await;
+    redis.ask(&["EVAL", "return redis.call('SET', 'k', string.rep('x', 6291456))", "0"]).await;
     let deaf = raw(&server, head("GET", "/get/k", "")).await;
-    eventually("the answer is counted", async || metric(&server, "memory_bytes").await > 15 << 20).await;
-    let answer = server.client().await.get("/ping").await;
-    assert_eq!(answer.error(), (503, "ERR too much memory is taken by requests under way"));
-    eventually("it is let go", async || server.client().await.get("/ping").await.status == 200).await;
+    eventually("the answer is counted", async || metric(&server, "memory_bytes").await > 6_000_000).await;
+    let answer = client.get("/get/k").await;
+    let thrown = "ERR too much memory is taken by requests under way: the answer was thrown away, what was sent has run";
+    assert_eq!(answer.error(), (503, thrown));
+    // In a pipeline, what has run is said to have run.
+    let answer = client.post("/pipeline", r#"[["INCR","n"],["GET","k"]]"#).await;
+    assert_eq!(answer.error(), (503, thrown));
+    assert_eq!(client.get("/get/n").await.raw(), (200, r#"{"result":"1"}"#));
+    eventually("it is let go", async || client.get("/get/k").await.status == 200).await;
     assert_eq!(metric(&server, "memory_bytes").await, 0);
     drop(deaf);
+}
+
+#[tokio::test]
+async fn every_answer_has_some_memory_before_redis_is_asked() {
+    let redis = Redis::start().await;
+    let flags = ["--max-memory", "1MiB", "--command-timeout", "20s"];
+    let server = Server::start_with(&redis.url(), &flags).await;
+    let mut client = server.client().await;
+    client.get("/set/n/0").await;
+    redis.signal("STOP").await;
+    let mut waiting = Vec::new();
+    for _ in 0..51 {
+        waiting.push(raw(&server, head("GET", "/incr/n", "connection: close\r\n")).await);
+    }
+    eventually("all wait", async || metric(&server, "memory_bytes").await == 51 * (20 << 10)).await;
+    let answer = client.get("/incr/n").await;
+    assert_eq!(answer.error(), (503, "ERR too much memory is taken by requests under way"));
+    redis.signal("CONT").await;
+    for mut socket in waiting {
+        assert!(heard(&mut socket).await.starts_with("HTTP/1.1 200"));
+    }
+    // What was refused has not run.
+    assert_eq!(client.get("/get/n").await.json["result"], "51");
 }
 
 #[tokio::test]
@@ -247,4 +274,115 @@ async fn more_clients_than_the_limit_wait_to_be_accepted() {
     assert!(timeout(Duration::from_millis(300), third.read(&mut byte)).await.is_err(), "it is served");
     drop(one);
     assert!(heard(&mut third).await.ends_with(r#"{"result":"PONG"}"#));
+}
+
+/// Slow heads, handshakes and prefaces: whatever a client without a token can begin and not go on with.
+#[tokio::test]
+async fn a_head_that_does_not_come_holds_no_connection() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--header-timeout", "400ms"]).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    // A head that says it goes on, and does not.
+    let headers = [&settings[..], &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]].concat();
+    let refused = b"GET /get/k HTTP/1.1\r\nhost: gateway\r\n\r\n";
+    let begun = Instant::now();
+    let mut waiting = Vec::new();
+    for said in [
+        &b""[..],
+        b"G",
+        b"GET / HTTP/1.1\r\nhost: gateway\r\nx-more: ",
+        b"\r\n\r\n",
+        &preface[..5],
+        preface,
+        &settings,
+        &headers,
+        refused,
+        &[&refused[..], b"GET / HT"].concat(),
+    ] {
+        waiting.push((said.to_vec(), raw(&server, said).await));
+    }
+    // Bytes that come one by one make no difference.
+    let mut slow = raw(&server, "GET /").await;
+    let dripping = tokio::spawn(async move {
+        while slow.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    for (said, mut socket) in waiting {
+        let mut answer = Vec::new();
+        let closed = timeout(Duration::from_secs(8), socket.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "{} is held", String::from_utf8_lossy(&said));
+    }
+    timeout(Duration::from_secs(8), dripping).await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+
+    // Who has shown a token may be idle for longer, but not begin and stop.
+    let mut client = server.client().await;
+    assert_eq!(client.get("/ping").await.status, 200);
+    let mut stuck = raw(&server, head("GET", "/ping", "")).await;
+    let mut answer = [0; 12];
+    stuck.read_exact(&mut answer).await.unwrap();
+    stuck.write_all(b"GET /ping HT").await.unwrap();
+    heard_bytes(&mut stuck).await;
+    sleep(Duration::from_millis(600)).await;
+    assert_eq!(client.get("/ping").await.status, 200);
+    // Redis may take longer than a head.
+    redis.signal("STOP").await;
+    let mut patient = raw(&server, head("GET", "/ping", "connection: close\r\n")).await;
+    sleep(Duration::from_millis(700)).await;
+    redis.signal("CONT").await;
+    assert!(heard(&mut patient).await.ends_with(r#"{"result":"PONG"}"#));
+}
+
+/// Whatever comes until it is closed.
+async fn heard_bytes(socket: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(8), socket.read_to_end(&mut rest)).await.expect("it is closed");
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_all_connections_it_can_get_leaves_some_for_others() {
+    let redis = Redis::start().await;
+    let flags = ["--max-connections", "8", "--listen", "0.0.0.0:0"];
+    let server = Server::start_with(&redis.url(), &flags).await;
+    let dial = async |host: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 9, host], 0).into()).unwrap();
+        socket.connect(([127, 0, 0, 1], server.address.port()).into()).await.unwrap()
+    };
+    let ping = head("GET", "/ping", "");
+    let mut greedy = Vec::new();
+    for _ in 0..6 {
+        let mut socket = dial(1).await;
+        socket.write_all(ping.as_bytes()).await.unwrap();
+        socket.read_exact(&mut [0; 12]).await.unwrap();
+        greedy.push(socket);
+    }
+    // Its share is three quarters: more are closed.
+    for _ in 0..3 {
+        let mut socket = dial(1).await;
+        let _ = socket.write_all(ping.as_bytes()).await;
+        let mut nothing = Vec::new();
+        let _ =
+            timeout(Duration::from_secs(8), socket.read_to_end(&mut nothing)).await.expect("it is closed");
+        assert!(nothing.is_empty());
+    }
+    let mut other = dial(2).await;
+    other.write_all(head("GET", "/ping", "connection: close\r\n").as_bytes()).await.unwrap();
+    assert!(heard(&mut other).await.ends_with(r#"{"result":"PONG"}"#));
+    let (_, text) = {
+        let mut socket = dial(3).await;
+        socket.write_all(head("GET", "/metrics", "connection: close\r\n").as_bytes()).await.unwrap();
+        ((), heard(&mut socket).await)
+    };
+    assert!(text.contains("tollgate_gateway_connections_turned_away_total 3\n"), "{text}");
+    // One that leaves makes room.
+    greedy.pop();
+    eventually("there is room again", async || {
+        let mut socket = dial(1).await;
+        let _ = socket.write_all(ping.as_bytes()).await;
+        socket.read_exact(&mut [0; 12]).await.is_ok()
+    })
+    .await;
 }

@@ -47,19 +47,223 @@ async fn each_token_opens_its_own_redis() {
     })
     .await;
     assert_eq!(ask(&server, "token-of-b", "/ping", "").await.status, 200);
-    let ready = server.client().await.get("/ready").await;
-    assert_eq!(ready.status, 503);
-    assert!(
-        ready.json["error"].as_str().unwrap().starts_with("`a`: ERR redis is unreachable: "),
-        "{}",
-        ready.text
-    );
+    // Those who ask without a token learn nothing of any, and that the gateway serves.
+    assert_eq!(get(&server, None, "/ready").await.raw(), (200, r#"{"status":"ready"}"#));
+    assert_eq!(get(&server, Some("token-of-b"), "/ready").await.raw(), (200, r#"{"status":"ready"}"#));
+    let ready = get(&server, Some("token-of-a"), "/ready").await;
+    assert_eq!((ready.status.as_u16(), &ready.json["status"]), (503, &json!("unavailable")));
+    let error = ready.json["error"].as_str().unwrap();
+    assert!(error.starts_with("ERR redis is unreachable: ") && !ready.text.contains("`a`"), "{}", ready.text);
     // Each token is told of its own.
     let own = ask_details(&server, "token-of-b").await;
     assert_eq!((own.status.as_u16(), &own.json["checks"][0]["token"]), (200, &json!("b")));
     let other = ask_details(&server, "token-of-a").await;
     assert_eq!((other.status.as_u16(), &other.json["checks"][0]["token"]), (503, &json!("a")));
     assert_eq!(other.json["checks"].as_array().unwrap().len(), 1);
+}
+
+async fn get(server: &Server, token: Option<&str>, path: &str) -> Answer {
+    let mut request = request(Method::GET, path, "");
+    request.headers_mut().remove("authorization");
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    server.client().await.send(request).await
+}
+
+/// What metrics say to a token, or to those who operate the gateway.
+async fn metrics(address: std::net::SocketAddr, token: Option<&str>) -> String {
+    let mut request = request(Method::GET, "/metrics", "");
+    request.headers_mut().remove("authorization");
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let (_, text) = crate::support::Client::connect(address).await.bytes(request).await;
+    String::from_utf8(text.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn the_gateway_is_ready_while_any_redis_can_be_used() {
+    let (mut one, mut two) = (Redis::start().await, Redis::start().await);
+    let toml = format!(
+        "admin_listen = '127.0.0.1:0'\n[[tokens]]\nname = 'secret-a'\ntoken_env = 'A_TOKEN'\n\
+         [[tokens]]\nname = 'secret-b'\ntoken_env = 'B_TOKEN'\nredis = '{}'",
+        two.url()
+    );
+    let server = serve(&one, &toml).await;
+    let admin = async || {
+        let mut client = crate::support::Client::connect(server.admin.unwrap()).await;
+        client.get("/ready").await
+    };
+    assert_eq!(admin().await.raw(), (200, r#"{"status":"ready"}"#));
+    one.kill().await;
+    eventually("the operator is told", async || admin().await.json["unavailable"]["secret-a"].is_string())
+        .await;
+    assert_eq!(admin().await.status, 200);
+    assert_eq!(get(&server, None, "/ready").await.raw(), (200, r#"{"status":"ready"}"#));
+    two.kill().await;
+    eventually("nothing can be used", async || get(&server, None, "/ready").await.status == 503).await;
+    for token in [None, Some("wrong")] {
+        let answer = get(&server, token, "/ready").await;
+        assert_eq!(answer.raw(), (503, r#"{"error":"ERR no Redis can be used","status":"unavailable"}"#));
+    }
+    let answer = admin().await;
+    assert_eq!((answer.status.as_u16(), answer.json["unavailable"].as_object().unwrap().len()), (503, 2));
+    two.restart().await;
+    eventually("one can be used", async || get(&server, None, "/ready").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_token_sees_its_own_metrics_and_no_others() {
+    let redis = Redis::start().await;
+    let toml = "admin_listen = '127.0.0.1:0'\n[[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\n\
+         [[tokens]]\nname = 'b'\ntoken_env = 'B_TOKEN'";
+    let server = serve(&redis, toml).await;
+    for _ in 0..5 {
+        ask(&server, "token-of-b", "/hset/h/f/v", "").await;
+    }
+    ask(&server, "token-of-a", "/ping", "").await;
+    let all = metrics(server.admin.unwrap(), None).await;
+    for sample in [
+        r#"redis_commands_total{token="a"} 1"#,
+        r#"redis_commands_total{token="b"} 5"#,
+        r#"token_in_flight{token="b"} 0"#,
+        r#"commands_total{command="hset"} 5"#,
+    ] {
+        assert!(all.contains(&format!("\ntollgate_gateway_{sample}\n")), "{sample}\n{all}");
+    }
+    let toml = toml.replace("admin_listen = '127.0.0.1:0'\n", "");
+    let server = serve(&redis, &toml).await;
+    for _ in 0..5 {
+        ask(&server, "token-of-b", "/hset/h/f/v", "").await;
+    }
+    ask(&server, "token-of-a", "/ping", "").await;
+    let own = metrics(server.address, Some("token-of-a")).await;
+    assert!(own.contains("\ntollgate_gateway_redis_commands_total{token=\"a\"} 1\n"), "{own}");
+    assert!(own.contains("\ntollgate_gateway_token_in_flight{token=\"a\"} 0\n"), "{own}");
+    assert!(own.contains("\ntollgate_gateway_redis_connections{token=\"a\"} "), "{own}");
+    // Nor what all together do, which is the others'.
+    for foreign in ["token=\"b\"", "hset", "requests_total", "memory_bytes", "errors_total"] {
+        assert!(!own.contains(foreign), "{foreign}\n{own}");
+    }
+}
+
+/// How many connections a Redis has besides the one that asks.
+async fn connections(redis: &Redis) -> usize {
+    let clients = redis.ask(&["CLIENT", "LIST"]).await;
+    clients.matches("addr=").count() - clients.matches("laddr=").count() - 1
+}
+
+fn many(count: usize, redis: &str) -> String {
+    use std::fmt::Write as _;
+    let mut toml = "threads = 2\nconnections = 2\n".to_owned();
+    for number in 0..count {
+        write!(toml, "[[tokens]]\nname = 't{number}'\ntoken_env = 'T{number}_TOKEN'\nredis = '{redis}'\n")
+            .unwrap();
+    }
+    toml
+}
+
+#[tokio::test]
+async fn tokens_with_one_redis_share_its_connections() {
+    let redis = Redis::start_with(&["--maxclients", "40"]).await;
+    let server = serve(&redis, &many(250, &redis.url())).await;
+    assert_eq!(connections(&redis).await, 4);
+    for number in [0, 1, 124, 249] {
+        let token = format!("token-of-t{number}");
+        assert_eq!(ask(&server, &token, &format!("/set/k{number}/{number}"), "").await.status, 200);
+        assert_eq!(ask(&server, &token, "/get/k0", "").await.json["result"], "0");
+    }
+    assert_eq!(connections(&redis).await, 4);
+    // What is counted is each token's own.
+    let own = metrics(server.address, Some("token-of-t124")).await;
+    assert!(own.contains("\ntollgate_gateway_redis_commands_total{token=\"t124\"} 2\n"), "{own}");
+    assert_eq!(get(&server, Some("token-of-t249"), "/ready").await.status, 200);
+    assert_eq!(ask_details(&server, "token-of-t3").await.status, 200);
+}
+
+#[tokio::test]
+async fn tokens_share_connections_only_to_the_same_database_as_the_same_user() {
+    let redis = Redis::start_with(&["--user", "bob", "on", ">pass", "~*", "+@all"]).await;
+    let (url, port) = (redis.url(), redis.port);
+    let urls = [
+        url.clone(),
+        format!("redis://127.0.0.1:{port}/0"),
+        format!("redis://127.0.0.1:{port}/1"),
+        format!("redis://bob:pass@127.0.0.1:{port}/0"),
+        format!("redis://bob:pass@127.0.0.1:{port}/1"),
+    ];
+    let mut toml = "threads = 1\n".to_owned();
+    for (number, url) in urls.iter().enumerate() {
+        toml += &format!("[[tokens]]\nname = 't{number}'\ntoken_env = 'T{number}_TOKEN'\nredis = '{url}'\n");
+    }
+    let server = serve(&redis, &toml).await;
+    // The first two are the same.
+    assert_eq!(connections(&redis).await, 4);
+    for number in 0..urls.len() {
+        ask(&server, &format!("token-of-t{number}"), &format!("/set/k/{number}"), "").await;
+    }
+    for (number, value) in [(0, "3"), (1, "3"), (2, "4"), (3, "3"), (4, "4")] {
+        let answer = ask(&server, &format!("token-of-t{number}"), "/get/k", "").await;
+        assert_eq!(answer.json["result"], value, "{number}");
+    }
+    let user = ask(&server, "token-of-t3", "/acl/whoami", "").await;
+    assert_eq!(user.json["result"], "bob");
+    assert_eq!(ask(&server, "token-of-t0", "/acl/whoami", "").await.json["result"], "default");
+}
+
+/// Whatever one does to a connection that others share.
+#[tokio::test]
+async fn nothing_of_one_token_reaches_another_over_a_shared_connection() {
+    let redis = Redis::start().await;
+    let server = serve(&redis, &many(2, &redis.url()).replace("connections = 2", "connections = 1")).await;
+    for path in [
+        "/select/1",
+        "/multi",
+        "/exec",
+        "/watch/k",
+        "/subscribe",
+        "/client/reply/off",
+        "/reset",
+        "/quit",
+        "/hello/3",
+        "/auth/x",
+    ] {
+        let answer = ask(&server, "token-of-t0", path, "").await;
+        assert_eq!(answer.status, 400, "{path}");
+        assert_eq!(ask(&server, "token-of-t1", "/echo/mine", "").await.raw(), (200, r#"{"result":"mine"}"#));
+    }
+    // Transactions that break, with others in between.
+    let mut asked = Vec::new();
+    let server = Arc::new(server);
+    for number in 0..60 {
+        let server = Arc::clone(&server);
+        asked.push(tokio::spawn(async move {
+            let (token, other) = (format!("token-of-t{}", number % 2), number % 3 == 0);
+            let body = if other {
+                r#"[["SET","x","1"],["NOSUCH"],["GET","x"]]"#.to_owned()
+            } else {
+                format!(r#"[["SET","n{number}","{number}"],["GET","n{number}"]]"#)
+            };
+            let answer = ask(&server, &token, "/multi-exec", &body).await;
+            if other {
+                assert_eq!(answer.status, 400);
+            } else {
+                assert_eq!(answer.json, json!([{"result": "OK"}, {"result": number.to_string()}]));
+            }
+            let echoed = ask(&server, &token, &format!("/echo/{number}"), "").await;
+            assert_eq!(echoed.json["result"], number.to_string());
+        }));
+    }
+    for asked in asked {
+        asked.await.unwrap();
+    }
+    // One that gives up leaves no reply behind for the other.
+    redis.signal("STOP").await;
+    let gives_up = ask(&server, "token-of-t0", "/echo/foreign", "");
+    tokio::time::timeout(std::time::Duration::from_millis(200), gives_up).await.unwrap_err();
+    redis.signal("CONT").await;
+    assert_eq!(ask(&server, "token-of-t1", "/echo/mine", "").await.json["result"], "mine");
 }
 
 async fn ask_details(server: &Server, token: &str) -> Answer {

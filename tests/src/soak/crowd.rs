@@ -16,7 +16,7 @@ use crate::load::{Load, Report, Running};
 pub(super) struct Crowd {
     patient: Running,
     busy: Running,
-    /// Slow and leaving clients.
+    /// Slow, deaf and leaving clients.
     rude: JoinSet<()>,
     pub(super) counts: Arc<Counts>,
 }
@@ -24,6 +24,7 @@ pub(super) struct Crowd {
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) slow: AtomicU64,
+    pub(super) deaf: AtomicU64,
     pub(super) left: AtomicU64,
 }
 
@@ -41,6 +42,9 @@ impl Crowd {
         let mut impolite = JoinSet::new();
         for index in 0..soak.slow {
             impolite.spawn(rude::read_slowly(address, index, Arc::clone(&counts)));
+        }
+        for index in 0..soak.deaf {
+            impolite.spawn(rude::read_nothing(address, index, Arc::clone(&counts)));
         }
         for index in 0..soak.leaving {
             impolite.spawn(rude::leave_early(address, index, Arc::clone(&counts)));

@@ -5,6 +5,7 @@
 //! | patient | keep a connection open and ask now and then; every answer is checked |
 //! | busy | ask one thing after the other; every answer is checked |
 //! | slow | ask for a large value and read some bytes of it a second |
+//! | deaf | ask for a very large value, six times as large in JSON, and read nothing |
 //! | leaving | go away in the middle of a request or of an answer, and come again |
 //!
 //! The crowd is the same all the time, so the gateway's memory has to be as well: see [`Outcome::judge`].
@@ -45,6 +46,8 @@ pub struct Soak {
     pub busy: usize,
     /// Clients that read slowly.
     pub slow: usize,
+    /// Clients that do not read.
+    pub deaf: usize,
     /// Clients that leave, each about once a second.
     pub leaving: usize,
     /// How long the crowd and the gateway's memory may take to find their size.
@@ -80,6 +83,8 @@ impl Soak {
             reports,
             moments: moments.into_iter().filter(|moment| moment.at >= self.warm_up).collect(),
             polite_clients: self.patient + self.busy,
+            clients: self.patient + self.busy + self.slow + self.deaf + self.leaving,
+            unread_answers: read(&counts.deaf),
             slow_answers: read(&counts.slow),
             departures: read(&counts.left),
             left_behind,
@@ -89,11 +94,12 @@ impl Soak {
     /// How many files each of the two processes has open at most.
     fn descriptors(&self) -> usize {
         // Besides connections: logs, pools, libraries.
-        self.patient + self.busy + self.slow + 2 * self.leaving + 200
+        self.patient + self.busy + self.slow + 2 * (self.leaving + self.deaf) + 200
     }
 }
 
-/// The gateway that is soaked. Its bounds are far from what the crowd takes, so that no client is refused.
+/// The gateway that is soaked. Its bounds are far from what the crowd takes, so that no client is refused; but for its memory, of
+/// which deaf clients take all they can get.
 #[derive(Debug)]
 pub struct SoakedGateway {
     process: Process,
@@ -113,6 +119,7 @@ impl SoakedGateway {
             ("TOLLGATE_MAX_CONNECTIONS", "65536".to_owned()),
             // An answer that is read slowly is under way.
             ("TOLLGATE_MAX_IN_FLIGHT", "65536".to_owned()),
+            ("TOLLGATE_MAX_MEMORY", format!("{MAX_MEMORY}")),
             ("TOLLGATE_COMMAND_TIMEOUT", format!("{}s", PATIENCE.as_secs())),
         ];
         let ping = raw_request("/", &json!(["PING"]).to_string());
@@ -131,6 +138,10 @@ impl SoakedGateway {
             let answer = client::raw(address, &set).await?;
             ensure!(answer.status == 200, "`{key}` cannot be set: {answer}");
         }
+        let script = format!("return redis.call('SET', KEYS[1], string.rep('\\0', {HUGE_SIZE}))");
+        let set = raw_request("/", &json!(["EVAL", script, 1, HUGE]).to_string());
+        let answer = client::raw(address, &set).await?;
+        ensure!(answer.status == 200, "`{HUGE}` cannot be set: {answer}");
         Ok(SoakedGateway { process, address })
     }
 
@@ -164,6 +175,11 @@ const TOKEN: &str = "soak";
 /// Large enough that it does not vanish in the kernel's buffers on the way to a client that does not read.
 const LARGE: &str = "soak:large";
 const LARGE_SIZE: usize = 1 << 20;
+/// What deaf clients ask for.
+const HUGE: &str = "soak:huge";
+const HUGE_SIZE: usize = 10 << 20;
+/// What clients may take, in bytes.
+const MAX_MEMORY: u64 = 256 << 20;
 const MEDIUM: &str = "soak:medium";
 const MEDIUM_SIZE: usize = 16 << 10;
 const BETWEEN_MOMENTS: Duration = Duration::from_millis(500);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
+use super::MAX_MEMORY;
 use crate::load::Report;
 
 /// How things stand at one time.
@@ -45,6 +46,10 @@ pub struct Outcome {
     pub moments: Vec<Moment>,
     /// Patient and busy clients, who were to be connected all the time.
     pub polite_clients: usize,
+    /// All clients.
+    pub clients: usize,
+    /// Very large answers that began to arrive at deaf clients.
+    pub unread_answers: u64,
     /// Large answers that began to arrive at slow clients.
     pub slow_answers: u64,
     /// Clients that left in the middle.
@@ -66,7 +71,10 @@ impl Outcome {
             );
             ensure!(report.answers() > 0, "{who} clients got no answer at all");
         }
-        ensure!(self.slow_answers > 0 && self.departures > 0, "the crowd was not as it should be: {self:?}");
+        ensure!(
+            self.slow_answers > 0 && self.departures > 0 && self.unread_answers > 0,
+            "the crowd was not as it should be: {self:?}"
+        );
         let connected = self.moments.iter().map(|moment| moment.descriptors).min().unwrap_or(0);
         ensure!(
             connected >= self.polite_clients,
@@ -79,6 +87,14 @@ impl Outcome {
             self.left_behind
         );
         let memory: Vec<u64> = self.moments.iter().map(|moment| moment.resident).collect();
+        let allowed = MAX_MEMORY + BESIDES + self.clients as u64 * CONNECTION;
+        let most = memory.iter().copied().max().unwrap_or(0);
+        ensure!(
+            most <= allowed,
+            "memory was {:.1} MiB, {:.1} MiB is the most allowed",
+            mebibytes(most),
+            mebibytes(allowed)
+        );
         flat(&memory)
     }
 
@@ -114,6 +130,9 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
+/// What the gateway may take besides what is for clients, and for each connection.
+const BESIDES: u64 = 64 << 20;
+const CONNECTION: u64 = 24 << 10;
 /// What memory may grow by, besides a twentieth.
 const MARGIN: u64 = 4 << 20;
 /// Connections of the gateway's own may come and go.

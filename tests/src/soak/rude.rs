@@ -1,4 +1,4 @@
-//! Clients that read slowly, and clients that leave.
+//! Clients that read slowly or not at all, and clients that leave.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,7 +12,7 @@ use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
 use super::crowd::Counts;
-use super::{LARGE, MEDIUM, TOKEN, raw_request};
+use super::{HUGE, LARGE, MEDIUM, TOKEN, raw_request};
 
 /// Asks for the large value and reads some bytes of it a second; then gives up and begins again.
 pub(super) async fn read_slowly(address: SocketAddr, index: usize, counts: Arc<Counts>) {
@@ -41,6 +41,31 @@ pub(super) async fn read_slowly(address: SocketAddr, index: usize, counts: Arc<C
             // The gateway may have had enough.
             sleep(Duration::from_millis(100)).await;
         }
+    }
+}
+
+/// Asks for the very large value and reads none of it; then gives up and begins again.
+pub(super) async fn read_nothing(address: SocketAddr, index: usize, counts: Arc<Counts>) {
+    let asks = raw_request("/", &json!(["GET", HUGE]).to_string());
+    // Not all at once.
+    sleep(Duration::from_millis(index as u64 * 37 % 5_000)).await;
+    loop {
+        let exchange = async {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_recv_buffer_size(4096)?;
+            let mut stream = socket.connect(address).await?;
+            stream.write_all(&asks).await?;
+            let mut some = [0; 16];
+            stream.read_exact(&mut some).await?;
+            if some.starts_with(b"HTTP/1.1 200") {
+                counts.deaf.fetch_add(1, Ordering::Relaxed);
+                sleep(Duration::from_secs(10)).await;
+            }
+            io::Result::Ok(())
+        };
+        // Who is refused comes again, for there may be memory then.
+        let _ = exchange.await;
+        sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -232,6 +232,7 @@ mod tests {
     use super::slot::slot;
     use crate::backend::{Backend, Role, StreamError, StreamKind, TopologyStatus};
     use crate::command::{Batch, Rules, parse_pipeline};
+    use crate::memory::Memory;
     use crate::resp::{Item, Reader};
     use crate::target::{ReadFrom, Target, TargetOptions};
 
@@ -239,7 +240,8 @@ mod tests {
         let nodes = Nodes::start(&run_dir::create().unwrap()).await.unwrap();
         let options = TargetOptions { read_from, ..TargetOptions::default() };
         let target = Target::parse(&nodes.url(), &options).unwrap();
-        let backend = Backend::start(&target, 1, Duration::from_secs(5), 1 << 20).await.unwrap();
+        let backend =
+            Backend::start(&target, 1, Duration::from_secs(5), 1 << 20, Memory::new(1 << 30)).await.unwrap();
         (nodes, backend)
     }
 

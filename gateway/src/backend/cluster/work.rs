@@ -394,7 +394,8 @@ impl<'a> Work<'a> {
                     let parts: Vec<Outcome> = range.clone().map(&mut take).collect();
                     let only_reads = self.plan.parts.get(range.start).is_some_and(|part| part.reads);
                     match fold(how, &parts, only_reads, &self.map) {
-                        Ok(reply) => Outcome::Came(reply),
+                        // A copy of what came, which is counted as that was.
+                        Ok(reply) => Outcome::Came(self.directory.options.memory.hold(reply)),
                         Err(failure) => Outcome::Failed(failure),
                     }
                 }

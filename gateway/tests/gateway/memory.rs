@@ -1,0 +1,186 @@
+//! What answers take of memory, as the system counts it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::program::Program;
+use crate::support::{Client, Redis, TOKEN, eventually};
+
+const MIB: u64 = 1 << 20;
+
+/// What the program may take for clients, and what it may take besides.
+const ALLOWED: &str = "256MiB";
+const MOST: u64 = (256 + 64) * MIB;
+
+/// Redis with a value of ten MiB below each of these keys: of NULs, each of which JSON writes as six characters.
+async fn values() -> Redis {
+    let redis = Redis::start().await;
+    for (key, script) in [("nuls", "string.rep('\\0', 10485760)"), ("text", "string.rep('x', 10485760)")] {
+        redis.ask(&["EVAL", &format!("return redis.call('SET', '{key}', {script})"), "0"]).await;
+    }
+    redis
+}
+
+async fn serve(redis: &Redis, flags: &[&str]) -> Program {
+    let url = redis.url();
+    let common = ["--redis", &url, "--max-memory", ALLOWED, "--command-timeout", "30s"];
+    Program::start(&[&common[..], flags].concat(), &[]).await
+}
+
+/// A client that asks and reads nothing; what the kernel takes in for it is little.
+async fn deaf(program: &Program, path: &str, body: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(program.address).await.unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {TOKEN}\r\n");
+    let asked = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    stream
+}
+
+/// What every client is answered with, and the most memory that is taken until no more comes.
+async fn answered(program: &Program, clients: &mut [TcpStream]) -> (Vec<u16>, u64) {
+    let (mut statuses, mut peak) = (Vec::new(), 0);
+    for client in clients {
+        let mut head = [0; 12];
+        let mut read = Box::pin(client.read_exact(&mut head));
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while timeout(Duration::from_millis(10), &mut read).await.is_err() {
+            assert!(Instant::now() < deadline, "no answer begins");
+            peak = peak.max(program.resident());
+        }
+        drop(read);
+        statuses.push(std::str::from_utf8(&head[9..]).unwrap().parse().unwrap());
+    }
+    // Whatever is still encoded for those that do not read is encoded now.
+    for _ in 0..100 {
+        peak = peak.max(program.resident());
+        sleep(Duration::from_millis(10)).await;
+    }
+    (statuses, peak)
+}
+
+/// Back to what it had before, but for what threads keep at hand.
+async fn is_given_back(program: &Program, before: u64) {
+    let begun = Instant::now();
+    eventually("memory is given back", async || program.resident() < before + 24 * MIB).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_take_no_more_memory_than_is_allowed() {
+    let redis = values().await;
+    let program = serve(&redis, &[]).await;
+    let before = program.resident();
+    let mut clients = Vec::new();
+    for number in 0..200 {
+        let key = if number % 2 == 0 { "text" } else { "nuls" };
+        clients.push(deaf(&program, "/", &format!(r#"["GET","{key}"]"#)).await);
+    }
+    let (statuses, peak) = answered(&program, &mut clients).await;
+    assert!(peak <= MOST, "{} MiB", peak / MIB);
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!((15..=25).contains(&served), "{served} were served");
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    // What is small is answered meanwhile.
+    let mut polite = Client::connect(program.address).await;
+    assert_eq!(polite.post("/", r#"["ECHO","hello"]"#).await.raw(), (200, r#"{"result":"hello"}"#));
+    let refused = polite.post("/", r#"["GET","text"]"#).await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(
+        refused.error().1,
+        "ERR too much memory is taken by requests under way: the answer was thrown away, what was sent has run"
+    );
+    drop(clients);
+    is_given_back(&program, before).await;
+    let whole = polite.post("/", r#"["GET","text"]"#).await;
+    assert_eq!((whole.status.as_u16(), whole.json["result"].as_str().unwrap().len()), (200, 10 << 20));
+}
+
+#[tokio::test]
+async fn a_pipeline_whose_json_is_six_times_as_large_is_answered_piece_by_piece() {
+    let redis = values().await;
+    let program = serve(&redis, &[]).await;
+    let before = program.resident();
+    let body = format!("[{}]", [r#"["GET","nuls"]"#; 9].join(","));
+    let mut client = [deaf(&program, "/pipeline", &body).await];
+    let (statuses, peak) = answered(&program, &mut client).await;
+    assert_eq!(statuses, [200]);
+    assert!(peak <= MOST && peak < before + 200 * MIB, "{} MiB", peak / MIB);
+    // It goes on for a client that reads.
+    let [mut client] = client;
+    let (mut read, mut nuls, mut buffer) = (0, 0, vec![0; 1 << 20]);
+    while nuls < 12 << 20 {
+        let count = timeout(Duration::from_secs(30), client.read(&mut buffer)).await.unwrap().unwrap();
+        assert!(count > 0, "it ends after {read} bytes and {nuls} NULs");
+        read += count;
+        nuls += buffer[..count].iter().filter(|byte| **byte == b'\\').count();
+    }
+    assert!(program.resident() <= MOST);
+    drop(client);
+    is_given_back(&program, before).await;
+    // And all of it comes.
+    redis.ask(&["EVAL", "return redis.call('SET', 'some', string.rep('a\\0é\"', 50000))", "0"]).await;
+    let mut polite = Client::connect(program.address).await;
+    let answer = polite
+        .post("/pipeline", r#"[["GET","some"],["NOSUCH"],["GET","some"],["ECHO","x"],["STRLEN","some"]]"#)
+        .await;
+    let results = answer.json.as_array().unwrap();
+    assert_eq!(results[0]["result"].as_str().unwrap(), "a\0é\"".repeat(50_000));
+    assert_eq!(
+        (&results[2], &results[3]["result"], &results[4]["result"]),
+        (&results[0], &"x".into(), &250_000.into())
+    );
+    assert!(results[1]["error"].as_str().unwrap().starts_with("ERR unknown command"));
+    assert_eq!((results.len(), answer.status.as_u16()), (5, 200));
+}
+
+#[tokio::test]
+async fn bodies_for_a_redis_that_does_not_answer_take_no_more_memory_than_is_allowed() {
+    let redis = values().await;
+    let url = redis.url();
+    let flags = ["--redis", &url, "--max-memory", ALLOWED, "--command-timeout", "1s"];
+    let program = Program::start(&flags, &[]).await;
+    let before = program.resident();
+    redis.signal("STOP").await;
+    let value = "v".repeat(8 << 20);
+    let mut clients = Vec::new();
+    let mut peak = 0;
+    for _ in 0..100 {
+        clients.push(deaf(&program, "/set/k", &value).await);
+        peak = peak.max(program.resident());
+    }
+    let (statuses, later) = answered(&program, &mut clients).await;
+    redis.signal("CONT").await;
+    assert!(peak.max(later) <= MOST, "{} MiB", peak.max(later) / MIB);
+    assert!(statuses.iter().all(|status| [503, 504].contains(status)), "{statuses:?}");
+    drop(clients);
+    is_given_back(&program, before).await;
+}
+
+#[tokio::test]
+async fn messages_for_subscribers_that_do_not_read_take_no_more_memory_than_is_allowed() {
+    let redis = Redis::start_with(&["--client-output-buffer-limit", "pubsub 0 0 0"]).await;
+    let program = serve(&redis, &[]).await;
+    let before = program.resident();
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(deaf(&program, "/subscribe/news", "").await);
+    }
+    let (statuses, _) = answered(&program, &mut clients).await;
+    assert!(statuses.iter().all(|status| *status == 200));
+    eventually("all listen", async || redis.ask(&["PUBSUB", "NUMSUB", "news"]).await.contains("int(60)"))
+        .await;
+    redis.ask(&["EVAL", "return redis.call('PUBLISH', 'news', string.rep('x', 10485760))", "0"]).await;
+    let mut peak = 0;
+    for _ in 0..300 {
+        peak = peak.max(program.resident());
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(peak <= MOST, "{} MiB", peak / MIB);
+    drop(clients);
+    is_given_back(&program, before).await;
+}
