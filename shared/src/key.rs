@@ -62,7 +62,7 @@ impl Subject {
                         address.bytes(&mut |bytes| field.line(bytes));
                     }
                 }
-                KeyPart::Method => request.method(&mut |method| field.line(method)),
+                KeyPart::Method => request.method(&mut |method| field.method(method)),
                 KeyPart::Path => field.line(path.as_bytes()),
                 KeyPart::Route => field.line(route.as_bytes()),
                 KeyPart::Header(name) => {
@@ -117,6 +117,7 @@ impl Digest {
                 KeyPart::ClientIp => {
                     ClientIp::parse(client_ip, values.next()?)?.bytes(&mut |bytes| field.line(bytes));
                 }
+                KeyPart::Method => field.method(values.next()?.as_bytes()),
                 _ => field.line(values.next()?.as_bytes()),
             }
             field.close(&mut hasher, part);
@@ -228,6 +229,12 @@ impl Field {
         if self.lines == 1 {
             self.value.extend_from_slice(bytes);
         }
+    }
+
+    /// A method, which has one spelling: in capitals.
+    fn method(&mut self, method: &[u8]) {
+        self.line(method);
+        self.value.make_ascii_uppercase();
     }
 
     fn close(self, hasher: &mut Sha256, part: &KeyPart) {

@@ -7,7 +7,8 @@ use core::net::IpAddr;
 
 /// A request head, as the host has it.
 pub trait Request {
-    /// The method, as sent (methods are case-sensitive, RFC 9110 §9.1).
+    /// The method, as sent. Methods are case-sensitive (RFC 9110 §9.1), and yet many upstreams read them in whatever case: so
+    /// does the core, see [`is_method`].
     fn method(&self, read: &mut dyn FnMut(&[u8]));
 
     /// The request target in origin form, query included; absolute form is understood too.
@@ -33,6 +34,12 @@ pub trait Request {
 
 /// Most bytes of a body that are read: 64 KiB. What is behind them tells nobody apart.
 pub const MAX_BODY: usize = 64 * 1024;
+
+/// Whether a request with the method `sent` is one of `method`, which is in capitals: the same in whatever case, or `HEAD` where that
+/// is `GET`, because servers answer the one with the handler of the other.
+pub fn is_method(sent: &[u8], method: &str) -> bool {
+    sent.eq_ignore_ascii_case(method.as_bytes()) || (method == "GET" && sent.eq_ignore_ascii_case(b"HEAD"))
+}
 
 /// Calls `read` with the value of each cookie called `name`, over all lines, in the order received.
 pub(crate) fn cookie(request: &dyn Request, name: &str, read: &mut dyn FnMut(&[u8])) {
