@@ -260,6 +260,7 @@ fn a_limit() {
         ("key", json!(["ip"]), format!(r#".key[0]: found "ip", {part}"#)),
         ("key", json!(["path", "body:a"]), format!(r#".key[1]: found "body:a", {part}"#)),
         ("key", json!(["claim:"]), format!(r#".key[0]: found "claim:", {part}"#)),
+        ("key", json!(["body:/a~2"]), format!(r#".key[0]: found "body:/a~2", {part}"#)),
         ("key", json!(["header:"]), format!(r#".key[0]: found "header:", {part}"#)),
         ("key", json!([5]), format!(".key[0]: found `5`, {part}")),
         ("cost", json!(0), format!(".cost: found `0`, {cost}")),

@@ -92,7 +92,9 @@ impl KeyPart {
             Some(("query", name)) if (1..=64).contains(&name.len()) => Self::Query(name.to_owned()),
             Some(("claim", name)) if (1..=64).contains(&name.len()) => Self::Claim(name.to_owned()),
             // An empty pointer is the whole body, which is no value that tells anybody apart.
-            Some(("body", pointer)) if pointer.starts_with('/') && pointer.len() <= 255 => {
+            Some(("body", pointer))
+                if pointer.starts_with('/') && pointer.len() <= 255 && is_escaped(pointer) =>
+            {
                 Self::Body(pointer.to_owned())
             }
             Some(("const", text)) if text.len() <= 256 => Self::Const(text.to_owned()),
@@ -116,6 +118,11 @@ impl core::fmt::Display for KeyPart {
             Self::Const(text) => write!(f, "const:{text}"),
         }
     }
+}
+
+/// Whether each `~` of a pointer is one of the two escapes (RFC 6901 §3): with another one it would lead nowhere.
+fn is_escaped(pointer: &str) -> bool {
+    pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']))
 }
 
 pub(super) fn is_token(text: &str) -> bool {
