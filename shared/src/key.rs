@@ -22,8 +22,8 @@ use crate::config::{ClientIpConfig, KeyPart};
 use crate::id::Id;
 use crate::json::{Found, find};
 use crate::jwt::Claims;
-use crate::path::{Path, percent_decode, query};
-use crate::request::{Request, cookie};
+use crate::path::{Path, query};
+use crate::request::{Reading, Request, cookie, parameter};
 
 /// The first 128 bits of the SHA-256 of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -199,17 +199,10 @@ impl Field {
             KeyPart::Header(name) => {
                 request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
             }
-            KeyPart::Cookie(name) => cookie(request, name, &mut |value| field.line(value)),
+            KeyPart::Cookie(name) => cookie(request, name, &mut |reading| field.reading(&reading)),
             KeyPart::Query(name) => {
                 request.target(&mut |target| {
-                    for pair in query(target).split(|b| *b == b'&') {
-                        let split = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
-                        let (key, value) = pair.split_at_checked(split).unwrap_or((pair, &[]));
-                        if form_decode(key).eq(name.bytes()) {
-                            let value: Vec<u8> = form_decode(value.get(1..).unwrap_or_default()).collect();
-                            field.line(&value);
-                        }
-                    }
+                    parameter(query(target), name, &mut |reading| field.reading(&reading));
                 });
             }
             KeyPart::Claim(name) => {
@@ -234,6 +227,13 @@ impl Field {
     fn method(&mut self, method: &[u8]) {
         self.line(method);
         self.value.make_ascii_uppercase();
+    }
+
+    fn reading(&mut self, reading: &Reading<'_>) {
+        match reading {
+            Reading::One(value) => self.line(value),
+            Reading::Several => self.several(),
+        }
     }
 
     fn found(&mut self, found: &Found<'_>) {
@@ -273,12 +273,4 @@ impl Field {
             _ => hasher.update([2]),
         }
     }
-}
-
-/// Undoes the encoding of form fields: `+` for a space, and percent-encoding.
-fn form_decode(text: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    // An encoded plus is decoded to a plus; only one that is written is a space.
-    let mut parts = text.split(|b| *b == b'+').map(percent_decode);
-    let first = parts.next().into_iter().flatten();
-    first.chain(parts.flat_map(|part| core::iter::once(b' ').chain(part)))
 }
