@@ -10,6 +10,7 @@
 //! quota goes on counting, changing the way of counting starts afresh. `TAG` is the digest, and what stands in
 //! braces decides the slot of a Redis Cluster. Where a policy names the tag, the digest follows the name.
 
+use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use crate::client_ip::ClientIp;
 use crate::config::{ClientIpConfig, KeyPart};
 use crate::id::Id;
-use crate::json::{Found, find};
+use crate::json::{Found, find, lower};
 use crate::jwt::Claims;
 use crate::path::{Path, query};
 use crate::request::{Reading, Request, cookie, parameter};
@@ -70,7 +71,7 @@ impl Digest {
         let mut values = values.iter();
         for part in parts {
             let mut field = Field::default();
-            match part {
+            match part.source() {
                 KeyPart::Const(text) => field.line(text.as_bytes()),
                 KeyPart::ClientIp => {
                     ClientIp::parse(client_ip, values.next()?)?.bytes(&mut |bytes| field.line(bytes));
@@ -187,7 +188,7 @@ impl Field {
     fn of(part: &KeyPart, facts: &Facts<'_>) -> Self {
         let Facts { client_ip, route, path, request, claims } = *facts;
         let mut field = Self::default();
-        match part {
+        match part.source() {
             KeyPart::ClientIp => {
                 if let Some(address) = ClientIp::find(client_ip, request) {
                     address.bytes(&mut |bytes| field.line(bytes));
@@ -212,6 +213,8 @@ impl Field {
             }
             KeyPart::Body(pointer) => field.found(&find(request.body(), pointer)),
             KeyPart::Const(text) => field.line(text.as_bytes()),
+            // There is none around another.
+            KeyPart::Lower(_) => {}
         }
         field
     }
@@ -248,8 +251,12 @@ impl Field {
         self.lines = self.lines.saturating_add(2);
     }
 
-    fn close(self, hasher: &mut Sha256, part: &KeyPart) {
-        let (kind, name) = match part {
+    fn close(mut self, hasher: &mut Sha256, part: &KeyPart) {
+        if let (KeyPart::Lower(_), Cow::Owned(small)) = (part, lower(&self.value)) {
+            self.value = small;
+        }
+        // In small letters it is the same part: no key has both, or they would be two limits.
+        let (kind, name) = match part.source() {
             KeyPart::ClientIp => (b'a', ""),
             KeyPart::Method => (b'm', ""),
             KeyPart::Path => (b'p', ""),
@@ -259,7 +266,7 @@ impl Field {
             KeyPart::Query(name) => (b'q', name.as_str()),
             KeyPart::Claim(name) => (b'j', name.as_str()),
             KeyPart::Body(pointer) => (b'b', pointer.as_str()),
-            KeyPart::Const(_) => (b'k', ""),
+            KeyPart::Const(_) | KeyPart::Lower(_) => (b'k', ""),
         };
         hasher.update([kind, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
         hasher.update(name.as_bytes());

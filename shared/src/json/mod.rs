@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 
 pub(crate) use number::Number;
 pub(crate) use pointer::{Found, find};
-pub(crate) use text::Text;
+pub(crate) use text::{Text, lower};
 
 /// Reads a document from its beginning.
 #[derive(Clone)]

@@ -76,6 +76,55 @@ fn fold(character: char) -> char {
     }
 }
 
+/// A text in small letters, each character for itself. What is not UTF-8 stays as it is, but for letters of ASCII.
+#[inline(never)]
+pub(crate) fn lower(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let is_lower = |byte: &u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    if bytes.iter().all(is_lower) {
+        return Cow::Borrowed(bytes);
+    }
+    let Ok(text) = str::from_utf8(bytes) else { return Cow::Owned(bytes.to_ascii_lowercase()) };
+    let lower: String = text.chars().map(small).collect();
+    Cow::Owned(lower.into_bytes())
+}
+
+/// The small letter of a Latin, Greek or Cyrillic one, as Unicode has it. The tables for all alphabets would be 11 kB.
+///
+/// What some language makes a letter of ASCII is that letter, or an address would have a spelling for each of its letters: the
+/// Kelvin sign, the long s, the dotted İ. And ς is a σ.
+fn small(character: char) -> char {
+    let code = u32::from(character);
+    let distance = match code {
+        // A to Z; À to Þ without the sign of multiplication; Greek; Cyrillic.
+        0x41..=0x5a | 0xc0..=0xd6 | 0xd8..=0xde | 0x391..=0x3a1 | 0x3a3..=0x3ab | 0x410..=0x42f => 32,
+        0x400..=0x40f => 80,
+        // Letters with marks: a capital, and behind it the small one.
+        0x130 => return 'i',
+        0x100..=0x137
+        | 0x14a..=0x177
+        | 0x460..=0x481
+        | 0x48a..=0x4bf
+        | 0x4d0..=0x52f
+        | 0x1e00..=0x1e95
+        | 0x1ea0..=0x1eff => 1 - code % 2,
+        0x139..=0x148 | 0x179..=0x17e | 0x4c1..=0x4ce => code % 2,
+        0x178 => return 'ÿ',
+        0x17f => return 's',
+        0x386 => 38,
+        0x388..=0x38a => 37,
+        0x38c => 64,
+        0x38e | 0x38f => 63,
+        0x3c2 => 1,
+        0x4c0 => 15,
+        0x1e9e => return 'ß',
+        0x2126 => return 'ω',
+        0x212a => return 'k',
+        0x212b => return 'å',
+        _ => 0,
+    };
+    char::from_u32(code + distance).unwrap_or(character)
+}
+
 /// The bytes of the escape at the start of `rest`.
 pub(super) fn escape_length(rest: &[u8]) -> Result<usize, Stop> {
     match *rest.get(1).ok_or(Stop::End)? {
@@ -135,5 +184,36 @@ mod tests {
         }
         // Other letters are compared as they are.
         assert!(text("é").names("é") && !text("É").names("é"));
+    }
+
+    #[test]
+    fn small_letters_are_those_of_unicode() {
+        for character in (0..0x180)
+            .chain(0x370..0x530)
+            .chain(0x1e00..0x1f00)
+            .chain(0x2100..0x2140)
+            .filter_map(char::from_u32)
+        {
+            let mut theirs = character.to_lowercase();
+            let expected = match (character, theirs.next(), theirs.next()) {
+                ('İ', ..) => 'i',
+                ('ſ', ..) => 's',
+                ('ς', ..) => 'σ',
+                // Not among the letters of today's alphabets, and none of them has a letter of ASCII.
+                ('\u{370}'..='\u{37f}' | '\u{3cf}'..='\u{3ff}' | '\u{2132}', ..) => continue,
+                (_, Some(small), None) => small,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(small(character), expected, "{character} {:x}", u32::from(character));
+        }
+        // Whatever becomes a letter of ASCII.
+        for character in
+            ('\u{80}'..=char::MAX).filter(|character| character.to_lowercase().all(|small| small.is_ascii()))
+        {
+            assert!(small(character).is_ascii(), "{character}");
+        }
+        assert_eq!(*lower("plain 7".as_bytes()), *b"plain 7");
+        assert_eq!(*lower("\u{212a}ATE \u{17f}É ΟΔΟΣ Ёж".as_bytes()), *"kate sé οδοσ ёж".as_bytes());
+        assert_eq!(*lower(b"A\xff"), *b"a\xff");
     }
 }
