@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use web_sys::Headers;
 
-use tollgate_shared::request::Request;
+use tollgate_shared::request::{Request, split_joined};
 
 /// What a runtime's request says. Header fields are asked for one by one, because each is copied.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,9 @@ impl Request for RequestHead<'_> {
     fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
         let Some(value) = self.field(name) else { return };
         let value = bytes(&value);
+        if split_joined(name, &value, read) {
+            return;
+        }
         if TEXTS.contains(&name) {
             return read(&value);
         }

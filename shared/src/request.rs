@@ -25,7 +25,8 @@ pub trait Request {
 
     /// Calls `read` with the value of each field line called `name` (lower case), in the order received.
     ///
-    /// Lines must not be joined: a client that repeats a field must not look like one that did not. Those of `cookie` may be.
+    /// Lines must not be joined: a client that repeats a field must not look like one that did not. A host that is given them joined
+    /// takes them apart as far as that can be told, see [`split_joined`]; those of `cookie` it leaves joined.
     fn header(&self, name: &str, read: &mut dyn FnMut(&[u8]));
 
     /// The address at the other end of the connection, as far as the host knows it.
@@ -54,6 +55,49 @@ pub(crate) enum Reading<'a> {
 /// is `GET`, because servers answer the one with the handler of the other.
 pub fn is_method(sent: &[u8], method: &str) -> bool {
     sent.eq_ignore_ascii_case(method.as_bytes()) || (method == "GET" && sent.eq_ignore_ascii_case(b"HEAD"))
+}
+
+/// Takes the lines of a field apart that a host has joined with commas, as far as that can be told. `false`, and nothing is read, for
+/// fields of which it cannot: they are lists, or their own text has commas in it.
+#[inline(never)]
+pub fn split_joined(name: &str, value: &[u8], read: &mut dyn FnMut(&[u8])) -> bool {
+    let is_parameter = match name {
+        "authorization" | "proxy-authorization" => is_parameter,
+        "content-type"
+        | "origin"
+        | "access-control-request-method"
+        | "grpc-timeout"
+        | "x-client-trace-id"
+        | "x-request-id" => |_: &[u8]| false,
+        _ => return false,
+    };
+    let (mut line_start, mut piece_start, mut is_quoted, mut is_escaped) = (0, 0, false, false);
+    for (at, byte) in value.iter().chain(b",").enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            b',' if !is_quoted || at == value.len() => {
+                let piece = value.get(piece_start..at).unwrap_or_default();
+                if piece_start > 0 && !is_parameter(piece.trim_ascii()) {
+                    read(value.get(line_start..piece_start - 1).unwrap_or_default());
+                    line_start = piece_start;
+                }
+                piece_start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    read(value.get(line_start..).unwrap_or_default());
+    true
+}
+
+/// Whether credentials go on with this behind a comma: `name=value` (RFC 9110 §11.2). Of two credentials, the second begins with a
+/// scheme.
+fn is_parameter(piece: &[u8]) -> bool {
+    let mut parts = piece.splitn(2, |byte| *byte == b'=');
+    let (name, value) = (parts.next().unwrap_or_default().trim_ascii_end(), parts.next().unwrap_or_default());
+    !name.contains(&b' ') && !matches!(value.trim_ascii_start(), [] | [b'=', ..])
 }
 
 /// Calls `read` for each cookie that some upstream takes for the one called `name`, over all lines, in the order received.
@@ -267,6 +311,37 @@ mod tests {
         ] {
             assert_eq!(read(line), said, "{line}");
         }
+    }
+
+    #[test]
+    fn joined_lines_are_taken_apart_where_that_can_be_told() {
+        let lines = |name: &str, value: &str| {
+            let mut lines: Vec<String> = Vec::new();
+            let is_split = split_joined(name, value.as_bytes(), &mut |line| {
+                lines.push(String::from_utf8_lossy(line.trim_ascii()).into_owned());
+            });
+            is_split.then(|| lines.join("|"))
+        };
+        for (value, split) in [
+            ("Bearer a", "Bearer a"),
+            ("Bearer a,Bearer b", "Bearer a|Bearer b"),
+            ("Bearer a, Bearer b,c", "Bearer a|Bearer b|c"),
+            ("Basic YQ==,Basic Yg==", "Basic YQ==|Basic Yg=="),
+            ("a,", "a|"),
+            ("", ""),
+            ("Digest a=\"b, c\", d=e , f = g", "Digest a=\"b, c\", d=e , f = g"),
+            ("Digest a=\"b\\\", c\",d=e,Bearer f", "Digest a=\"b\\\", c\",d=e|Bearer f"),
+            (
+                "AWS4-HMAC-SHA256 Credential=a/b,SignedHeaders=c;d,Signature=e",
+                "AWS4-HMAC-SHA256 Credential=a/b,SignedHeaders=c;d,Signature=e",
+            ),
+            // A quote that is never closed.
+            ("a \"b,Bearer c", "a \"b,Bearer c"),
+        ] {
+            assert_eq!(lines("authorization", value).as_deref(), Some(split), "{value}");
+        }
+        assert_eq!(lines("content-type", "a/b; c=\"d,e\",f/g").as_deref(), Some("a/b; c=\"d,e\"|f/g"));
+        assert_eq!(lines("accept", "a,b"), None);
     }
 
     proptest! {

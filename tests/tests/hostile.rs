@@ -113,6 +113,37 @@ async fn a_method_in_another_case_is_no_way_around_a_route() {
     assert_unharmed(&stack);
 }
 
+/// Envoy joins the lines of fields that it knows before the filter sees them.
+#[tokio::test]
+async fn fields_that_envoy_joins_are_sent_twice_all_the_same() {
+    let fields = [
+        "access-control-request-method",
+        "authorization",
+        "content-type",
+        "grpc-timeout",
+        "origin",
+        "x-client-trace-id",
+        // And one that it does not.
+        "x-user",
+    ];
+    let limits = fields
+        .map(|field| vec![with(limit(field, "gcra", QUOTA), json!({ "key": [format!("header:{field}")] }))]);
+    let paths = fields.map(|field| format!("/{field}"));
+    let of: Vec<_> = paths.iter().map(String::as_str).zip(limits).collect();
+    let stack = start(routes(&of)).await;
+    for field in fields {
+        let path = format!("/{field}");
+        let lines = |values: &[&str]| {
+            get(&path, values.iter().map(|value| format!("{field}: {value}\r\n")).collect::<String>())
+        };
+        let twice = [lines(&["a", "b"]), lines(&["c", "d"]), lines(&["e", "e"]), lines(&["f", "g", "h"])];
+        assert_one_counter(&stack, &twice).await;
+        assert_one_counter(&stack, &[lines(&["a"])]).await;
+        assert_eq!(consumed(&mut connect_to(&stack), field), [QUOTA; 2], "{field}");
+    }
+    assert_unharmed(&stack);
+}
+
 #[tokio::test]
 async fn enormous_keys_are_keys_like_any_other() {
     let keys = ["header:x-key", "cookie:session", "query:q"];
