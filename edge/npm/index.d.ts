@@ -95,7 +95,8 @@ export interface Guard {
    *
    * @param name The limit's name in the policy.
    * @param key Whom it is about: a value for each part of the limit's `key` that is no `const:…`, in their order. For `client_ip` that
-   *   is an IP address, for `path` a path in normal form (decoded, without query).
+   *   is an IP address, for `path` a path in normal form (decoded, without query). Cookies and parameters are decoded, numbers in plain
+   *   decimal (`String(7)`); the case of methods, and of what `lower:` stands in front of, makes no difference.
    *
    * @throws {TypeError} An argument is of another type than it has to be.
    * @throws {RangeError} There is no such limit, its key takes other values, or the cost is not a whole number from 1 to 1,000,000,000.
@@ -563,9 +564,16 @@ export interface RateLimit {
 /** A time: a whole number and its unit. */
 export type Duration = `${number}${"ms" | "s" | "m" | "h" | "d"}`;
 
-/** What tells subjects apart. */
+/** What tells subjects apart. With `lower:`, what a part says in small letters: `"lower:body:/email"`. */
 export type KeyPart =
-  "client_ip" | "method" | "path" | "route" | `${"header" | "cookie" | "query" | "claim" | "body" | "const"}:${string}`;
+  | "client_ip"
+  | "route"
+  | `const:${string}`
+  | ClientText
+  | `lower:${ClientText}`;
+
+/** A part that holds text of the client's. */
+export type ClientText = "method" | "path" | `${"header" | "cookie" | "query" | "claim" | "body"}:${string}`;
 
 /** When header fields are sent. */
 export type Sent = "always" | "refusals" | "never";

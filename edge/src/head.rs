@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use web_sys::Headers;
 
-use tollgate_shared::request::Request;
+use tollgate_shared::request::{Request, split_joined};
 
 /// What a runtime's request says. Header fields are asked for one by one, because each is copied.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +54,14 @@ impl Request for RequestHead<'_> {
     }
 
     /// Runtimes join the lines of a field, with `, ` between them. So a value with that in it may have been several lines, and
-    /// is taken for them; but for fields whose own text has it, which nobody believes anyway.
+    /// is taken for them; but for fields whose own text has it, which nobody believes anyway, and for cookies, which are read as
+    /// an origin reads what is joined.
     fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
         let Some(value) = self.field(name) else { return };
         let value = bytes(&value);
+        if split_joined(name, &value, read) {
+            return;
+        }
         if TEXTS.contains(&name) {
             return read(&value);
         }
@@ -103,9 +107,9 @@ fn bytes(value: &str) -> Cow<'_, [u8]> {
     }
 }
 
-/// Fields of one line whose grammar has `, ` in it (RFC 9110).
-const TEXTS: [&str; 6] =
-    ["user-agent", "date", "expires", "if-modified-since", "if-unmodified-since", "last-modified"];
+/// Fields of one line whose grammar has `, ` in it (RFC 9110), and cookies.
+const TEXTS: [&str; 7] =
+    ["cookie", "user-agent", "date", "expires", "if-modified-since", "if-unmodified-since", "last-modified"];
 
 #[cfg(test)]
 mod tests {

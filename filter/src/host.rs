@@ -13,7 +13,7 @@ use proxy_wasm::types::{BufferType, Bytes, MapType};
 use tollgate_shared::answer::{Answer, Fields};
 use tollgate_shared::client_ip;
 use tollgate_shared::id::Id;
-use tollgate_shared::request::{MAX_BODY, Request};
+use tollgate_shared::request::{MAX_BODY, Request, split_joined};
 use tollgate_shared::time::Timestamp;
 
 use crate::header_map::{self, HeaderMap};
@@ -94,8 +94,13 @@ impl Request for Received {
         self.pseudo_field(":authority", read);
     }
 
+    /// Envoy joins the lines of a field that it knows with a comma, before any filter sees them.
     fn header(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
-        self.fields.values(name).for_each(read);
+        for value in self.fields.values(name) {
+            if !split_joined(name, value, read) {
+                read(value);
+            }
+        }
     }
 
     fn peer(&self) -> Option<IpAddr> {

@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | [`policy`] | a policy file | it gives errors of one line each, or decisions; every route can be reached |
 //! | [`request`] | requests, one after the other | another spelling changes nothing, the guard is met whatever a server makes of the path; answers are clean and keep their word |
+//! | [`subject`] | a cookie, a query and a body at once | what a lenient reader finds there counts as what it finds, or as a value that nobody has alone |
 //! | [`reply`] | answers of the store | every operation has one outcome, and no outcome but the one that was answered |
 //! | [`body`] | a request to the gateway | Redis is sent what was meant, or nothing |
 //! | [`command`] | commands of a token that may use few keys | no other key is read, changed or told of by a real Redis |
@@ -28,6 +29,7 @@ pub mod redis;
 pub mod reply;
 pub mod request;
 pub mod spelling;
+pub mod subject;
 
 /// FNV-1a, 64 bits: choices that depend on nothing but the input.
 pub fn hash(bytes: &[u8]) -> u64 {

@@ -74,8 +74,8 @@ fn forgive(name: &[u8]) -> Vec<u8> {
 
 fn holds(conditions: &MatchConfig, case: PathCase, segments: &[Vec<u8>], head: &Head) -> bool {
     let method = |method: &[u8]| conditions.methods.iter().any(|own| own.as_str().as_bytes() == method);
-    let method_fits =
-        conditions.methods.is_empty() || method(&head.method) || (head.method == b"HEAD" && method(b"GET"));
+    let sent = head.method.to_ascii_uppercase();
+    let method_fits = conditions.methods.is_empty() || method(&sent) || (sent == b"HEAD" && method(b"GET"));
     let path_fits = conditions.path.as_ref().is_none_or(|pattern| {
         let pattern = pattern.with_case(case);
         let mut segments = segments.iter();

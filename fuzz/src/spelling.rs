@@ -10,6 +10,10 @@ pub fn respell(head: &Head, fold: bool, seed: u64) -> Head {
     let mut choices = Choices(seed);
     let mut other = head.clone();
     other.target = target(&head.target, fold, &mut choices);
+    if choices.one_in(2) {
+        other.method =
+            head.method.iter().map(|byte| if choices.one_in(2) { flip_case(*byte) } else { *byte }).collect();
+    }
     authority(&mut other.authority, &mut choices);
     for (name, value) in &mut other.headers {
         if name == "cookie" && choices.one_in(2) {

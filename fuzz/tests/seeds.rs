@@ -26,6 +26,11 @@ fn requests_hold() {
 }
 
 #[test]
+fn subjects_hold() {
+    replay("subject", tollgate_fuzz::subject::run);
+}
+
+#[test]
 fn guards_hold() {
     replay("guards", tollgate_fuzz::guards::run);
 }

@@ -2,8 +2,9 @@
 //!
 //! A subject (an address, an API key, a session) becomes a digest before it leaves the core, so that neither the store
 //! nor a log holds personal data. The digest covers each part with its kind and length, so that no two different
-//! lists of parts meet, and it has a value of its own for a part that a request lacks or repeats: leaving a
-//! header out, or sending it twice, leads to a counter that all such requests share, never around the limit.
+//! lists of parts meet, and it has a value of its own for a part that a request lacks, and one for a part that it repeats or
+//! that two readers take for different ones: leaving a header out, or sending it twice, leads to a counter that all such
+//! requests share, never around the limit.
 //!
 //! A key reads `tg:{TAG}:g60000:NAME`, the algorithm's letter and the window in milliseconds in the middle: changing a
 //! quota goes on counting, changing the way of counting starts afresh. `TAG` is the digest, and what stands in
@@ -11,19 +12,19 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::client_ip::ClientIp;
 use crate::config::{ClientIpConfig, KeyPart};
 use crate::id::Id;
+use crate::json::{Found, find, lower};
 use crate::jwt::Claims;
-use crate::path::{Path, percent_decode, query};
-use crate::request::{Request, cookie};
+use crate::path::{Path, query};
+use crate::request::{Reading, Request, cookie, parameter};
 
 /// The first 128 bits of the SHA-256 of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,52 +61,10 @@ impl Subject {
         facts: &Facts<'_>,
         see: &mut dyn FnMut(&KeyPart, u32, &[u8]),
     ) -> Self {
-        let Facts { client_ip, route, path, request, claims } = *facts;
         let mut is_complete = true;
-        let mut json: Option<Value> = None;
         let mut hasher = Sha256::new();
         for part in parts {
-            let mut field = Field::default();
-            match part {
-                KeyPart::ClientIp => {
-                    if let Some(address) = ClientIp::find(client_ip, request) {
-                        address.bytes(&mut |bytes| field.line(bytes));
-                    }
-                }
-                KeyPart::Method => request.method(&mut |method| field.line(method)),
-                KeyPart::Path => path.subject(&mut |path| field.line(path)),
-                KeyPart::Route => field.line(route.as_bytes()),
-                KeyPart::Header(name) => {
-                    request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
-                }
-                KeyPart::Cookie(name) => cookie(request, name, &mut |value| field.line(value)),
-                KeyPart::Query(name) => {
-                    request.target(&mut |target| {
-                        for pair in query(target).split(|b| *b == b'&') {
-                            let split = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
-                            let (key, value) = pair.split_at_checked(split).unwrap_or((pair, &[]));
-                            if form_decode(key).eq(name.bytes()) {
-                                let value: Vec<u8> =
-                                    form_decode(value.get(1..).unwrap_or_default()).collect();
-                                field.line(&value);
-                            }
-                        }
-                    });
-                }
-                KeyPart::Claim(name) => {
-                    if let Some(claim) = claims.and_then(|claims| claims.claim(name)) {
-                        claim.text(&mut |text| field.line(text.as_bytes()));
-                    }
-                }
-                KeyPart::Body(pointer) => {
-                    let json = json
-                        .get_or_insert_with(|| serde_json::from_slice(request.body()).unwrap_or_default());
-                    if let Some(value) = json.pointer(pointer).and_then(scalar) {
-                        field.line(value.as_bytes());
-                    }
-                }
-                KeyPart::Const(text) => field.line(text.as_bytes()),
-            }
+            let field = Field::of(part, facts);
             is_complete &= field.lines == 1;
             see(part, field.lines, &field.value);
             field.close(&mut hasher, part);
@@ -123,11 +82,13 @@ impl Digest {
         let mut values = values.iter();
         for part in parts {
             let mut field = Field::default();
-            match part {
+            match part.source() {
                 KeyPart::Const(text) => field.line(text.as_bytes()),
                 KeyPart::ClientIp => {
                     ClientIp::parse(client_ip, values.next()?)?.bytes(&mut |bytes| field.line(bytes));
                 }
+                KeyPart::Method => field.method(values.next()?.as_bytes()),
+                KeyPart::Header(_) => field.line(values.next()?.as_bytes().trim_ascii()),
                 _ => field.line(values.next()?.as_bytes()),
             }
             field.close(&mut hasher, part);
@@ -234,6 +195,41 @@ struct Field {
 }
 
 impl Field {
+    /// What `part` says of a request.
+    fn of(part: &KeyPart, facts: &Facts<'_>) -> Self {
+        let Facts { client_ip, route, path, request, claims } = *facts;
+        let mut field = Self::default();
+        match part.source() {
+            KeyPart::ClientIp => {
+                if let Some(address) = ClientIp::find(client_ip, request) {
+                    address.bytes(&mut |bytes| field.line(bytes));
+                }
+            }
+            KeyPart::Method => request.method(&mut |method| field.method(method)),
+            KeyPart::Path => path.subject(&mut |path| field.line(path)),
+            KeyPart::Route => field.line(route.as_bytes()),
+            KeyPart::Header(name) => {
+                request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
+            }
+            KeyPart::Cookie(name) => cookie(request, name, &mut |reading| field.reading(&reading)),
+            KeyPart::Query(name) => {
+                request.target(&mut |target| {
+                    parameter(query(target), name, &mut |reading| field.reading(&reading));
+                });
+            }
+            KeyPart::Claim(name) => {
+                if let Some(claims) = claims {
+                    field.found(&claims.find(name));
+                }
+            }
+            KeyPart::Body(pointer) => field.found(&find(request.body(), pointer)),
+            KeyPart::Const(text) => field.line(text.as_bytes()),
+            // There is none around another.
+            KeyPart::Lower(_) => {}
+        }
+        field
+    }
+
     fn line(&mut self, bytes: &[u8]) {
         self.lines = self.lines.saturating_add(1);
         if self.lines == 1 {
@@ -241,8 +237,37 @@ impl Field {
         }
     }
 
-    fn close(self, hasher: &mut Sha256, part: &KeyPart) {
-        let (kind, name) = match part {
+    /// A method, which has one spelling: in capitals.
+    fn method(&mut self, method: &[u8]) {
+        self.line(method);
+        self.value.make_ascii_uppercase();
+    }
+
+    fn reading(&mut self, reading: &Reading<'_>) {
+        match reading {
+            Reading::One(value) => self.line(value),
+            Reading::Several => self.several(),
+        }
+    }
+
+    fn found(&mut self, found: &Found<'_>) {
+        match found {
+            Found::Nothing => {}
+            Found::One(text) => self.line(text.as_bytes()),
+            Found::Several => self.several(),
+        }
+    }
+
+    fn several(&mut self) {
+        self.lines = self.lines.saturating_add(2);
+    }
+
+    fn close(mut self, hasher: &mut Sha256, part: &KeyPart) {
+        if let (KeyPart::Lower(_), Cow::Owned(small)) = (part, lower(&self.value)) {
+            self.value = small;
+        }
+        // In small letters it is the same part: no key has both, or they would be two limits.
+        let (kind, name) = match part.source() {
             KeyPart::ClientIp => (b'a', ""),
             KeyPart::Method => (b'm', ""),
             KeyPart::Path => (b'p', ""),
@@ -252,7 +277,7 @@ impl Field {
             KeyPart::Query(name) => (b'q', name.as_str()),
             KeyPart::Claim(name) => (b'j', name.as_str()),
             KeyPart::Body(pointer) => (b'b', pointer.as_str()),
-            KeyPart::Const(_) => (b'k', ""),
+            KeyPart::Const(_) | KeyPart::Lower(_) => (b'k', ""),
         };
         hasher.update([kind, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
         hasher.update(name.as_bytes());
@@ -266,21 +291,4 @@ impl Field {
             _ => hasher.update([2]),
         }
     }
-}
-
-/// A text, a number or a boolean as a text. Other values tell nobody apart.
-fn scalar(value: &Value) -> Option<Cow<'_, str>> {
-    match value {
-        Value::String(text) => Some(Cow::Borrowed(text)),
-        Value::Number(_) | Value::Bool(_) => Some(Cow::Owned(value.to_string())),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-/// Undoes the encoding of form fields: `+` for a space, and percent-encoding.
-fn form_decode(text: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    // An encoded plus is decoded to a plus; only one that is written is a space.
-    let mut parts = text.split(|b| *b == b'+').map(percent_decode);
-    let first = parts.next().into_iter().flatten();
-    first.chain(parts.flat_map(|part| core::iter::once(b' ').chain(part)))
 }

@@ -30,6 +30,7 @@
 //! | [`by_name`], [`control`] | what people and programs do with limits and guards by name; the same over HTTP |
 //! | [`local`] | what a host remembers between requests: denials, the store's health, the memory to fall back on |
 //! | [`answer`] | statuses, header fields and bodies that clients see |
+//! | `json` | what a body or a token says, without a copy of the whole |
 //!
 //! With the feature `guards` there are also `lease` and `idempotency` (who may do something, and what became of it the first time),
 //! `circuit_breaker` (whether an upstream is left alone), `revocation` (tokens that are valid no more) and `jwt` (tokens: found,
@@ -51,6 +52,7 @@ pub mod control;
 pub mod exchange;
 pub mod id;
 pub mod idempotency;
+mod json;
 pub mod jwt;
 pub mod key;
 pub mod lease;

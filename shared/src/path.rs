@@ -418,7 +418,7 @@ fn until_path(rest: &[u8]) -> &[u8] {
 }
 
 /// The byte that the two hexadecimal digits at the start of `rest` encode, and what follows them.
-fn decode(rest: &[u8]) -> Option<(u8, &[u8])> {
+pub(crate) fn decode(rest: &[u8]) -> Option<(u8, &[u8])> {
     let (digits, after) = rest.split_at_checked(2)?;
     let value =
         digits.iter().try_fold(0, |value, digit| Some(value * 16 + char::from(*digit).to_digit(16)?))?;

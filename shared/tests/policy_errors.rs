@@ -212,7 +212,8 @@ fn a_limit() {
     let whole = "expected a whole number from 1";
     let duration = r#"expected a duration from 1ms to 366d such as "250ms", "60s", "15m", "1h" or "1d""#;
     let part = "expected a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME, claim:NAME, \
-                body:/POINTER or const:TEXT";
+                body:/POINTER or const:TEXT; lower: in front of one that holds text of the client's, as in \
+                lower:body:/email";
     let cost = r#"expected a whole number from 1, or an object such as {"header": "x-cost", "max": 10}"#;
     let price = |max: u64, default: u64| json!({ "header": "x", "max": max, "default": default });
     for (field, value, error) in [
@@ -260,6 +261,10 @@ fn a_limit() {
         ("key", json!(["ip"]), format!(r#".key[0]: found "ip", {part}"#)),
         ("key", json!(["path", "body:a"]), format!(r#".key[1]: found "body:a", {part}"#)),
         ("key", json!(["claim:"]), format!(r#".key[0]: found "claim:", {part}"#)),
+        ("key", json!(["lower:client_ip"]), format!(r#".key[0]: found "lower:client_ip", {part}"#)),
+        ("key", json!(["lower:const:A"]), format!(r#".key[0]: found "lower:const:A", {part}"#)),
+        ("key", json!(["lower:lower:path"]), format!(r#".key[0]: found "lower:lower:path", {part}"#)),
+        ("key", json!(["body:/a~2"]), format!(r#".key[0]: found "body:/a~2", {part}"#)),
         ("key", json!(["header:"]), format!(r#".key[0]: found "header:", {part}"#)),
         ("key", json!([5]), format!(".key[0]: found `5`, {part}")),
         ("cost", json!(0), format!(".cost: found `0`, {cost}")),

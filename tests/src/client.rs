@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -87,6 +87,22 @@ pub async fn send_within(
     timeout(patience, exchange)
         .await
         .with_context(|| format!("{address} did not answer within {patience:?}"))?
+}
+
+/// Sends a request over HTTP/2, without TLS, on a connection of its own. Its URI is absolute.
+pub async fn send_http2(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<Answer> {
+    let exchange = async {
+        let stream =
+            TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        let answer = whole(sender.send_request(request).await?).await;
+        driver.abort();
+        answer
+    };
+    timeout(PATIENCE, exchange)
+        .await
+        .with_context(|| format!("{address} did not answer within {PATIENCE:?}"))?
 }
 
 /// Sends these bytes on a connection of its own and reads one answer, whatever they are.

@@ -73,6 +73,77 @@ async fn keys_that_are_missing_empty_or_repeated_are_counted_too() {
     assert_counters(&stack, 5);
 }
 
+/// HTTP/2 carries methods of any case, and upstreams read them as they like.
+#[tokio::test]
+async fn a_method_in_another_case_is_no_way_around_a_route() {
+    let upstream = Upstream::start(ports::free().unwrap()).await.unwrap();
+    let by_method = |name| with(limit(name, "gcra", QUOTA), json!({ "key": ["method"] }));
+    let policy = json!({ "routes": [
+        { "name": "write", "match": { "methods": ["POST"] }, "rate_limits": [by_method("write")] },
+        { "name": "read", "match": { "methods": ["GET"] }, "rate_limits": [by_method("read")] },
+    ] });
+    let stack = Stack::start(StackOptions {
+        upstream: Behind::Address(upstream.address()),
+        ..StackOptions::new(policy)
+    })
+    .await
+    .unwrap();
+    let send = async |method: &str| {
+        let request =
+            Request::builder().method(method).uri("http://tollgate.test/").body(Full::<Bytes>::default());
+        client::send_http2(stack.envoys[0].address(), request.unwrap()).await.unwrap()
+    };
+    for (name, spellings) in
+        [("write", ["POST", "post", "Post", "pOST"]), ("read", ["GET", "get", "Get", "gEt"])]
+    {
+        for count in 0..QUOTA as usize {
+            let answer = send(spellings[count % 4]).await;
+            assert_eq!(answer.status, StatusCode::OK, "{name} {count}: {answer}");
+        }
+        for spelling in spellings {
+            assert_eq!(send(spelling).await.status, StatusCode::TOO_MANY_REQUESTS, "{spelling}");
+        }
+        assert_eq!(consumed(&mut connect_to(&stack), name), [QUOTA], "{name}");
+    }
+    // They take the route of `GET`, and are a method of their own.
+    for spelling in ["HEAD", "head", "hEAD"] {
+        assert_eq!(send(spelling).await.status, StatusCode::OK, "{spelling}");
+    }
+    assert_eq!(consumed(&mut connect_to(&stack), "read").iter().sum::<u64>(), QUOTA + 3);
+    assert_unharmed(&stack);
+}
+
+/// Envoy joins the lines of fields that it knows before the filter sees them.
+#[tokio::test]
+async fn fields_that_envoy_joins_are_sent_twice_all_the_same() {
+    let fields = [
+        "access-control-request-method",
+        "authorization",
+        "content-type",
+        "grpc-timeout",
+        "origin",
+        "x-client-trace-id",
+        // And one that it does not.
+        "x-user",
+    ];
+    let limits = fields
+        .map(|field| vec![with(limit(field, "gcra", QUOTA), json!({ "key": [format!("header:{field}")] }))]);
+    let paths = fields.map(|field| format!("/{field}"));
+    let of: Vec<_> = paths.iter().map(String::as_str).zip(limits).collect();
+    let stack = start(routes(&of)).await;
+    for field in fields {
+        let path = format!("/{field}");
+        let lines = |values: &[&str]| {
+            get(&path, values.iter().map(|value| format!("{field}: {value}\r\n")).collect::<String>())
+        };
+        let twice = [lines(&["a", "b"]), lines(&["c", "d"]), lines(&["e", "e"]), lines(&["f", "g", "h"])];
+        assert_one_counter(&stack, &twice).await;
+        assert_one_counter(&stack, &[lines(&["a"])]).await;
+        assert_eq!(consumed(&mut connect_to(&stack), field), [QUOTA; 2], "{field}");
+    }
+    assert_unharmed(&stack);
+}
+
 #[tokio::test]
 async fn enormous_keys_are_keys_like_any_other() {
     let keys = ["header:x-key", "cookie:session", "query:q"];

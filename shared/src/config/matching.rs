@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::names::text_type;
 use super::{CostConfig, HeaderCost, HeaderName};
 use crate::path::{Path, PathCase};
+use crate::request::is_method;
 
 /// A method, in capitals.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,10 +31,9 @@ impl Method {
         &self.0
     }
 
-    /// Whether a request with `method` is meant: the same, or `HEAD` where this is `GET`, because servers answer
-    /// the one with the handler of the other.
-    pub fn includes(&self, method: &[u8]) -> bool {
-        self.0.as_bytes() == method || (self.0 == "GET" && method == b"HEAD")
+    /// Whether a request with the method `sent` is meant.
+    pub fn includes(&self, sent: &[u8]) -> bool {
+        is_method(sent, &self.0)
     }
 }
 

@@ -221,7 +221,7 @@ pub struct RouteConfig {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct MatchConfig {
-    /// Methods, in capitals; `GET` includes `HEAD`.
+    /// Methods, in capitals; requests are compared in whatever case, and `GET` includes `HEAD`.
     pub methods: Vec<Method>,
     /// `/exact`, `/prefix/*` (the prefix itself and all below it), `*` for one segment elsewhere.
     pub path: Option<PathPattern>,

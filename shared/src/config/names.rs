@@ -1,6 +1,7 @@
 //! Names: of routes and limits, of header fields, of the parts of a key.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 
@@ -74,10 +75,13 @@ pub enum KeyPart {
     Body(String),
     /// A text of the policy's own: one counter for everybody.
     Const(String),
+    /// What a part says, in small letters; the part is one that holds a text of the client's.
+    Lower(Box<KeyPart>),
 }
 
 impl KeyPart {
-    /// Reads `client_ip`, `method`, `path`, `route`, `header:NAME`, `cookie:NAME`, `query:NAME`, `claim:NAME`, `body:/POINTER`, `const:TEXT`.
+    /// Reads `client_ip`, `method`, `path`, `route`, `header:NAME`, `cookie:NAME`, `query:NAME`, `claim:NAME`, `body:/POINTER`,
+    /// `const:TEXT`, and `lower:` in front of any of these but `client_ip`, `route` and `const:`.
     pub fn parse(text: &str) -> Option<Self> {
         Some(match text.split_once(':') {
             None => match text {
@@ -92,12 +96,26 @@ impl KeyPart {
             Some(("query", name)) if (1..=64).contains(&name.len()) => Self::Query(name.to_owned()),
             Some(("claim", name)) if (1..=64).contains(&name.len()) => Self::Claim(name.to_owned()),
             // An empty pointer is the whole body, which is no value that tells anybody apart.
-            Some(("body", pointer)) if pointer.starts_with('/') && pointer.len() <= 255 => {
+            Some(("body", pointer))
+                if pointer.starts_with('/') && pointer.len() <= 255 && is_escaped(pointer) =>
+            {
                 Self::Body(pointer.to_owned())
             }
             Some(("const", text)) if text.len() <= 256 => Self::Const(text.to_owned()),
+            Some(("lower", part)) => match Self::parse(part)? {
+                Self::ClientIp | Self::Route | Self::Const(_) | Self::Lower(_) => return None,
+                part => Self::Lower(Box::new(part)),
+            },
             Some(_) => return None,
         })
+    }
+
+    /// What is read of a request: the part itself, or the one whose letters are made small.
+    pub fn source(&self) -> &Self {
+        match self {
+            Self::Lower(part) => part,
+            part => part,
+        }
     }
 }
 
@@ -114,8 +132,14 @@ impl core::fmt::Display for KeyPart {
             Self::Claim(name) => write!(f, "claim:{name}"),
             Self::Body(pointer) => write!(f, "body:{pointer}"),
             Self::Const(text) => write!(f, "const:{text}"),
+            Self::Lower(part) => write!(f, "lower:{part}"),
         }
     }
+}
+
+/// Whether each `~` of a pointer is one of the two escapes (RFC 6901 §3): with another one it would lead nowhere.
+fn is_escaped(pointer: &str) -> bool {
+    pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']))
 }
 
 pub(super) fn is_token(text: &str) -> bool {
@@ -171,7 +195,7 @@ text_type!(
     KeyPart,
     "KeyPart",
     "a key part: client_ip, method, path, route, header:NAME, cookie:NAME, query:NAME, claim:NAME, \
-     body:/POINTER or const:TEXT",
+     body:/POINTER or const:TEXT; lower: in front of one that holds text of the client's, as in lower:body:/email",
     KeyPart::parse
 );
 text_type!(

@@ -64,7 +64,7 @@ impl<'a> Subjects<'a> {
     pub(super) fn fingerprint(&self) -> Fingerprint {
         let Facts { request, path, .. } = self.facts;
         let mut method = Vec::new();
-        request.method(&mut |bytes| method.extend_from_slice(bytes));
+        request.method(&mut |bytes| method.extend(bytes.to_ascii_uppercase()));
         let mut asked = Vec::new();
         request.target(&mut |target| asked.extend_from_slice(query(target)));
         Digest::of_parts(&[&method, path.as_bytes(), &asked, request.body()]).into()

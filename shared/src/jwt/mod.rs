@@ -33,7 +33,7 @@ use crate::config::{
     ConfigError, JwksConfig, JwtAlgorithm, JwtConfig, JwtKeyConfig, MAX_AUDIENCES, MAX_JWT_KEYS, TokenSource,
 };
 use crate::policy::Surroundings;
-use crate::request::{Request, cookie};
+use crate::request::{Reading, Request, cookie};
 use crate::time::{Span, Timestamp};
 
 pub use error::TokenError;
@@ -163,7 +163,12 @@ impl JwtPolicy {
         };
         match &self.source {
             TokenSource::Bearer => request.header("authorization", &mut |line| read(bearer(line))),
-            TokenSource::Cookie(name) => cookie(request, name, &mut |value| read(Ok(value))),
+            TokenSource::Cookie(name) => cookie(request, name, &mut |reading| {
+                read(match &reading {
+                    Reading::One(value) => Ok(value),
+                    Reading::Several => Err(TokenError::Repeated),
+                });
+            }),
             TokenSource::Header(name) => {
                 request.header(name.as_str(), &mut |line| read(Ok(line.trim_ascii())));
             }

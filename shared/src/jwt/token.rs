@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::error::TokenError;
 use super::object::{NotOne, Object, Value};
 use crate::config::JwtAlgorithm;
+use crate::json::Found;
 use crate::key::Digest;
 use crate::time::Timestamp;
 
@@ -167,18 +168,6 @@ pub enum Claim<'a> {
     Boolean(bool),
 }
 
-impl Claim<'_> {
-    /// Calls `read` with the claim as a text; numbers in decimal.
-    pub(crate) fn text(&self, read: &mut dyn FnMut(&str)) {
-        match self {
-            Self::Text(text) => read(text),
-            Self::Unsigned(number) => read(itoa::Buffer::new().format(*number)),
-            Self::Negative(number) => read(itoa::Buffer::new().format(*number)),
-            Self::Boolean(boolean) => read(if *boolean { "true" } else { "false" }),
-        }
-    }
-}
-
 impl Claims {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, TokenError> {
         let members = Object::parse(json).ok_or(TokenError::Claims)?;
@@ -238,11 +227,25 @@ impl Claims {
     pub fn claim(&self, name: &str) -> Option<Claim<'_>> {
         Some(match self.members.get(name)? {
             Value::Text(text) => Claim::Text(text),
-            Value::Unsigned(number) => Claim::Unsigned(*number),
-            Value::Negative(number) => Claim::Negative(*number),
+            Value::Number(number) => {
+                let text = number.text.as_deref()?;
+                text.parse().map(Claim::Unsigned).or_else(|_| text.parse().map(Claim::Negative)).ok()?
+            }
             Value::Boolean(boolean) => Claim::Boolean(*boolean),
-            Value::Decimal(_) | Value::Texts(_) | Value::Other => return None,
+            Value::Texts(_) | Value::Other => return None,
         })
+    }
+
+    /// What the claim called `name` tells callers apart by: numbers of any size, with or without a fraction.
+    pub(crate) fn find(&self, name: &str) -> Found<'_> {
+        match self.members.get(name) {
+            Some(Value::Text(text)) => Found::One(text.into()),
+            Some(Value::Number(number)) => {
+                number.text.as_deref().map_or(Found::Several, |text| Found::One(text.into()))
+            }
+            Some(Value::Boolean(boolean)) => Found::One(if *boolean { "true" } else { "false" }.into()),
+            None | Some(Value::Texts(_) | Value::Other) => Found::Nothing,
+        }
     }
 }
 

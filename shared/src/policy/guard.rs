@@ -190,7 +190,7 @@ impl Compiler<'_> {
             lock.as_ref().map(|lock| &lock.key),
         ];
         let keys = keys.into_iter().flatten().chain(&route.subjects);
-        let claims = keys.flatten().any(|part| matches!(part, KeyPart::Claim(_)));
+        let claims = keys.flatten().any(|part| matches!(part.source(), KeyPart::Claim(_)));
         let asks = if claims {
             Some("a key with `claim:`")
         } else if revocation.is_some() {

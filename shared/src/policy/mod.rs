@@ -203,8 +203,8 @@ impl Policy {
             for route in &mut policy.routes {
                 let mut guards = route.guards.iter().filter_map(|place| policy.guards.get(place.guard));
                 let mut parts = route.subjects.iter().flatten();
-                route.reads_body =
-                    guards.any(Guard::reads_body) || parts.any(|part| matches!(part, KeyPart::Body(_)));
+                route.reads_body = guards.any(Guard::reads_body)
+                    || parts.any(|part| matches!(part.source(), KeyPart::Body(_)));
                 policy.reads_bodies |= route.reads_body;
                 let limits = route.limits.iter().filter_map(|place| policy.limits.get(place.limit));
                 let guards = route.guards.iter().filter_map(|place| policy.guards.get(place.guard));
@@ -281,7 +281,7 @@ impl Policy {
     /// The first route with a `body:` in its keys, which a host that reads no bodies cannot tell requests apart by. Idempotency
     /// goes by what else there is.
     pub fn route_with_body_keys(&self) -> Option<&Route> {
-        let is_body = |part: &KeyPart| matches!(part, KeyPart::Body(_));
+        let is_body = |part: &KeyPart| matches!(part.source(), KeyPart::Body(_));
         self.routes.iter().find(|route| route.subjects.iter().flatten().any(is_body))
     }
 
@@ -441,7 +441,7 @@ impl Limit {
 
     /// Whether it counts by what a token claims.
     fn counts_claims(&self) -> bool {
-        self.config.key.iter().any(|part| matches!(part, KeyPart::Claim(_)))
+        self.config.key.iter().any(|part| matches!(part.source(), KeyPart::Claim(_)))
     }
 
     pub(crate) fn is_refundable(&self) -> bool {

@@ -98,7 +98,7 @@ impl Policy {
             .and_then(|conditions| conditions.path.as_ref())
             .is_none_or(|pattern| pattern.is_prefix() || pattern.segments().contains(&PatternSegment::Any));
         let is_free = |part: &KeyPart| {
-            let chosen = match part {
+            let chosen = match part.source() {
                 KeyPart::Header(_) | KeyPart::Cookie(_) | KeyPart::Query(_) | KeyPart::Body(_) => true,
                 KeyPart::Path => path_is_free,
                 // A claim is one of a token that was verified.
@@ -106,9 +106,10 @@ impl Policy {
                 | KeyPart::Claim(_)
                 | KeyPart::Method
                 | KeyPart::Route
+                | KeyPart::Lower(_)
                 | KeyPart::Const(_) => false,
             };
-            chosen && !trusted.contains(part)
+            chosen && !trusted.contains(part) && !trusted.contains(part.source())
         };
         let limits = || route.limits.iter().filter_map(|place| self.limits.get(place.limit));
         let any_is_enforced = limits().any(Limit::is_enforced);

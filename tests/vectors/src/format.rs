@@ -35,11 +35,12 @@
 //! | `headers` | a list of `'name: value'`, or `{ name = …, value = …, repeat = 60000 }` for long ones | none |
 //! | `bearer` | the claims of a token in `authorization`, signed with HS256 and the variable `JWT_SECRET`; `exp`, `nbf` and `iat` may be durations since time zero | no token |
 //! | `content` | its body, a text; or a value, as JSON | empty |
+//! | `pieces` | its body in the place of `content`: a list of texts, or `{ value = "x", repeat = 70000 }` for long ones | none |
 //! | `upstream` | the status it is answered with if it passes; `{ status = 201, headers = […], body = … }`, where the body is a value, as JSON; or `"hangs"`: no answer comes, and nothing but `seen` is expected of it | 200 |
 //! | `peer` | the address at the other end of the connection | `192.0.2.1` |
 //! | `store` | `"down"`: the store cannot be reached at this time | up |
 //!
-//! In `request`, `headers` and `content`, `\xff` is that byte; write them in single quotes.
+//! In `request`, `headers`, `content` and `pieces`, `\xff` is that byte; write them in single quotes.
 //!
 //! | field | the (last) answer |
 //! | --- | --- |
@@ -206,6 +207,8 @@ struct WrittenStep {
     headers: Vec<WrittenHeader>,
     bearer: Option<serde_json::Map<String, Value>>,
     content: Option<Value>,
+    #[serde(default)]
+    pieces: Vec<WrittenPiece>,
     upstream: Option<WrittenUpstream>,
     peer: Option<IpAddr>,
     store: Option<String>,
@@ -241,6 +244,13 @@ struct WrittenAnswer {
     #[serde(default)]
     headers: Vec<WrittenHeader>,
     body: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenPiece {
+    Text(String),
+    Long { value: String, repeat: usize },
 }
 
 #[derive(Deserialize)]
@@ -358,12 +368,17 @@ impl WrittenStep {
                 bail!("`upstream` is `{word}`, expected a status or `hangs`")
             }
         };
+        ensure!(self.content.is_none() || self.pieces.is_empty(), "it has both `content` and `pieces`");
+        let pieces = self.pieces.into_iter().map(|piece| match piece {
+            WrittenPiece::Text(text) => text,
+            WrittenPiece::Long { value, repeat } => value.repeat(repeat),
+        });
         let ask = Ask::new(
             self.request.as_deref().unwrap_or("GET /"),
             self.host.as_deref().unwrap_or("tollgate.test"),
             &headers,
             &match self.content {
-                None => String::new(),
+                None => pieces.collect(),
                 Some(Value::String(text)) => text,
                 Some(value) => value.to_string(),
             },
