@@ -110,7 +110,7 @@ fn plugin_config(number: usize, vector: &Vector) -> Value {
 /// Whether a policy goes by bodies. The others run without, as most do.
 fn goes_by_bodies(policy: &Value) -> bool {
     let text = policy.to_string();
-    text.contains("\"body:/") || text.contains("\"idempotency\"")
+    text.contains("body:/") || text.contains("\"idempotency\"")
 }
 
 /// The connection manager of a listener.
