@@ -36,6 +36,14 @@ pub struct Rights {
     pub key_prefixes: Vec<String>,
 }
 
+impl Rights {
+    /// Whether scripts or functions are among the commands that are named.
+    pub(crate) fn names_scripts(&self) -> bool {
+        let named = |name: &String| Info::find(name.trim().as_bytes()).is_some_and(runs_code);
+        self.commands.iter().chain(&self.allow).any(named)
+    }
+}
+
 /// A stream that may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream<'a> {
@@ -55,7 +63,7 @@ impl Rules {
     pub(crate) fn new(rights: Rights, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
         let Rights { read_only, mut commands, mut allow, key_prefixes } = rights;
         for command in commands.iter_mut().chain(&mut allow) {
-            command.make_ascii_uppercase();
+            *command = command.trim().to_ascii_uppercase();
             let (name, sub) = command.split_once(' ').unwrap_or((command, ""));
             let info = Info::find(name.as_bytes());
             let exists = info.is_some_and(|info| {
