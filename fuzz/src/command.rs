@@ -122,7 +122,9 @@ impl Stage {
         // Redis would take its time, or memory, for what is large, and ends for nothing that is here.
         let is_large =
             |word: &Vec<u8>| word.split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > 4);
-        if words.iter().any(is_large) {
+        // An error that repeats what is not text could not be read here.
+        let is_text = |word: &Vec<u8>| word.iter().all(u8::is_ascii_graphic);
+        if words.iter().any(is_large) || !words.iter().all(is_text) {
             return;
         }
         let mut command = redis::Cmd::new();

@@ -15,7 +15,8 @@
 //! What it never does:
 //! - It never sends a command twice that may have run. One that was sent and not answered is reported as such, and the client
 //!   decides.
-//! - It never keeps anything but what scripts are called (`relay.rs` says why). What is not in Redis is gone with the request.
+//! - It never keeps anything but what scripts are called, and in Redis their texts (`relay.rs` says why). What else is not in
+//!   Redis is gone with the request.
 //! - It never logs a token, a password, a path, a key or an argument.
 //! - It never grows without a bound: [`config::Limits`] says which.
 

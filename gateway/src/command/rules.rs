@@ -36,6 +36,14 @@ pub struct Rights {
     pub key_prefixes: Vec<String>,
 }
 
+impl Rights {
+    /// Whether scripts or functions are among the commands that are named.
+    pub(crate) fn names_scripts(&self) -> bool {
+        let named = |name: &String| Info::find(name.trim().as_bytes()).is_some_and(runs_code);
+        self.commands.iter().chain(&self.allow).any(named)
+    }
+}
+
 /// A stream that may be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream<'a> {
@@ -55,7 +63,7 @@ impl Rules {
     pub(crate) fn new(rights: Rights, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
         let Rights { read_only, mut commands, mut allow, key_prefixes } = rights;
         for command in commands.iter_mut().chain(&mut allow) {
-            command.make_ascii_uppercase();
+            *command = command.trim().to_ascii_uppercase();
             let (name, sub) = command.split_once(' ').unwrap_or((command, ""));
             let info = Info::find(name.as_bytes());
             let exists = info.is_some_and(|info| {
@@ -96,20 +104,25 @@ impl Rules {
             return Some(format!("NOPERM this token may not use '{name}', which the gateway does not know"));
         };
         let named = self.named().any(|command| is_it(command, name.as_bytes(), info));
-        let refused = || Some(format!("NOPERM this token may not use '{name}'"));
         let refused_unless_named = || {
             let full = if name.eq_ignore_ascii_case(info.name) { String::new() } else { format!("{name} ") };
             let full = (full + info.name).to_uppercase();
             Some(format!("NOPERM this token may not use '{name}': {}", advice(&full)))
         };
         if !named && !commands.is_empty() {
-            return refused();
+            return Some(format!(
+                "NOPERM this token may not use '{name}', which is not among its `commands`"
+            ));
         }
         if *read_only && !is_harmless(info) {
             match info.access {
                 Access::Read if named || !looks_around(info) => {}
                 Access::Read => return refused_unless_named(),
-                Access::Write | Access::Other => return refused(),
+                Access::Write | Access::Other => {
+                    return Some(format!(
+                        "NOPERM this token may not use '{name}', because it is `read_only`"
+                    ));
+                }
             }
         }
         if key_prefixes.is_empty() {
@@ -167,9 +180,10 @@ impl Rules {
     }
 }
 
-/// Whether a name in a configuration is that of this command, or of one that it is a subcommand of.
+/// Whether a name in a configuration is that of this command, of a form of it, or of one that it is a subcommand of.
 fn is_it(command: &str, name: &[u8], info: &Info) -> bool {
     match command.split_once(' ') {
+        Some((parent, _)) if danger::is_form(command) => name.eq_ignore_ascii_case(parent.as_bytes()),
         Some((parent, sub)) => name.eq_ignore_ascii_case(parent.as_bytes()) && sub == info.name,
         None => name.eq_ignore_ascii_case(command.as_bytes()),
     }
@@ -301,7 +315,8 @@ mod tests {
         check(&allowed, &dangerous, &["CLIENT UNPAUSE", "SCRIPT KILL", "MODULE UNLOAD x"]);
         // What may be used only by name names it too; a restricted token gets no other rights by that.
         check(&rules(false, &["GET", "SHUTDOWN"], &[]), &["GET a", "SHUTDOWN"], &["SET a b"]);
-        check(&and(rules(false, &["COPY"], &[]), &[]), &["COPY a b"], &["COPY a b DB 1"]);
+        check(&rules(false, &["COPY"], &[]), &["COPY a b"], &["COPY a b DB 1"]);
+        check(&rules(false, &["COPY DB"], &[]), &["COPY a b", "COPY a b DB 1"], &["GET a"]);
         check(&and(rules(true, &[], &[]), &["SHUTDOWN"]), &["GET a"], &["SHUTDOWN", "SET a b"]);
         let tenant = and(rules(false, &[], &["app:"]), &["RESTORE"]);
         check(&tenant, &["RESTORE app:a 0 x"], &["RESTORE a 0 x", "MOVE app:a 1"]);
@@ -326,7 +341,8 @@ mod tests {
                 "'COPY DB', because it reaches into another database: it has to be allowed by name, `allow = [\"COPY DB\"]`",
             ),
             (&reader, "keys *", "'keys': it has to be allowed by name, `allow = [\"KEYS\"]`"),
-            (&reader, "set a b", "'set'"),
+            (&reader, "set a b", "'set', because it is `read_only`"),
+            (&rules(false, &["GET"], &[]), "set a b", "'set', which is not among its `commands`"),
             (&tenant, "script load x", "'script': it has to be allowed by name, `allow = [\"SCRIPT LOAD\"]`"),
             (&tenant, "sort app:a", "'sort' like this: its keys are not known"),
             (&tenant, "nosuch app:a", "'nosuch', which the gateway does not know"),

@@ -29,6 +29,9 @@ impl fmt::Display for Config {
                 let prefixes: Vec<_> =
                     tenant.rights.key_prefixes.iter().map(|prefix| format!("`{prefix}`")).collect();
                 may.push(format!("only keys that begin with {}", prefixes.join(" or ")));
+                if tenant.rights.names_scripts() {
+                    may.push("SCRIPTS REACH EVERY KEY".to_owned());
+                }
             }
             if may.is_empty() {
                 may.push("everything but what is dangerous".to_owned());

@@ -81,7 +81,10 @@ fn only(set: &Settings, var: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<
     let redis = Redis::common(set).target(None, var)?.context(
         "no Redis: give `--redis URL`, or set `TOLLGATE_REDIS`, or name a variable or file that holds the URL",
     )?;
-    let rights = Rights { allow: set.allow.clone().unwrap_or_default(), ..Rights::default() };
+    let mut allow = set.allow.clone().unwrap_or_default();
+    // An environment variable may be set to nothing.
+    allow.retain(|name| !name.trim().is_empty());
+    let rights = Rights { allow, ..Rights::default() };
     Rules::new(rights.clone(), Arc::default()).context("`allow`")?;
     Ok(Tenant {
         name: "default".into(),

@@ -129,6 +129,9 @@ fn a_token_is_required_unless_refused_explicitly() {
     let with = |flags: &[&str]| config(&[&REDIS, flags].concat(), "", &[]);
     assert!(with(&[]).is_ok());
     assert!(with(&["--no-auth"]).unwrap().tenants[0].token.is_none());
+    let allowed = with(&["--allow", "SHUTDOWN, config set"]).unwrap();
+    assert_eq!(allowed.tenants[0].rights.allow, ["SHUTDOWN", " config set"]);
+    assert!(with(&["--allow", ""]).unwrap().tenants[0].rights.allow.is_empty());
     assert!(with(&["--token-env", "A_TOKEN"]).is_ok());
     let failing = |flags: &[&str]| format!("{:#}", with(flags).map(drop).unwrap_err());
     for (flags, text) in [
@@ -149,11 +152,13 @@ fn tokens_have_their_own_redis_and_rights() {
         "redis = 'redis://common'\nconnections = 2\nmax_in_flight_per_token = 7\n\
          [[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\nredis_env = 'A_REDIS'\nconnections = 3\n\
          [[tokens]]\nname = 'b'\ntoken_env = 'B_TOKEN'\nread_only = true\nmax_in_flight = 1\n\
-         [[tokens]]\nname = 'c'\ntoken_file = '{}'\ncommands = ['get', 'SCRIPT LOAD']\nkey_prefixes = ['c:']",
+         [[tokens]]\nname = 'c'\ntoken_file = '{}'\ncommands = ['get', 'SCRIPT LOAD']\nkey_prefixes = ['c:']\n\
+         [[tokens]]\nname = 'd'\ntoken_env = 'D_TOKEN'\nallow = ['evalsha']\nkey_prefixes = ['d:']\n\
+         [[tokens]]\nname = 'e'\ntoken_env = 'E_TOKEN'\nallow = ['COPY DB', 'Shutdown']",
         file.0.display()
     );
-    let config = config(&[], &toml, &[]).unwrap();
-    let [a, b, c] = &config.tenants[..] else { panic!("three tokens") };
+    let config = config(&[], &toml, &[("D_TOKEN", "four"), ("E_TOKEN", "five")]).unwrap();
+    let [a, b, c, ..] = &config.tenants[..] else { panic!("five tokens") };
     assert_eq!(
         (a.redis.to_string(), b.redis.to_string()),
         ("redis://a:6379/0".into(), "redis://common:6379/0".into())
@@ -167,6 +172,8 @@ fn tokens_have_their_own_redis_and_rights() {
         "token `a`: redis://a:6379/0 over 3 connections a thread: everything but what is dangerous, at most 7 requests at once",
         "token `b`: redis://common:6379/0 over 2 connections a thread: read only, at most 1 requests at once",
         "only get, SCRIPT LOAD, only keys that begin with `c:`",
+        "a thread: only keys that begin with `d:`, SCRIPTS REACH EVERY KEY, also evalsha",
+        "a thread: everything but what is dangerous, also COPY DB, Shutdown",
         "limit pipeline: 1000",
     ] {
         assert!(text.contains(part), "{text}");
@@ -218,6 +225,12 @@ fn mistakes_name_their_place_and_the_fix() {
         (
             format!("{redis}{token}commands = ['NOSUCH']"),
             "`tokens[0]` (`a`): `NOSUCH` is no command of Redis",
+        ),
+        (format!("{redis}{token}allow = ['COPY NOSUCH']"), "`tokens[0]` (`a`): `COPY NOSUCH` is no command"),
+        (format!("{redis}allow = ['NOSUCH']"), "`allow`: `NOSUCH` is no command of Redis"),
+        (
+            format!("{redis}allow = ['SHUTDOWN']\n{token}"),
+            "there are `[[tokens]]`, so `allow` must not be set for all of them: write it into each token",
         ),
         (format!("{redis}{token}key_prefixes = ['']"), "`tokens[0]` (`a`): a key prefix is empty"),
         (

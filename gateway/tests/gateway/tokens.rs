@@ -281,13 +281,17 @@ async fn rights_are_refused_by_name_and_inline_in_pipelines() {
     let server = serve(&redis, toml).await;
     assert_eq!(ask(&server, "token-of-all", "/set/app:k/v", "").await.status, 200);
     for (token, path, text) in [
-        ("token-of-reader", "/set/k/v", "NOPERM this token may not use 'set'"),
+        ("token-of-reader", "/set/k/v", "NOPERM this token may not use 'set', because it is `read_only`"),
         (
             "token-of-reader",
             "/keys/*",
             "NOPERM this token may not use 'keys': it has to be allowed by name, `allow = [\"KEYS\"]`",
         ),
-        ("token-of-app", "/del/app:k", "NOPERM this token may not use 'del'"),
+        (
+            "token-of-app",
+            "/del/app:k",
+            "NOPERM this token may not use 'del', which is not among its `commands`",
+        ),
         ("token-of-app", "/get/other", "NOPERM this token may not use a key given to 'get'"),
     ] {
         assert_eq!(ask(&server, token, path, "").await.error(), (400, text), "{path}");
