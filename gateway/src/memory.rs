@@ -189,9 +189,9 @@ pub(crate) fn give_back_what_is_large() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(crate) fn give_back_what_is_large() {}
 
-/// Bytes: what glibc begins with, before it raises it.
+/// Bytes: more than what connections use again and again.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGE: i32 = 128 << 10;
+const LARGE: i32 = 256 << 10;
 
 /// What every request body and every reply may take without being counted, 16 KiB and what is around them: the number of
 /// requests bounds it.

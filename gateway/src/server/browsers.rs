@@ -53,7 +53,7 @@ impl Sharing {
 impl Shared {
     /// What a browser is told about the answer to this request, if its page may read it.
     pub(super) fn sharing(&self, head: &Parts, role: Role) -> Sharing {
-        if role == Role::Admin || self.tenants.iter().all(|tenant| tenant.origins.is_empty()) {
+        if role == Role::Admin || !self.has_origins {
             return Sharing::default();
         }
         let is_preflight = is_preflight(head);

@@ -203,6 +203,8 @@ pub(crate) struct Shared {
     has_admin: bool,
     /// Whether clients come over a network, and may be browsers.
     over_tcp: bool,
+    /// Whether any token is for web pages.
+    has_origins: bool,
     /// Names by which those may ask for it who need no token.
     hosts: Vec<Host>,
     began: Instant,
@@ -257,9 +259,11 @@ impl Shared {
             let scripts = sources.get(source).map(|source| Arc::clone(&source.scripts)).unwrap_or_default();
             Tenant::new(tenant, source, scripts)
         });
-        let tenants = tenants.collect::<anyhow::Result<_>>()?;
+        let tenants = tenants.collect::<anyhow::Result<Vec<_>>>()?;
+        let has_origins = tenants.iter().any(|tenant: &Tenant| !tenant.origins.is_empty());
         Ok(Self {
             auth,
+            has_origins,
             tenants,
             sources,
             tls: tls.as_ref().map(Tls::load).transpose()?,

@@ -257,3 +257,24 @@ async fn what_does_not_finish_is_not_waited_for() {
     program.until("some requests were still under way after 200ms").await;
     assert!(program.ended().await.success());
 }
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_to_its_end_holds_no_connection() {
+    let redis = Redis::start().await;
+    let certificate = Certificate::new();
+    let flags = [&certificate.flags()[..], &["--header-timeout", "400ms"]].concat();
+    let server = Server::start_with(&redis.url(), &flags).await;
+    // Nothing, and the beginning of a record that says it holds a greeting.
+    for said in [&b""[..], &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]] {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        socket.write_all(said).await.unwrap();
+        let mut heard = Vec::new();
+        let closed = tokio::time::timeout(Duration::from_secs(8), socket.read_to_end(&mut heard)).await;
+        assert!(closed.is_ok(), "{said:?}");
+    }
+    // Nor does one that shakes hands and says nothing.
+    let mut silent = certificate.connect(server.address, &[b"http/1.1"]).await.unwrap();
+    let mut heard = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(8), silent.read_to_end(&mut heard)).await;
+    assert!(closed.is_ok());
+}
