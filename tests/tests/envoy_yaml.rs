@@ -77,8 +77,8 @@ async fn the_sixth_login_is_refused() {
         Some("\"api-burst\";q=600;w=60, \"api-daily\";q=10000;w=86400"),
         "{api}"
     );
-    // Cutting off the parameter makes a `..` that nobody else sees.
-    for path in ["/api/%2e%2e;/x", "/api/..;/x", "/api\\..;/x", "/api%5C..;/x", "/x/..;/api/y"] {
+    // Cutting off the parameter makes a `..` that nobody else sees. Envoy resolves it where it is written plainly.
+    for path in ["/api/%2e%2e;/x", "/api\\..;/x", "/api%5C..;/x", "/x/%2e%2e;/api/y"] {
         let answer = client::get(front, path, &[]).await.unwrap();
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}: {answer}");
     }
