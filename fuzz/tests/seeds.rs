@@ -81,7 +81,7 @@ fn the_guard_of_every_reading_of_a_path_is_met() {
     const PIECES: [&str; 40] = [
         "api", "health", "auth", "login", "users", "orders", "7", "x", "/", "/", "/", "/", "/", "/", "//",
         "/./", "/../", "..", ".", ";", "..;", "..;a=b", ".;", "%2e", "%2e%2e", "%2E%2e;", "%2F", "%5c", "\\",
-        "%3B", "%61pi", "%6cogin", "healt%68", ";/", "/;x/", "#", "%23", "%00", "//host/", "/api/",
+        "%3B", "%61pi", "%6cogin", "healt%68", ";/", "/;x/", "#", "%23", "%40", "//host/", "/api/",
     ];
     let route = |name: &str, path: &str| {
         let limit = serde_json::json!({ "name": name, "algorithm": "fixed_window", "quota": 1, "window": "1m", "key": ["path"] });

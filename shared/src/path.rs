@@ -71,7 +71,7 @@ impl Kinds {
     pub const LEADING: Self = Self(1 << 13);
     /// A slash at the end vanishes.
     pub const TRAILING: Self = Self(1 << 11);
-    /// `%2e` and `%61`, which need no encoding, are decoded before routes are compared and dot segments
+    /// `%2e`, `%61` and `%40`, which need no encoding, are decoded before routes are compared and dot segments
     /// resolved.
     pub const NEEDLESS: Self = Self(1 << 7);
     /// A path ends at `#`.
@@ -261,7 +261,7 @@ impl Reader {
                             b'\\' => reader.slash(Kinds::ENCODED_BACKSLASH),
                             b';' => reader.parameters(Kinds::ENCODED_PARAMETERS),
                             _ => {
-                                if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                                if byte.is_ascii_alphanumeric() || UNENCODED.contains(&byte) {
                                     reader.needless |= !reader.parameters;
                                 }
                                 reader.push(byte);
@@ -330,7 +330,8 @@ impl Reader {
                 // A segment that vanishes for some servers is any name for a `*` of others.
                 path.hard.add(Kinds::ALL_PARAMETERS);
             } else if by_slash && !*is_first {
-                let kind = if path.bytes.iter().all(|b| *b == b'/') { Kinds::LEADING } else { Kinds::EMPTY };
+                let is_leading = path.bytes.get(1).is_none_or(|first| *first == b'/');
+                let kind = if is_leading { Kinds::LEADING } else { Kinds::EMPTY };
                 path.found.add(kind);
                 if without.has(kind) {
                     path.bytes.push(b'/');
@@ -425,6 +426,8 @@ pub(crate) fn decode(rest: &[u8]) -> Option<(u8, &[u8])> {
     Some((u8::try_from(value).ok()?, after))
 }
 
+/// What a segment of a path holds without encoding beside letters and digits (RFC 3986 §3.3), semicolons aside.
+const UNENCODED: &[u8] = b"-._~!$&'()*+,=:@";
 /// Most kinds of a path whose readings are all looked at: sixteen readings.
 const MAX_KINDS: u32 = 4;
 
@@ -513,11 +516,21 @@ mod tests {
             ("/users//orders", Kinds::EMPTY, "/users//orders"),
             ("/login;x", Kinds::PARAMETERS, r"/login\x"),
             ("/%61pi", Kinds::NEEDLESS, r"/api\"),
+            ("/%40me", Kinds::NEEDLESS, r"/@me\"),
             ("/a%20b", Kinds::NEEDLESS, "/a b"),
         ] {
             let path = Path::normalize(target.as_bytes(), PathCase::Sensitive);
             assert!(path.found.has(without) || target == "/a%20b", "{target}");
             assert_eq!(read(target, without), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn many_slashes_take_no_longer_than_other_bytes() {
+        let slashes = "/".repeat(1 << 20);
+        for without in [Kinds::default(), Kinds::LEADING, Kinds::LEADING.and(Kinds::EMPTY)] {
+            let path = Path::without(slashes.as_bytes(), PathCase::Sensitive, without);
+            assert!(path.as_bytes().iter().all(|b| *b == b'/'));
         }
     }
 
