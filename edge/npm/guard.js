@@ -2,6 +2,7 @@
 // is JavaScript's part: that arguments have their types, and that answers are its objects.
 
 import { Core, Resume } from "./core.js";
+import { isAmbiguous } from "./from-node.js";
 
 /** Makes the `createGuard` of a runtime; `load` loads the core. `shares` says whether a request may wait for what another one has begun. */
 export function creator(load, { shares }) {
@@ -47,10 +48,13 @@ class Guard {
     expect(isRequest, "request", request, "a Request, or an object with its `method`, `url` and `headers`");
     const { ip, waitUntil } = checked(options, ["ip", "waitUntil"]);
     expect(ip == null || typeof ip === "string", "ip", ip, "a text");
+    expect(url.includes("://"), "url", url, "an absolute URL");
     const finish = behind(waitUntil);
-    const ask = (body) => this.#core.check(method, url, headers, ip, finish, body);
+    // Runtimes may give a URL as it was sent. What reads it next reads it as the standard does, so that is decided on.
+    const decided = isAmbiguous(request) ? undefined : this.#road.serialized(url);
+    const ask = (body) => asked(() => this.#core.check(method, decided, headers, ip, finish, body));
     const told = (await ask()) ?? (await ask(await this.#begun(request)));
-    return new Decision(this.#road, JSON.parse(told), request, finish);
+    return new Decision(this.#road, JSON.parse(told), request, decided, finish);
   }
 
   /** The first bytes of a body, which stays to be read. */
@@ -67,7 +71,8 @@ class Guard {
       expect(typeof cost === "number", "cost", cost, "a number");
       expect(Number.isInteger(cost) && cost > 0, "cost", cost, "a whole number from 1", RangeError);
     }
-    return limited(JSON.parse(await this.#core.limit(name, values, cost, behind(waitUntil))));
+    const finish = behind(waitUntil);
+    return limited(JSON.parse(await asked(() => this.#core.limit(name, values, cost, finish))));
   }
 
   async lock(name, key, options = {}) {
@@ -117,7 +122,8 @@ class Guard {
 
   /** Has something done that the policy names; rejects unless it is known to be. */
   async #act(what, name, values, holder, time, finish = behind()) {
-    const told = JSON.parse(await this.#core.act(what, name, values, holder, time, finish));
+    // What has been forgotten may have been done.
+    const told = JSON.parse((await this.#core.act(what, name, values, holder, time, finish)) ?? FORGOTTEN);
     if (told.failure === undefined) return told;
     const done = told.asked ? "it is not known whether this was done" : "this was not done";
     const error = new Error(`${done}: ${told.failure}`);
@@ -132,26 +138,29 @@ class Decision {
   #request;
   #finish;
 
-  constructor(road, told, request, finish) {
+  constructor(road, told, request, url, finish) {
     const { allowed, route, limits, guards, degraded, headers, refusal, onward, due } = told;
     this.allowed = allowed;
+    this.url = url ?? null;
     this.route = route;
     this.limits = limits.map(limited);
     this.guards = guards;
     this.degraded = degraded;
-    this.headers = new Headers(headers);
+    this.headers = new Headers(road.encoded(headers));
     [this.#road, this.#onward, this.#due, this.#request, this.#finish] = [road, onward, due, request, finish];
-    if (refusal) this.response = respond(refusal, request);
+    if (refusal) this.response = respond(road, refusal, request);
   }
 
   onward(headers) {
     const copy = new Headers(headers);
     for (const [name, value] of this.#onward) value === null ? copy.delete(name) : copy.set(name, value);
+    // With this field, the `fetch` of Workers makes a `GET` of any request, which is not the one that was decided on.
+    if (this.#request.method !== "GET") copy.delete("upgrade");
     return copy;
   }
 
   apply(response) {
-    expect(typeof response?.status === "number", "response", response, "a Response");
+    expect(isResponse(response), "response", response, "a Response");
     // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
     const copy = new Response(response.body, response);
     this.headers.forEach((value, name) => copy.headers.set(name, value));
@@ -159,28 +168,52 @@ class Decision {
   }
 
   async complete(response) {
-    const isUnread = typeof response?.status === "number" && !response.body?.locked;
+    const isUnread = isResponse(response) && !response.body?.locked;
     expect(isUnread, "response", response, "a Response whose body nobody reads");
-    const due = this.#due;
-    // What is due is due once.
-    this.#due = null;
+    const due = this.#take();
     if (!due) return this.apply(response);
     const left = await Resume.answered(due.ticket, response.status, due.confirms, this.#finish);
     if (typeof left === "string") {
-      await response.body?.cancel();
-      return respond(JSON.parse(left), this.#request);
+      // Nobody waits for that: of a body that was cloned, the other half may be read for long.
+      response.body?.cancel().catch(() => {});
+      return respond(this.#road, JSON.parse(left), this.#request);
     }
     if (left === 0) return this.apply(response);
     const [body, told] = this.#road.watch(response, due.ticket, left, this.#request.signal, this.#finish);
     this.#finish(told);
     return this.apply(new Response(body, response));
   }
+
+  abandon() {
+    const due = this.#take();
+    if (due) Resume.abandoned(due.ticket, this.#finish);
+  }
+
+  /** What is due is due once. */
+  #take() {
+    const due = this.#due;
+    this.#due = null;
+    return due;
+  }
+}
+
+/** Asks the core once more as long as it has forgotten the question: a thread that stood still for long finds it so. */
+async function asked(ask) {
+  let told = null;
+  while (told === null) told = await ask();
+  return told;
+}
+
+/** Whether a copy of it can be made; it may be of another realm. */
+function isResponse(value) {
+  const { status, headers, body } = value ?? {};
+  return typeof status === "number" && typeof headers?.get === "function" && body !== undefined;
 }
 
 /** A response of ours. Bodies that are no text come as numbers. */
-function respond({ status, headers, body }, { method }) {
+function respond(road, { status, headers, body }, { method }) {
   const bytes = typeof body === "string" ? body : new Uint8Array(body);
-  return new Response(method === "HEAD" ? null : bytes, { status, headers });
+  return new Response(method === "HEAD" ? null : bytes, { status, headers: road.encoded(headers) });
 }
 
 /** Has the platform wait for what is done behind an answer, if it can. It is done in any case, as long as the instance lives. */
@@ -284,6 +317,8 @@ function inWords(value) {
   if (Array.isArray(value)) return "an array";
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }
+
+const FORGOTTEN = JSON.stringify({ failure: "nothing is known of the answer any more", asked: true });
 
 /** Bytes. What is behind them tells nobody apart. */
 const LONGEST_BODY = 64 * 1024;

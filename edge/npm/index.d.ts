@@ -32,6 +32,31 @@
  */
 export function createGuard(options: GuardOptions): Promise<Guard>;
 
+/**
+ * What {@link Guard.check} reads of a request of Node's own `http` or `http2`, or of what is built on them, such as Express.
+ *
+ * ```ts
+ * const decision = await guard.check(fromNode(req), { ip: req.socket.remoteAddress });
+ * ```
+ *
+ * The `url` always has the path of the target: `//auth/login` names no host. A `Host` that is none becomes `host.invalid`. A target whose path
+ * has a backslash, a dot segment or a fragment is read in one way by `url` and in others by routers, so `check` refuses the request with 400.
+ * Fields that were sent twice have both values, where `req.headers` shows one.
+ *
+ * It has no body. Where the policy goes by bodies, make a `Request` of it:
+ * `new Request(url, { method, headers, body: Readable.toWeb(req), duplex: "half" })`, without a body for `GET` and `HEAD`.
+ *
+ * @throws {TypeError} It is no such request.
+ */
+export function fromNode(req: NodeRequest): RequestLike & { readonly headers: Headers };
+
+/** What is read of Node's `IncomingMessage`. */
+export interface NodeRequest {
+  readonly method?: string | undefined;
+  readonly url?: string | undefined;
+  readonly rawHeaders: readonly string[];
+}
+
 /** What {@link createGuard} is told. */
 export interface GuardOptions {
   /** The policy, or its JSON as a text. */
@@ -78,7 +103,10 @@ export interface Guard {
    * Decides about a request, as the policy's routes say. That is one call to the store at most, and one more where the route has a
    * lock, a `dedup` or an `idempotency`.
    *
-   * It is never rejected because of the store: if that is down, slow or refuses, each guard does what its `on_store_error` says.
+   * It is never rejected because of the store: if that is down, slow or refuses, or if 10,000 wait for it already, each guard does what its
+   * `on_store_error` says.
+   *
+   * The URL is read as the URL standard has it, and that is what {@link Decided.url} says. A request whose URL is none is refused with 400.
    *
    * @throws {TypeError} An argument is of another type than it has to be, or `ip` is no IP address.
    */
@@ -205,7 +233,7 @@ export interface StoreError extends Error {
  */
 export interface RequestLike {
   readonly method: string;
-  /** Absolute. */
+  /** Absolute. Of Node's requests {@link fromNode} makes one. */
   readonly url: string;
   readonly headers: { get(name: string): string | null };
 }
@@ -251,7 +279,7 @@ export interface Admission extends Decided {
   readonly response?: undefined;
   /**
    * A copy of the header fields of a request as the upstream is to see them: with those that guards tell it (`X-Tollgate-Fence` of a
-   * lock, `X-Tollgate-Duplicate`), whatever the client has sent.
+   * lock, `X-Tollgate-Duplicate`), whatever the client has sent. Only a `GET` keeps `Upgrade`.
    */
   onward(headers: Headers): Headers;
   /**
@@ -264,6 +292,11 @@ export interface Admission extends Decided {
    * @throws {TypeError} It is no response, or somebody reads its body.
    */
   complete(response: Response): Promise<Response>;
+  /**
+   * Instead of {@link Admission.complete}, where there is no answer because of the client, such as one that broke off its upload. That is no
+   * failure of the upstream: breakers and limits with `count` (unless it counts 2xx) are told of none, and locks are released.
+   */
+  abandon(): void;
 }
 
 /** The request is refused. */
@@ -275,6 +308,11 @@ export interface Refusal extends Decided {
 
 /** What every decision says. */
 export interface Decided {
+  /**
+   * The URL that was decided on, as the URL standard writes it; null if the request's is none. Fetch this one, and route by it: in Workers,
+   * `request.url` is as the client sent it, and `/open/../admin` is not what a router takes it for.
+   */
+  readonly url: string | null;
   /** The name of the route that the request took; null if it matches none. */
   readonly route: string | null;
   /** What each limit of the route said; of a refusal that was remembered, only the one that refused. */

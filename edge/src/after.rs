@@ -125,12 +125,23 @@ pub(crate) fn answered(ticket: u32, status: u16, confirms: bool, context: &JsVal
     })
 }
 
+/// Nobody has answered, or the host has because of the client: nothing of it is the upstream's doing.
+pub(crate) fn abandoned(ticket: u32, context: &JsValue) {
+    let Some(Pending { host, mut completion, began }) = tickets::take(&PENDING, ticket) else { return };
+    let now = resumption_time(began);
+    let mut ops = completion.abandoned(&mut host.guard().local(), now);
+    ops.extend(completion.ended(&mut host.guard().local(), now));
+    tell(&host, ops, began, context);
+}
+
 /// The header fields of the answer: alternating names and values, one in each line.
 pub(crate) fn fields(ticket: u32, lines: &str) {
     with(ticket, |completion| {
         let mut lines = lines.split('\n');
         while let (Some(name), Some(value)) = (lines.next(), lines.next()) {
-            completion.record_field(name, value.as_bytes());
+            // What stands for bytes that are no text is not what was sent: such an answer is not kept.
+            let is_text = !value.contains(char::REPLACEMENT_CHARACTER);
+            completion.record_field(name, if is_text { value.as_bytes() } else { NO_TEXT });
         }
     });
 }
@@ -188,6 +199,9 @@ impl Telling {
         let Some(post) = self.store.post(&self.question) else {
             return self.told(Err(StoreError::Timeout), context);
         };
+        if !tickets::has_room(&TELLING) {
+            return self.told(Err(StoreError::Busy), context);
+        }
         let (ticket, host) = (ticket(), Rc::clone(&self.host));
         tickets::keep(&TELLING, ticket, self);
         host.road().tell(ticket, &post.body, post.patience, context).into()
@@ -235,6 +249,9 @@ impl From<Left> for JsValue {
         Self::from(left as u8)
     }
 }
+
+/// No UTF-8.
+const NO_TEXT: &[u8] = b"\xff";
 
 /// Milliseconds after which an answer that nobody was told the end of is forgotten: as long as an origin may take to begin, and
 /// longer than a lease should be.

@@ -196,6 +196,13 @@ impl Guard {
         self.begin(request, now)
     }
 
+    /// Begins anew with a request that cannot wait for keys of tokens: it goes by those that there are.
+    pub(crate) fn without_keys(&self, request: &dyn Request, now: Timestamp) -> Next {
+        // That none came is no failure of who keeps them.
+        let _ = self.local().keys_fetched(&self.policy, None, now);
+        self.begin(request, now)
+    }
+
     /// Goes on with what came from the store.
     pub(crate) fn came(&self, asking: Asking, came: Came<'_>) -> Next {
         match self.heard(asking, came) {
@@ -212,6 +219,13 @@ impl Guard {
         let now = resumption_time(at.plus(later.after()));
         let step = later.resume(&mut self.local(), now);
         self.next(step, now, calls, None)
+    }
+
+    /// Goes on with who cannot wait for a lock any longer.
+    pub(crate) fn gave_up(&self, Asleep { later, at, calls }: Asleep) -> Next {
+        let now = resumption_time(at);
+        let decision = later.give_up(&mut self.local(), now);
+        Next::Decided(Decided { decision, at: now, calls })
     }
 
     /// Asks the store about something else than a decision; `None` where there is no store.
@@ -262,6 +276,8 @@ impl Guard {
         let was_open = local.store_is_open();
         match &call.failure {
             None => local.store_answered(),
+            // It was not asked.
+            Some(StoreError::Busy) => {}
             Some(error) => {
                 let message = format!("{error}; guards follow on_store_error");
                 log(Level::Warn, &FailedCall { message: &message, kind: error.kind(), took_ms: call.took });

@@ -16,6 +16,16 @@ export class Road {
     Object.assign(this, { core, store, authorization });
   }
 
+  /** Fields of ours, as this runtime takes them. */
+  encoded(fields) {
+    return fields.map(([name, value]) => [name, encoded(value)]);
+  }
+
+  /** A URL as it is decided on; nothing if it is none. */
+  serialized(url) {
+    return serialized(url);
+  }
+
   /** Posts a pipeline to the store, and hands what comes to who decides by it, and waits with this ticket. */
   ask(...question) {
     return this.carry("came", ...question);
@@ -110,7 +120,7 @@ export class Road {
     };
     if (left === 2) {
       this.core.wake?.();
-      this.core.fields(ticket, [...headers].flat().join("\n"));
+      this.core.fields(ticket, [...headers].map(([name, value]) => `${name}\n${decoded(value)}`).join("\n"));
     }
     if (body === null) return [null, Promise.resolve().then(told)];
     const length = headers.get("content-length");
@@ -138,7 +148,7 @@ export class Road {
   async peek(body, most) {
     const reader = body?.getReader();
     const { begun } = await begin(reader, most);
-    await reader?.cancel();
+    abandon(reader);
     return begun;
   }
 
@@ -183,47 +193,56 @@ export class Front extends Road {
 
   /** Reads the first bytes of a body, and begins with the request anew. */
   async read(request, env, context, most) {
-    const again = await read(request, most);
+    let again;
+    try {
+      again = await read(request, most);
+    } catch {
+      // The origin has not been asked, and nothing is held yet.
+      return this.failures.incomplete(request.method === "HEAD");
+    }
     this.core.wake();
     return this.core.fetch(again, env, context);
   }
 
   /**
-   * Sends a request on to the origin, and adds fields to the answer. It has to begin in time; then it may take as long as it likes.
-   * `onward` are fields that the origin is to see, or not at all. With a ticket something is left to do with the answer: it goes only if
-   * the core `confirms` it, or something `lasts` until its end.
+   * Sends a request on to the origin, and adds fields to the answer. `onward` are fields that the origin is to see, or not at all. With a
+   * ticket something is left to do with the answer: it goes only if the core `confirms` it, or something `lasts` until its end.
    * @returns {Promise<Response>}
    */
   async forward(request, fields, onward, ticket, lasts, confirms, context) {
-    const { url } = request;
+    const { method } = request;
+    // The same text that was decided on. It has no dot segments, so what is put together of it is below the origin's own path.
+    const url = serialized(request.url);
     const authority = url.indexOf("//") + 2;
-    const length = url.slice(authority).search(/[/?]/);
-    const target = length < 0 ? url.length : authority + length;
-    const { method, body } = request;
+    const target = url.indexOf("/", authority);
     const headers = new Headers(request.headers);
-    headers.set("x-forwarded-host", url.slice(authority, target).toLowerCase());
+    headers.set("x-forwarded-host", url.slice(authority, target));
     headers.set("x-forwarded-proto", url.slice(0, authority - 3));
+    // With this field `fetch` makes a `GET` of any request, which is not the one that was decided on.
+    if (method !== "GET") headers.delete("upgrade");
     if (onward !== undefined) {
       for (const [name, value] of pairs(onward)) value === "" ? headers.delete(name) : headers.set(name, value);
     }
     // Not a `Request` made of the other one: it would be copied once more, which takes a tenth of all the time of a request.
-    const init = { method, headers, body, redirect: "manual" };
+    const init = { method, headers, redirect: "manual" };
     // A body whose end is waited for is read on its way, and has to arrive as it was sent all the same.
     if (lasts) init.encodeResponseBody = "manual";
-    let response;
+    let [response, isClients] = [undefined, false];
     try {
-      response = await within(this.patience, fetch(this.origin + url.slice(target), init));
+      response = await this.send(request, this.origin + url.slice(target), init);
     } catch (error) {
-      const kind = error?.name === "TimeoutError" ? "timeout" : "unreachable";
-      if (this.dataset) point(this.dataset, "origin", `origin\n${kind}`, [1]);
+      const kind = FAILURES[error?.name] ?? "unreachable";
+      isClients = kind !== "unreachable" && kind !== "timeout";
+      if (this.dataset && !isClients) point(this.dataset, "origin", `origin\n${kind}`, [1]);
       response = this.failures[kind](method === "HEAD");
     }
     let left = 0;
     if (ticket !== undefined) {
       this.core.wake();
-      left = await this.core.answered(ticket, response.status, confirms, context);
+      if (isClients) this.core.abandoned(ticket, context);
+      else left = await this.core.answered(ticket, response.status, confirms, context);
       if (typeof left === "object") {
-        await response.body?.cancel();
+        abandon(response.body);
         return left;
       }
     }
@@ -233,6 +252,66 @@ export class Front extends Road {
       left === 0 ? new Response(response.body, response) : this.watched(response, request, ticket, left, context);
     for (const [name, value] of pairs(fields)) copy.headers.set(name, value);
     return copy;
+  }
+
+  /** The origin's answer, which has to begin in time when all of the request has been sent; then it may take as long as it likes. */
+  send(request, url, init) {
+    const { method, body } = request;
+    if (!body) return within(this.patience, fetch(url, init));
+    // One that was read whole before the decision.
+    if (body instanceof Uint8Array) return within(this.patience, fetch(url, { ...init, body }));
+    if (method === "GET" || method === "HEAD") return this.sendWhole(request, url, init);
+    return this.sendOn(body, url, init);
+  }
+
+  /** Sends a request whose body streams, after what has been read of it. Rejects with an `IncompleteError` if it is the client that breaks off. */
+  sendOn(body, url, init) {
+    const { first, rest = body } = body;
+    const { readable, writable } = stream(init.headers);
+    init.body = readable;
+    return new Promise((resolve, reject) => {
+      let timer;
+      let isOver = false;
+      const settle = (how) => (came) => {
+        isOver = true;
+        clearTimeout(timer);
+        how(came);
+      };
+      fetch(url, init).then(settle(resolve), settle(reject));
+      // What happens at one end is kept from the other, so that it is known which of them broke off.
+      const sent = () => {
+        if (!isOver) timer = setTimeout(() => settle(reject)(tooLong()), this.patience);
+      };
+      const broken = (error) => {
+        const ended = () => {
+          settle(reject)(failure("IncompleteError"));
+          writable.abort(error).catch(() => {});
+        };
+        // If it is the origin that broke off, the request can still be read, and `fetch` says what is wrong.
+        if (!isOver) rest.getReader().closed.catch(ended);
+      };
+      const pump = () => rest.pipeTo(writable, { preventAbort: true, preventCancel: true });
+      (first === undefined ? pump() : write(writable, first).then(pump)).then(sent, broken);
+    });
+  }
+
+  /** Sends a request whose method usually has no body. `fetch` takes one only as another request has it, and only with its length. */
+  async sendWhole(request, url, init) {
+    const original = request.original ?? request;
+    const reader = original.clone().body.getReader();
+    const { whole, ended } = await begin(reader, LONGEST_OF_GET + 1).catch(() => {
+      throw failure("IncompleteError");
+    });
+    if (!ended) {
+      abandon(reader);
+      abandon(original.body);
+      throw failure("LengthError");
+    }
+    if (whole.byteLength === 0) return within(this.patience, fetch(url, init));
+    if (!init.headers.has("content-length")) throw failure("UnsizedError");
+    const { method, ...others } = init;
+    // The answer is waited for if the client leaves, so its signal stays behind.
+    return within(this.patience, fetch(new Request(url, original), { ...others, signal: null }));
   }
 
   /** A copy, of whose body the core is told the end, and with `left` of 2 what is in it. */
@@ -270,23 +349,22 @@ export function begun(request) {
   return request.begun;
 }
 
-/** A request whose body has been begun: `begun` are its first bytes, and `body` has them still. */
-async function read({ url, method, headers, body, signal }, most) {
+/** A request whose body has been begun: `begun` are its first bytes, and `body` has them still, as bytes or in front of the `rest`. */
+async function read(request, most) {
+  const { url, method, headers, body, signal } = request;
+  if (body && (method === "GET" || method === "HEAD")) {
+    // It can only be sent on as it came.
+    const reader = request.clone().body.getReader();
+    const { begun } = await begin(reader, most);
+    abandon(reader);
+    return { url, method, headers, signal, begun, body, original: request };
+  }
   const reader = body?.getReader();
   const { begun, whole, ended } = await begin(reader, most);
   // Nothing that is whole needs a stream.
   if (ended) return { url, method, headers, signal, begun, body: body && whole };
-  const { readable, writable } = stream(headers);
-  const sent = async () => {
-    const writer = writable.getWriter();
-    await writer.write(whole);
-    writer.releaseLock();
-    reader.releaseLock();
-    await body.pipeTo(writable);
-  };
-  // Who breaks off at one end is heard of at the other.
-  sent().catch(() => {});
-  return { url, method, headers, signal, begun, body: readable };
+  reader.releaseLock();
+  return { url, method, headers, signal, begun, body: { first: whole, rest: body } };
 }
 
 /** Reads until `most` bytes have come: these, and all that has come. */
@@ -310,6 +388,12 @@ async function begin(reader, most) {
   return { begun: whole.subarray(0, most), whole, ended };
 }
 
+async function write(writable, bytes) {
+  const writer = writable.getWriter();
+  await writer.write(bytes);
+  writer.releaseLock();
+}
+
 /** A way for bytes, which says how many if that is known. */
 function stream(headers) {
   const length = headers.get("content-length");
@@ -325,13 +409,27 @@ export function point(dataset, index, blobs, doubles) {
 /** What `promise` comes to, unless `ms` are over first. One promise instead of the four of a race. */
 function within(ms, promise) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new DOMException("it took too long", "TimeoutError")), ms);
+    const timer = setTimeout(() => reject(tooLong()), ms);
     const settle = (how) => (came) => {
       clearTimeout(timer);
       how(came);
     };
     promise.then(settle(resolve), settle(reject));
   });
+}
+
+function tooLong() {
+  return failure("TimeoutError");
+}
+
+/** An error that is known by its name. */
+function failure(name) {
+  return new DOMException("", name);
+}
+
+/** Says that nobody wants the rest. Nobody waits for that either: half of a stream that was cloned ends only when the other one does. */
+function abandon(stream) {
+  stream?.cancel().catch(() => {});
 }
 
 /** The body, unless it is larger than any answer to what we asked. */
@@ -360,7 +458,80 @@ function pairs(fields) {
   return found;
 }
 
+/**
+ * A URL for HTTP as the URL standard writes it, without credentials and fragment; nothing if it is none. What is decided on and what is
+ * fetched are this one text: a runtime may give the request as it was sent, and then the two would read it differently.
+ */
+export function serialized(url) {
+  // Nearly all are written so already, and an object for each request is saved.
+  if (SERIALIZED.test(url)) return url;
+  let parsed;
+  try {
+    parsed = new URL(url);
+  } catch {
+    return undefined;
+  }
+  if (parsed.protocol !== "http:" && parsed.protocol !== "https:") return undefined;
+  parsed.username = parsed.password = parsed.hash = "";
+  return parsed.href;
+}
+
+/** The text that the bytes of a field's value are. What is no UTF-8 has U+FFFD in it. */
+function decoded(value) {
+  if (isPlain(value)) return value;
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(value, (one) => one.charCodeAt(0)));
+}
+
+/** The other way round. */
+function encoded(value) {
+  return isPlain(value) ? value : String.fromCharCode(...new TextEncoder().encode(value));
+}
+
+/** Whether this runtime has such a value as the text that it is. Workers have any so; elsewhere each byte is a character. */
+function isPlain(value) {
+  return !/[^\0-\x7f]/.test(value) || (isDecoding ??= decodes());
+}
+
+let isDecoding;
+
+function decodes() {
+  try {
+    return new Headers([["x", "\u0100"]]).get("x") === "\u0100";
+  } catch {
+    return false;
+  }
+}
+
+/** The URL of a request, which is decided on. */
+export function url(request) {
+  return serialized(request.url);
+}
+
+/**
+ * URLs that the standard writes as they are: the host is a name in lower case whose last label is no number, or an IPv4 address; the port is
+ * none that a scheme stands for; no segment of the path begins like a dot segment; and no character is one that is encoded.
+ */
+const SERIALIZED = (() => {
+  const byte = "(?:\\d|[1-9]\\d|1\\d\\d|2[0-4]\\d|25[0-5])";
+  const label = "(?!xn--)[a-z0-9_-]+";
+  const host = `(?:${byte}(?:\\.${byte}){3}|(?:${label}\\.)*(?!xn--)[a-z][a-z0-9_-]*)`;
+  const first = "A-Za-z0-9_~!$&'()*+,;=:@";
+  const path = `(?:/(?:[${first}-][${first}.%-]*)?)+`;
+  return new RegExp(`^https?://${host}(?::[1-9]\\d{3}|:[1-5]\\d{4})?${path}(?:\\?[!$-&(-;=?-~]*)?$`);
+})();
+
 /** Bytes. */
 const LARGEST = 16 << 20;
+
+/** Bytes of a body with `GET` or `HEAD`. */
+const LONGEST_OF_GET = 1 << 20;
+
+/** What is told the client, by the name of the error. */
+const FAILURES = {
+  TimeoutError: "timeout",
+  IncompleteError: "incomplete",
+  LengthError: "length",
+  UnsizedError: "unsized",
+};
 
 const MOST_KEYS = 128;

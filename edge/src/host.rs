@@ -91,6 +91,11 @@ pub(crate) fn fetched(document: Option<Vec<u8>>, failure: Option<String>) -> Res
     document.ok_or_else(|| failure.unwrap_or_default())
 }
 
+/// A URL for HTTP as `fetch` reads it, without credentials and fragment; `None` if it is none.
+pub(crate) fn serialized(url: &str) -> Option<String> {
+    js::serialized(url)
+}
+
 pub(crate) use js::Road;
 
 mod js {
@@ -140,5 +145,6 @@ mod js {
         ) -> Promise;
 
         pub(super) fn log(level: &str, line: &str);
+        pub(super) fn serialized(url: &str) -> Option<String>;
     }
 }

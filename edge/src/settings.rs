@@ -6,12 +6,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use tollgate_shared::config::store::{self, StoreClock};
 use tollgate_shared::config::{self, ConfigError, Name};
 use tollgate_shared::jwt::{Jwks, JwtPolicy, Lookup};
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::time::Span;
+
+use crate::host;
 
 /// Where the store is and how it is asked, as the npm package is told; a Worker's variables come to the same.
 #[derive(Default, Deserialize)]
@@ -35,6 +38,15 @@ struct RedisSettings {
 }
 
 tollgate_shared::from_object!(Settings, RedisSettings);
+
+/// Settings that are wrong.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Everything that is wrong with them.
+    pub(crate) errors: Vec<ConfigError>,
+    /// As far as they could be read: a policy asks for them too.
+    pub(crate) variables: Variables,
+}
 
 /// The same, checked.
 #[derive(Clone, Debug)]
@@ -82,29 +94,49 @@ impl Settings {
     /// Reads settings from JSON.
     ///
     /// # Errors
-    /// The first field that is wrong.
-    pub(crate) fn from_json(json: &str) -> Result<Checked, ConfigError> {
-        config::parse::<Self>(json.as_bytes())?.checked()
+    /// Everything that is wrong with them.
+    pub(crate) fn from_json(json: &str) -> Result<Checked, Refused> {
+        match config::parse::<Self>(json.as_bytes()) {
+            Ok(settings) => settings.checked(),
+            Err(first) => Err(Self::refused(json, first)),
+        }
     }
 
-    fn checked(self) -> Result<Checked, ConfigError> {
-        let timeout = store::timeout("timeout", self.timeout, DEFAULT_TIMEOUT)?;
-        let store = match self.redis {
-            None => None,
-            Some(RedisSettings { url, token }) => Some(StoreSettings {
-                url: pipeline_url(&url)?,
-                authorization: store::authorization("redis.token", &token)?,
-                timeout,
-                clock: self.clock,
-            }),
-        };
-        Ok(Checked {
-            store,
-            key_prefix: self.key_prefix,
-            replicas: store::replicas("replicas", self.replicas)?,
-            denials: store::denials(self.denial_cache),
-            variables: Variables(self.variables),
-        })
+    /// Everything that is wrong with settings of which `first` is: reading stops there, so each is read by itself.
+    fn refused(json: &str, first: ConfigError) -> Refused {
+        let (mut errors, mut variables) = (Vec::new(), Variables::default());
+        for (name, value) in serde_json::from_str::<Map<String, Value>>(json).unwrap_or_default() {
+            let alone = Value::Object(Map::from_iter([(name, value)])).to_string();
+            match config::parse::<Self>(alone.as_bytes()).map(Self::checked) {
+                Ok(Ok(checked)) if checked.variables.0.is_empty() => {}
+                Ok(Ok(checked)) => variables = checked.variables,
+                Ok(Err(refused)) => errors.extend(refused.errors),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            errors.push(first);
+        }
+        Refused { errors, variables }
+    }
+
+    fn checked(self) -> Result<Checked, Refused> {
+        let mut errors = Vec::new();
+        let mut note = |error: ConfigError| errors.push(error);
+        let timeout = store::timeout("timeout", self.timeout, DEFAULT_TIMEOUT).map_err(&mut note);
+        let timeout = timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let store = self.redis.and_then(|RedisSettings { url, token }| {
+            let url = pipeline_url(&url).map_err(&mut note).ok();
+            let authorization = store::authorization("redis.token", &token).map_err(&mut note).ok();
+            Some(StoreSettings { url: url?, authorization: authorization?, timeout, clock: self.clock })
+        });
+        let replicas = store::replicas("replicas", self.replicas).map_err(&mut note).unwrap_or(1);
+        let variables = Variables(self.variables);
+        if !errors.is_empty() {
+            return Err(Refused { errors, variables });
+        }
+        let denials = store::denials(self.denial_cache);
+        Ok(Checked { store, key_prefix: self.key_prefix, replicas, denials, variables })
     }
 }
 
@@ -120,6 +152,10 @@ pub(crate) fn policy(name: &str, json: &str, variables: Lookup<'_>) -> Result<Po
         Some(url) if !is_private(url) => {
             let expected = "`https://…`; `http://…` is for this machine, in development";
             Err(vec![ConfigError::new(format!("{name}.jwt.jwks.url"), quoted(url), expected)])
+        }
+        Some(url) if host::serialized(url).is_none() => {
+            let error = ConfigError::new(format!("{name}.jwt.jwks.url"), quoted(url), "a URL");
+            Err(vec![error])
         }
         _ => Ok(policy),
     }
@@ -147,14 +183,19 @@ fn pipeline_url(url: &str) -> Result<String, ConfigError> {
     Ok(format!("{base}/pipeline"))
 }
 
-/// A URL that paths can be put behind, without a slash at its end; one for HTTP that has no credentials, query or fragment.
-pub(crate) fn base_url(url: &str) -> Option<&str> {
+/// A URL that paths can be put behind, without a slash at its end, as the runtime writes it; one for HTTP that has no credentials, query or
+/// fragment.
+pub(crate) fn base_url(url: &str) -> Option<String> {
     let has_scheme =
         |scheme: &&str| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
     let scheme = ["https://", "http://"].into_iter().find(has_scheme)?;
     let rest = url.get(scheme.len()..)?;
     let is_plain = rest.bytes().all(|byte| byte.is_ascii_graphic()) && !rest.contains(['?', '#', '@', '\\']);
-    (is_plain && !rest.is_empty() && !rest.starts_with('/')).then(|| url.trim_end_matches('/'))
+    if !is_plain || rest.is_empty() || rest.starts_with('/') {
+        return None;
+    }
+    // Whether host and port are any, `fetch` knows.
+    Some(host::serialized(url)?.trim_end_matches('/').to_owned())
 }
 
 /// A URL that is wrong, for an error. One that seems to have credentials is not shown.

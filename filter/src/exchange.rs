@@ -21,6 +21,15 @@ pub(crate) struct Told {
     at: Timestamp,
 }
 
+/// A request that is over, and what is left to do.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) completion: Completion,
+    pub(crate) began: Timestamp,
+    /// All of it had come.
+    pub(crate) is_whole: bool,
+}
+
 /// How it goes on with a request.
 enum Next {
     Decided(Decision),
@@ -130,10 +139,25 @@ impl Committer {
         stage
     }
 
-    /// A request that came at `began` is over.
-    pub(crate) fn ended(&mut self, completion: Completion, began: Timestamp) {
+    /// The host has answered in the place of the upstream, because of the client.
+    pub(crate) fn abandoned(&mut self, slot: &Slot) {
+        let Some(mut completion) = slot.completion.take() else { return };
+        let now = host::resumption_time(slot.began.get());
+        let mut ops = completion.abandoned(&mut self.local, now);
+        if completion.lasts() {
+            slot.completion.replace(Some(completion));
+        } else {
+            ops.extend(completion.ended(&mut self.local, now));
+        }
+        self.settle(ops, now);
+    }
+
+    /// A request is over. If there was no answer and not all of the request has come, its client broke off.
+    pub(crate) fn ended(&mut self, ended: Ended) {
+        let Ended { mut completion, began, is_whole } = ended;
         let now = host::resumption_time(began);
-        let ops = completion.ended(&mut self.local, now);
+        let mut ops = if is_whole { Vec::new() } else { completion.abandoned(&mut self.local, now) };
+        ops.extend(completion.ended(&mut self.local, now));
         self.settle(ops, now);
     }
 
@@ -218,7 +242,8 @@ impl Committer {
                 if let Decision::Allow(admission) = &mut decision
                     && let Some(completion) = admission.completion()
                 {
-                    self.ended(completion, slot.began.get());
+                    // The upstream has seen nothing of it.
+                    self.ended(Ended { completion, began: slot.began.get(), is_whole: false });
                 }
             }
             News::Answer(true) if is_there => {

@@ -170,6 +170,17 @@ pub(crate) fn response_status() -> u16 {
     status(MapType::HttpResponseHeaders)
 }
 
+/// Whether the current response is the host's own, and what the client did is why: it broke the protocol, was too slow to send its
+/// request, or sent too much. A response that comes from the upstream has other details, whatever its status.
+pub(crate) fn is_answered_because_of_the_client(status: u16) -> bool {
+    if !matches!(status, 400 | 408 | 413 | 431) {
+        return false;
+    }
+    let details = hostcalls::get_property(vec!["response", "code_details"]).ok().flatten();
+    let details = details.unwrap_or_default();
+    OF_THE_CLIENT.iter().any(|start| details.starts_with(start.as_bytes()))
+}
+
 /// Lets the current request go on.
 pub(crate) fn resume_request() {
     let _ = hostcalls::resume_http_request();
@@ -264,6 +275,19 @@ pub(crate) fn silence(bell: u32) {
 pub(crate) fn tick(period: Duration) {
     let _ = hostcalls::set_tick_period(period);
 }
+
+/// How Envoy's details of such responses begin. The timeouts are the upstream's if the request was whole, and have another status then.
+const OF_THE_CLIENT: [&str; 9] = [
+    "codec_error",
+    "http1.",
+    "http2.",
+    "http3.",
+    "max_duration_timeout",
+    "request_header_timeout",
+    "request_overall_timeout",
+    "request_payload_too_large",
+    "stream_idle_timeout",
+];
 
 /// Under which name worker threads agree on one for their host.
 const INSTANCE: &str = "tollgate.instance";

@@ -29,14 +29,17 @@ impl Context for Http {}
 
 impl HttpContext for Http {
     fn on_http_request_headers(&mut self, _fields: usize, end_of_stream: bool) -> Action {
+        self.slot.is_whole.set(end_of_stream);
         self.decide(|committer, slot| committer.arrived(slot, !end_of_stream))
     }
 
     fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        self.slot.is_whole.set(end_of_stream);
         self.request_body(size, end_of_stream)
     }
 
     fn on_http_request_trailers(&mut self, _fields: usize) -> Action {
+        self.slot.is_whole.set(true);
         self.request_body(0, true)
     }
 
@@ -49,7 +52,14 @@ impl HttpContext for Http {
         if status < 200 && status != SWITCHING_PROTOCOLS {
             return Action::Continue;
         }
-        let stage = thread.with(|committer| committer.responded(&self.slot, status));
+        let stage = thread.with(|committer| {
+            if host::is_answered_because_of_the_client(status) {
+                committer.abandoned(&self.slot);
+                Stage::Passes
+            } else {
+                committer.responded(&self.slot, status)
+            }
+        });
         self.slot.response.set(stage.unwrap_or_default());
         self.response_body(0, end_of_stream)
     }
@@ -109,7 +119,7 @@ impl Drop for Http {
     fn drop(&mut self) {
         self.slot.gone.set(true);
         if let (Some(thread), Some(completion)) = (&self.thread, self.slot.completion.take()) {
-            thread.ended(completion, self.slot.began.get());
+            thread.ended(completion, &self.slot);
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Slot {
     pub(crate) response: Cell<Stage>,
     /// The body is there, in the host's buffer, as far as a decision goes by it.
     pub(crate) has_body: Cell<bool>,
+    /// All of the request has come.
+    pub(crate) is_whole: Cell<bool>,
     /// What it asks of the control path, while its body is waited for.
     pub(crate) asked: Cell<Option<Asked>>,
     /// Header fields for the response.

@@ -3,15 +3,16 @@
 use std::cell::{Cell, RefCell};
 
 use tollgate_shared::exchange::Completion;
-use tollgate_shared::time::Timestamp;
 
 use crate::commit::Committer;
+use crate::exchange::Ended;
+use crate::queue::Slot;
 
 /// The committer of a worker thread, and what ended while it was busy.
 pub(crate) struct Thread {
     committer: RefCell<Committer>,
-    /// What is left to do after answers, with the time at which their requests came.
-    ended: Cell<Vec<(Completion, Timestamp)>>,
+    /// What is left to do after answers.
+    ended: Cell<Vec<Ended>>,
 }
 
 impl Thread {
@@ -23,16 +24,16 @@ impl Thread {
     pub(crate) fn with<T>(&self, event: impl FnOnce(&mut Committer) -> T) -> Option<T> {
         let mut committer = self.committer.try_borrow_mut().ok()?;
         let result = event(&mut committer);
-        for (completion, began) in self.ended.take() {
-            committer.ended(completion, began);
+        for ended in self.ended.take() {
+            committer.ended(ended);
         }
         Some(result)
     }
 
     /// An answer has left, or nobody waits for one. The host may end a request while it does what the committer asks of it.
-    pub(crate) fn ended(&self, completion: Completion, began: Timestamp) {
+    pub(crate) fn ended(&self, completion: Completion, slot: &Slot) {
         let mut ended = self.ended.take();
-        ended.push((completion, began));
+        ended.push(Ended { completion, began: slot.began.get(), is_whole: slot.is_whole.get() });
         self.ended.set(ended);
         self.with(|_| ());
     }

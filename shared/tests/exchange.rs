@@ -231,6 +231,43 @@ fn an_instance_knows_what_it_has_revoked_itself() {
     }
 }
 
+/// A request that its client broke off is no failure, and has no answer that a limit could count. A limit of what succeeds is not led
+/// around so: whoever leaves before the answer may have got what it limits.
+#[test]
+fn what_a_client_breaks_off_is_given_back_unless_success_counts() {
+    let limit = |name: &str, count: &str| {
+        format!(
+            r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": 100, "window": "1d", "key": ["const:{name}"], "count": {count} }}"#
+        )
+    };
+    let mut host = Host::new(&format!(
+        r#"{{ "default": {{ "rate_limits": [{}, {}, {}],
+                "circuit_breaker": {{ "failures": 1, "within": "60s", "open_for": "30s" }} }} }}"#,
+        limit("failures", r#""failures""#),
+        limit("denied", r#"{ "statuses": ["401", "403"] }"#),
+        limit("done", r#"{ "statuses": ["2xx"] }"#),
+    ));
+    let mut now = Timestamp::from_millis(1_800_057_600_000);
+    for (round, left) in [[99, 99, 99], [99, 99, 98], [99, 99, 97]].into_iter().enumerate() {
+        let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
+        let decision = host.finish(call, now);
+        let Decision::Allow(mut admission) = decision else { panic!("round {round}: {decision:?}") };
+        let remaining = admission.report().verdicts.iter().map(|of| of.standing.unwrap().remaining);
+        assert_eq!(remaining.collect::<Vec<_>>(), left, "round {round}");
+        let mut completion = admission.completion().unwrap();
+        let mut ops = completion.abandoned(&mut host.local, now);
+        // Once more, and an answer that comes all the same, change nothing.
+        ops.extend(completion.abandoned(&mut host.local, now));
+        ops.extend(completion.responded(&mut host.local, 502, now));
+        ops.extend(completion.ended(&mut host.local, now));
+        assert_eq!(ops.len(), 2, "round {round}: two refunds, and no report of a failure: {ops:?}");
+        for op in ops {
+            host.store.perform(&op, now).unwrap();
+        }
+        now = now.plus(200);
+    }
+}
+
 /// A host with a memory in the place of its store.
 struct Host {
     policy: Arc<Policy>,

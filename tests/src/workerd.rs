@@ -111,7 +111,7 @@ fn copy(from: &Path, to: &Path) -> Result<Vec<String>> {
     fs::create_dir_all(to)?;
     let mut names = Vec::new();
     let entries = fs::read_dir(from)
-        .with_context(|| format!("`{}` is not there: run `cargo xtask build --edge`", from.display()))?;
+        .with_context(|| format!("`{}` is not there: run `cargo xtask build --worker`", from.display()))?;
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name().into_string().ok().context("a module's name is text")?;

@@ -350,6 +350,59 @@ async fn an_informational_response_is_not_taken_for_the_answer() {
     assert_unharmed(&stack);
 }
 
+/// Whose fault it was decides: what Envoy answers because of the client is no failure of the upstream.
+#[tokio::test]
+async fn what_a_client_breaks_off_is_no_failure_of_the_upstream() {
+    let mut policy = failures_policy();
+    let breaker = json!({ "name": "upstream", "failures": 3, "within": "1h", "open_for": "1h", "failure_statuses": ["4xx", "5xx"] });
+    policy["default"]["circuit_breaker"] = breaker;
+    let upstream = Upstream::start(ports::free().unwrap()).await.unwrap();
+    let options = StackOptions {
+        upstream: envoy::Upstream::Address(upstream.address()),
+        manager: json!({ "request_timeout": "0.5s" }).as_object().unwrap().clone(),
+        ..StackOptions::new(policy)
+    };
+    let stack = Stack::start(options).await.unwrap();
+    let address = stack.addresses()[0];
+    let mut redis = connect(stack.redis.as_ref().unwrap());
+    let mut given_back = async || {
+        eventually("it is given back", async || consumed(&mut redis, "login"), |consumed| *consumed == [0])
+            .await;
+    };
+    let head = "POST / HTTP/1.1\r\nhost: tollgate.test\r\nx-client: ann\r\n";
+    for round in 1..=4 {
+        let mut gone = TcpStream::connect(address).await.unwrap();
+        gone.write_all(format!("{head}content-length: 10\r\n\r\nab").as_bytes()).await.unwrap();
+        eventually("the upstream is asked", async || upstream.requests(), |asked| *asked == round * 4 - 3)
+            .await;
+        drop(gone);
+        given_back().await;
+        let broken = format!("{head}transfer-encoding: chunked\r\n\r\n2\r\nab\r\n");
+        let mut broken_off = TcpStream::connect(address).await.unwrap();
+        broken_off.write_all(broken.as_bytes()).await.unwrap();
+        eventually("the upstream is asked", async || upstream.requests(), |asked| *asked == round * 4 - 2)
+            .await;
+        broken_off.write_all(b"zz\r\n").await.unwrap();
+        assert_eq!(client::read(&mut broken_off).await.unwrap().status, StatusCode::BAD_REQUEST);
+        given_back().await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(format!("{head}content-length: 10\r\n\r\nab").as_bytes()).await.unwrap();
+        assert_eq!(client::read(&mut slow).await.unwrap().status, StatusCode::REQUEST_TIMEOUT);
+        given_back().await;
+        let answer = client::send(address, support::request("/", "ann")).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{answer}");
+        given_back().await;
+    }
+    // What the upstream says is its own, whatever the status.
+    upstream.set_reply(Reply { status: StatusCode::REQUEST_TIMEOUT, ..Reply::default() });
+    for _ in 0..3 {
+        assert_eq!(client::send(address, support::request("/", "ann")).await.unwrap().status, 408);
+    }
+    assert_eq!(consumed(&mut redis, "login"), [3]);
+    eventually("the breaker opens", async || is_open(address).await, |open| *open).await;
+    assert_unharmed(&stack);
+}
+
 // ---- What it costs.
 
 #[tokio::test]

@@ -96,6 +96,9 @@ impl Acting {
 
     fn ask(self, asking: Asking<Call>) -> JsValue {
         let Some(post) = asking.post() else { return self.came(asking, Err(StoreError::Timeout)) };
+        if !tickets::has_room(&WAITING) {
+            return self.came(asking, Err(StoreError::Busy));
+        }
         let (ticket, desk) = (ticket(), Rc::clone(&self.desk));
         tickets::keep(&WAITING, ticket, Waiting::Action(self, asking));
         desk.road.ask(ticket, &post.body, post.patience).into()

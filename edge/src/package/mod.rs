@@ -28,9 +28,9 @@ use tollgate_shared::time::Timestamp;
 
 use crate::after::{self, Host};
 use crate::guard::{Asking, Asleep, Decided, Guard, Next};
-use crate::head::RequestHead;
+use crate::head::{RequestHead, invalid_url};
 use crate::host::{self, Level, Line, Road, log};
-use crate::settings::{self, Settings, Variables};
+use crate::settings::{self, Settings};
 use crate::store::{CallReport, came, resumption_time};
 use crate::tickets::{self, FOR_THE_STORE, Tickets, ticket};
 use by_name::{Acting, Wanted};
@@ -51,16 +51,21 @@ impl Core {
     /// Everything that is wrong with either, a line for each.
     #[wasm_bindgen(constructor)]
     pub fn new(policy: &str, settings: &str) -> Result<Self, JsError> {
-        let mut errors = Vec::new();
-        let settings = Settings::from_json(settings).map_err(|found| errors.push(found));
-        let none = Variables::default();
-        let variables = settings.as_ref().map_or(&none, |settings| &settings.variables);
+        let settings = Settings::from_json(settings);
+        let variables = match &settings {
+            Ok(settings) => &settings.variables,
+            Err(refused) => &refused.variables,
+        };
         // Errors name the policy, because settings may be wrong too.
         let policy = settings::policy("policy", policy, &|name| variables.get(name));
-        let policy = policy.map_err(|found| drop(errors.splice(..0, found)));
-        let (Ok(policy), Ok(settings)) = (policy, settings) else {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            return Err(JsError::new(&lines.join("\n")));
+        let (policy, settings) = match (policy, settings) {
+            (Ok(policy), Ok(settings)) => (policy, settings),
+            (policy, settings) => {
+                let beside = settings.err().map(|refused| refused.errors);
+                let errors = policy.err().into_iter().chain(beside).flatten();
+                let lines: Vec<String> = errors.map(|error| error.to_string()).collect();
+                return Err(JsError::new(&lines.join("\n")));
+            }
         };
         let store = settings.store.as_ref();
         let (url, authorization) =
@@ -79,7 +84,8 @@ impl Core {
         JsValue::from(&self.desk.road)
     }
 
-    /// Decides about a request: a text, or the promise of one; or nothing, if the first 64 Ki bytes of its `body` are needed.
+    /// Decides about a request: a text, or the promise of one; or nothing, if the first 64 Ki bytes of its `body` are needed. Its `url` is as
+    /// [`Road`] writes it; one that has none is refused.
     ///
     /// What is left to do behind the answer is a promise that `behind` is called with.
     ///
@@ -88,7 +94,7 @@ impl Core {
     pub fn check(
         &self,
         method: String,
-        url: String,
+        url: Option<String>,
         headers: Headers,
         ip: Option<String>,
         behind: Function,
@@ -99,6 +105,7 @@ impl Core {
         let peer = peer.map_err(|_| {
             TypeError::new("ip: found a text that is no IP address, expected one, or nothing")
         })?;
+        let Some(url) = url else { return Ok(Told::refused(&invalid_url()).into()) };
         let is_read = body.is_some();
         let asked = Asked { method, url, headers, peer, body: body.unwrap_or_default() };
         if !is_read && self.desk.guard.policy().reads_body(&asked.head()) {
@@ -157,7 +164,8 @@ impl Core {
     }
 }
 
-/// What goes on with what waited.
+/// What goes on with what waited. What is null has been forgotten, because its thread stood still for longer than anybody waits; then
+/// JavaScript begins anew.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Resume;
@@ -165,68 +173,57 @@ pub struct Resume;
 #[wasm_bindgen]
 impl Resume {
     /// The store answered who waits with this ticket, or did not: then `failure` is the name of the error that came instead.
-    ///
-    /// # Errors
-    /// Nobody waits with this ticket.
-    pub fn came(ticket: u32, status: u16, body: &str, failure: Option<String>) -> Result<JsValue, JsError> {
+    pub fn came(ticket: u32, status: u16, body: &str, failure: Option<String>) -> JsValue {
         let came = came(status, body, failure);
         match tickets::take(&WAITING, ticket) {
             Some(Waiting::Store(deciding, asking)) => {
                 let next = deciding.desk.guard.came(asking, came);
-                Ok(deciding.carry_on(next))
+                deciding.carry_on(next)
             }
-            Some(Waiting::Action(acting, asking)) => Ok(acting.came(asking, came)),
-            _ => Err(JsError::new(LOST)),
+            Some(Waiting::Action(acting, asking)) => acting.came(asking, came),
+            None => JsValue::NULL,
         }
     }
 
     /// The platform has verified the signature for who waits with this ticket.
-    ///
-    /// # Errors
-    /// Nobody waits with this ticket.
-    pub fn verified(ticket: u32, holds: bool) -> Result<JsValue, JsError> {
-        let Some(Waiting::Signature(deciding, verify, asked)) = tickets::take(&WAITING, ticket) else {
-            return Err(JsError::new(LOST));
+    pub fn verified(ticket: u32, holds: bool) -> JsValue {
+        let Some(Elsewhere::Signature(deciding, verify, asked)) = tickets::take(&ELSEWHERE, ticket) else {
+            return JsValue::NULL;
         };
         let next =
             deciding.desk.guard.verified(verify, &asked.head(), holds, resumption_time(deciding.began));
-        Ok(Deciding { asked: Some(asked), ..deciding }.carry_on(next))
+        Deciding { asked: Some(asked), ..deciding }.carry_on(next)
     }
 
     /// Who waits with this ticket has slept.
-    ///
-    /// # Errors
-    /// Nobody waits with this ticket.
-    pub fn woken(ticket: u32) -> Result<JsValue, JsError> {
-        let Some(Waiting::Lock(deciding, asleep)) = tickets::take(&WAITING, ticket) else {
-            return Err(JsError::new(LOST));
+    pub fn woken(ticket: u32) -> JsValue {
+        let Some(Elsewhere::Lock(deciding, asleep)) = tickets::take(&ELSEWHERE, ticket) else {
+            return JsValue::NULL;
         };
         let next = deciding.desk.guard.woken(asleep);
-        Ok(deciding.carry_on(next))
+        deciding.carry_on(next)
     }
 
     /// Keys of tokens have been fetched for who waits with this ticket, or have not: then `failure` says why.
-    ///
-    /// # Errors
-    /// Nobody waits with this ticket.
-    pub fn fetched(
-        ticket: u32,
-        document: Option<Vec<u8>>,
-        failure: Option<String>,
-    ) -> Result<JsValue, JsError> {
-        let Some(Waiting::Keys(deciding, asked)) = tickets::take(&WAITING, ticket) else {
-            return Err(JsError::new(LOST));
+    pub fn fetched(ticket: u32, document: Option<Vec<u8>>, failure: Option<String>) -> JsValue {
+        let Some(Elsewhere::Keys(deciding, asked)) = tickets::take(&ELSEWHERE, ticket) else {
+            return JsValue::NULL;
         };
         let began = resumption_time(deciding.began);
         let fetched = host::fetched(document, failure);
         let next = deciding.desk.guard.keys_fetched(fetched, &asked.head(), began);
-        Ok(Deciding { began, asked: Some(asked), ..deciding }.carry_on(next))
+        Deciding { began, asked: Some(asked), ..deciding }.carry_on(next)
     }
 
     /// The upstream has answered a request of which something is due. Returns another one, as a text, in the place of that, or what is left to do
     /// with it, or the promise of one of these: 1 says that [`Resume::ended`] is to be called, 2 that [`Resume::fields`] and [`Resume::piece`] are, too.
     pub fn answered(ticket: u32, status: u16, confirms: bool, behind: &JsValue) -> JsValue {
         after::answered(ticket, status, confirms, behind).unwrap_or_else(not_revoked)
+    }
+
+    /// The upstream has not answered a request of which something is due, and that is because of the client.
+    pub fn abandoned(ticket: u32, behind: &JsValue) {
+        after::abandoned(ticket, behind);
     }
 
     /// The header fields of the answer, as lines of names and values in turn.
@@ -295,24 +292,31 @@ impl Asked {
     }
 }
 
-/// Somebody who waits.
+/// What waits for the store.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all wait for the store")]
+#[allow(clippy::large_enum_variant, reason = "nearly all are decisions")]
 enum Waiting {
-    /// Until the store has answered.
+    /// A decision.
     Store(Deciding, Asking),
+    /// What was to be done by name.
+    Action(Acting, Asking<Call>),
+}
+
+/// What waits for something else. It has a shelf of its own, so that a slow store takes no room here.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all wait for a signature")]
+enum Elsewhere {
     /// Until the platform has verified a signature.
     Signature(Deciding, Verify, Asked),
     /// Until it asks for a lock once more.
     Lock(Deciding, Asleep),
     /// Until keys of tokens have been fetched.
     Keys(Deciding, Asked),
-    /// Until the store has answered what was to be done.
-    Action(Acting, Asking<Call>),
 }
 
 thread_local! {
     static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
+    static ELSEWHERE: RefCell<Tickets<Elsewhere>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
 }
 
 /// A decision under way.
@@ -334,30 +338,42 @@ impl Deciding {
                 Next::Verify(verify) => {
                     // A limit alone has no token.
                     let Some(asked) = self.asked.take() else { return JsValue::UNDEFINED };
+                    if !tickets::has_room(&ELSEWHERE) {
+                        next = desk.guard.verified(verify, &asked.head(), false, resumption_time(self.began));
+                        self.asked = Some(asked);
+                        continue;
+                    }
                     let ticket = ticket();
                     let promise = host::verify(&desk.road, &desk.guard, ticket, &verify, &JsValue::UNDEFINED);
-                    tickets::keep(&WAITING, ticket, Waiting::Signature(self, verify, asked));
+                    tickets::keep(&ELSEWHERE, ticket, Elsewhere::Signature(self, verify, asked));
                     return promise.into();
                 }
                 Next::FetchKeys => {
                     let Some(asked) = self.asked.take() else { return JsValue::UNDEFINED };
+                    if !tickets::has_room(&ELSEWHERE) {
+                        next = desk.guard.without_keys(&asked.head(), resumption_time(self.began));
+                        self.asked = Some(asked);
+                        continue;
+                    }
                     let ticket = ticket();
                     let promise = host::fetch_keys(&desk.road, &desk.guard, ticket, &JsValue::UNDEFINED);
-                    tickets::keep(&WAITING, ticket, Waiting::Keys(self, asked));
+                    tickets::keep(&ELSEWHERE, ticket, Elsewhere::Keys(self, asked));
                     return promise.into();
                 }
+                Next::Sleep(asleep) if !tickets::has_room(&ELSEWHERE) => next = desk.guard.gave_up(asleep),
                 Next::Sleep(asleep) => {
                     let ticket = ticket();
                     let promise = desk.road.sleep(ticket, asleep.ms(), &JsValue::UNDEFINED);
-                    tickets::keep(&WAITING, ticket, Waiting::Lock(self, asleep));
+                    tickets::keep(&ELSEWHERE, ticket, Elsewhere::Lock(self, asleep));
                     return promise.into();
                 }
                 Next::Ask(asking) => match asking.post() {
-                    Some(post) => {
+                    Some(post) if tickets::has_room(&WAITING) => {
                         let ticket = ticket();
                         tickets::keep(&WAITING, ticket, Waiting::Store(self, asking));
                         return desk.road.ask(ticket, &post.body, post.patience).into();
                     }
+                    Some(_) => next = desk.guard.came(asking, Err(StoreError::Busy)),
                     None => next = desk.guard.came(asking, Err(StoreError::Timeout)),
                 },
             }
@@ -409,5 +425,3 @@ fn other_values(policy: &Policy, name: &str, found: usize) -> String {
 
 const NO_STORE: &str = "no store is configured (`redis`, or UPSTASH_REDIS_REST_URL and UPSTASH_REDIS_REST_TOKEN): \
                         limits hold for this instance alone, in its memory";
-
-const LOST: &str = "nobody waits for this answer of the store";

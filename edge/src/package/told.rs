@@ -28,6 +28,21 @@ pub(super) struct Told<'a> {
 }
 
 impl Told<'_> {
+    /// A request that is refused before the policy is asked.
+    pub(super) fn refused(answer: &Answer) -> String {
+        text(&Told {
+            allowed: false,
+            route: None,
+            limits: Vec::new(),
+            guards: Vec::new(),
+            degraded: false,
+            headers: Vec::new(),
+            refusal: Some(Refusal::new(answer)),
+            onward: Vec::new(),
+            due: None,
+        })
+    }
+
     pub(super) fn text(guard: &Guard, decided: &Decided, due: Option<Due>) -> String {
         let Decided { decision, at, .. } = decided;
         let policy = guard.policy();

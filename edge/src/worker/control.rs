@@ -20,18 +20,26 @@ use crate::tickets::{self, ticket};
 /// The control path that variables open, if they do.
 ///
 /// # Errors
-/// One of them is wrong; the error names it.
-pub(super) fn opened(env: &JsValue) -> Result<Option<Control>, ConfigError> {
-    let prefix = text(env, PREFIX);
-    let Some(token) = text(env, TOKEN) else {
-        let stray = |_| Err(ConfigError::new(TOKEN, "nothing", format!("it, where {PREFIX} is set")));
-        return prefix.map_or(Ok(None), stray);
+/// Everything that is wrong with them, by their names.
+pub(super) fn opened(env: &JsValue) -> Result<Option<Control>, Vec<ConfigError>> {
+    let (prefix, token) = (text(env, PREFIX), text(env, TOKEN));
+    let control = |prefix: Option<&str>, token: &str| {
+        Control::new(prefix, token).map_err(|mut error| {
+            error.path = if error.path == "control.prefix" { PREFIX } else { TOKEN }.to_owned();
+            error
+        })
     };
-    let control = Control::new(prefix.as_deref(), &token).map_err(|mut error| {
-        error.path = if error.path == "control.prefix" { PREFIX } else { TOKEN }.to_owned();
-        error
-    })?;
-    Ok(Some(control))
+    let opened = match (&token, &prefix) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => Err(ConfigError::new(TOKEN, "nothing", format!("it, where {PREFIX} is set"))),
+        (Some(token), _) => control(None, token),
+    };
+    let prefixed =
+        control(prefix.as_deref(), token.as_deref().filter(|_| opened.is_ok()).unwrap_or(ANY_TOKEN));
+    match (opened, prefixed) {
+        (Ok(_), Ok(control)) => Ok(Some(control)),
+        (opened, prefixed) => Err(opened.err().into_iter().chain(prefixed.err()).collect()),
+    }
 }
 
 /// A request of the control path, once it is known what it asks for.
@@ -84,6 +92,9 @@ impl Asked {
         let Some(post) = asking.post() else {
             return self.came(incoming, asking, Err(StoreError::Timeout));
         };
+        if !tickets::has_room(&super::WAITING) {
+            return self.came(incoming, asking, Err(StoreError::Busy));
+        }
         let (ticket, instance) = (ticket(), Rc::clone(&self.instance));
         tickets::keep(&super::WAITING, ticket, Waiting::Control(self, asking));
         instance.origin.ask(ticket, incoming, &post).into()
@@ -96,3 +107,5 @@ impl Asked {
 
 const TOKEN: &str = "TOLLGATE_CONTROL_TOKEN";
 const PREFIX: &str = "TOLLGATE_CONTROL_PREFIX";
+/// In the place of one that is wrong, so that what is wrong beside it is found. It opens nothing.
+const ANY_TOKEN: &str = "0123456789abcdef";

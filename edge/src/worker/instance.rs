@@ -47,14 +47,14 @@ impl Instance {
         let mut errors = Vec::new();
         let mut note = |error: ConfigError| errors.push(error);
         let policy = policy(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
-        let settings = settings(env).map_err(&mut note).ok();
+        let settings = settings(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
         let dataset = Reflect::get(env, &JsValue::from_str("TOLLGATE_METRICS")).ok();
         let dataset = dataset.filter(JsValue::is_object);
         let (url, timeout) = (text(env, "ORIGIN_URL"), text(env, "TOLLGATE_ORIGIN_TIMEOUT"));
         let store = settings.as_ref().and_then(|settings| settings.store.as_ref());
         let origin = Origin::new(url, timeout.as_deref(), store, dataset.as_ref());
-        let origin = origin.map_err(&mut note).ok();
-        let control = control::opened(env).map_err(&mut note).ok();
+        let origin = origin.map_err(|found| found.into_iter().for_each(&mut note)).ok();
+        let control = control::opened(env).map_err(|found| found.into_iter().for_each(&mut note)).ok();
         let (Some(policy), Some(settings), Some(origin), Some(control)) = (policy, settings, origin, control)
         else {
             return Err(errors);
@@ -98,7 +98,7 @@ fn policy(env: &JsValue) -> Result<Policy, Vec<ConfigError>> {
 }
 
 /// Reads the variables that are settings; errors name the variables.
-fn settings(env: &JsValue) -> Result<settings::Checked, ConfigError> {
+fn settings(env: &JsValue) -> Result<settings::Checked, Vec<ConfigError>> {
     let mut written = Map::new();
     for (setting, variable) in SETTINGS {
         let Some(text) = text(env, variable) else { continue };
@@ -114,20 +114,23 @@ fn settings(env: &JsValue) -> Result<settings::Checked, ConfigError> {
             }
         }
     }
-    Settings::from_json(&Value::Object(written).to_string()).map_err(|mut error| {
-        let variable =
-            |setting: &str| SETTINGS.iter().find(|(name, _)| *name == setting).map(|(_, variable)| *variable);
-        let both =
-            |missing, other: &str| ConfigError::new(missing, "nothing", format!("it, where {other} is set"));
-        match (error.path.as_str(), error.found.as_str()) {
-            ("redis", "no `url`") => both("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
-            ("redis", "no `token`") => both("UPSTASH_REDIS_REST_TOKEN", "UPSTASH_REDIS_REST_URL"),
-            (path, _) => {
-                error.path = variable(path).unwrap_or(path).to_owned();
-                error
-            }
+    let settings = Settings::from_json(&Value::Object(written).to_string());
+    settings.map_err(|refused| refused.errors.into_iter().map(of_a_variable).collect())
+}
+
+/// An error about a setting as one about its variable.
+fn of_a_variable(mut error: ConfigError) -> ConfigError {
+    let both =
+        |missing, other: &str| ConfigError::new(missing, "nothing", format!("it, where {other} is set"));
+    match (error.path.as_str(), error.found.as_str()) {
+        ("redis", "no `url`") => both("UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"),
+        ("redis", "no `token`") => both("UPSTASH_REDIS_REST_TOKEN", "UPSTASH_REDIS_REST_URL"),
+        (path, _) => {
+            let variable = SETTINGS.iter().find(|(setting, _)| *setting == path);
+            error.path = variable.map_or(path, |(_, variable)| variable).to_owned();
+            error
         }
-    })
+    }
 }
 
 /// A variable or a secret; one that is empty is not there.

@@ -47,7 +47,7 @@ use tollgate_shared::time::Timestamp;
 
 use crate::after::{self, Host};
 use crate::guard::{Asking, Asleep, Decided, Next};
-use crate::head::RequestHead;
+use crate::head::{self, RequestHead};
 use crate::host;
 use crate::store::{came, resumption_time};
 use crate::tickets::{self, FOR_THE_STORE, Tickets, ticket};
@@ -64,7 +64,7 @@ impl Core {
     /// A request has come. Returns a response, or the promise of one.
     pub fn fetch(request: Request, env: JsValue, context: JsValue) -> JsValue {
         let incoming = Incoming { request, env, context };
-        incoming.read(|head| {
+        let answered = incoming.read(|head| {
             let is_head = head.method() == "HEAD";
             let instance = match Instance::get(&incoming.env) {
                 Ok(instance) => instance,
@@ -81,7 +81,8 @@ impl Core {
             let (head, began) = (head.with_body(&body), time(head));
             let next = instance.guard.begin(&head, began);
             Guarded { instance, began, is_head, body }.carry_on(&incoming, next)
-        })
+        });
+        answered.unwrap_or_else(|| incoming.invalid())
     }
 
     /// Has wasm start anew, if a panic made that necessary.
@@ -105,27 +106,27 @@ impl Core {
                 guarded.carry_on(&incoming, next)
             }
             Some(Waiting::Control(asked, asking)) => asked.came(&incoming, asking, came),
-            _ => incoming.begins_anew(),
+            None => incoming.begins_anew(),
         }
     }
 
     /// The platform has verified the signature for who waits with this ticket. Returns a response, or the promise of one.
     pub fn verified(ticket: u32, holds: bool, carried: &Array) -> JsValue {
         let incoming = Incoming::carried(carried);
-        let Some(Waiting::Signature(guarded, verify)) = tickets::take(&WAITING, ticket) else {
+        let Some(Elsewhere::Signature(guarded, verify)) = tickets::take(&ELSEWHERE, ticket) else {
             return incoming.begins_anew();
         };
         let now = resumption_time(guarded.began);
         let guard = &guarded.instance.guard;
         let next = incoming.read(|head| guard.verified(verify, &head.with_body(&guarded.body), holds, now));
-        guarded.carry_on(&incoming, next)
+        next.map_or_else(|| incoming.invalid(), |next| guarded.carry_on(&incoming, next))
     }
 
     /// Who waits with this ticket has slept. Returns a response, or the promise of one.
     pub fn woken(ticket: u32, carried: &Array) -> JsValue {
         let incoming = Incoming::carried(carried);
-        match tickets::take(&WAITING, ticket) {
-            Some(Waiting::Lock(guarded, asleep)) => {
+        match tickets::take(&ELSEWHERE, ticket) {
+            Some(Elsewhere::Lock(guarded, asleep)) => {
                 let next = guarded.instance.guard.woken(asleep);
                 guarded.carry_on(&incoming, next)
             }
@@ -142,19 +143,25 @@ impl Core {
         carried: &Array,
     ) -> JsValue {
         let incoming = Incoming::carried(carried);
-        let Some(Waiting::Keys(guarded)) = tickets::take(&WAITING, ticket) else {
+        let Some(Elsewhere::Keys(guarded)) = tickets::take(&ELSEWHERE, ticket) else {
             return incoming.begins_anew();
         };
         let (guard, began) = (&guarded.instance.guard, resumption_time(guarded.began));
         let fetched = host::fetched(document, failure);
         let next = incoming.read(|head| guard.keys_fetched(fetched, &head.with_body(&guarded.body), began));
-        Guarded { began, ..guarded }.carry_on(&incoming, next)
+        let guarded = Guarded { began, ..guarded };
+        next.map_or_else(|| incoming.invalid(), |next| guarded.carry_on(&incoming, next))
     }
 
     /// The origin has answered a request of which something is due. Returns another response in the place of that, or what is left to do
     /// with it, or the promise of one of these: 1 says that [`Core::ended`] is to be called, 2 that [`Core::fields`] and [`Core::piece`] are, too.
     pub fn answered(ticket: u32, status: u16, confirms: bool, context: &JsValue) -> JsValue {
         after::answered(ticket, status, confirms, context).unwrap_or_else(not_revoked)
+    }
+
+    /// The origin has not answered a request of which something is due, and that is because of the client.
+    pub fn abandoned(ticket: u32, context: &JsValue) {
+        after::abandoned(ticket, context);
     }
 
     /// The header fields of the answer, as lines of names and values in turn.
@@ -205,12 +212,20 @@ impl Incoming {
         Core::fetch(self.request, self.env, self.context)
     }
 
-    fn read<T>(&self, read: impl FnOnce(&RequestHead<'_>) -> T) -> T {
-        let (method, url, headers) = (self.request.method(), self.request.url(), self.request.headers());
+    /// What `read` makes of its head; `None` if it has no URL.
+    fn read<T>(&self, read: impl FnOnce(&RequestHead<'_>) -> T) -> Option<T> {
+        // Not as it was sent: `fetch` would read that in another way.
+        let url = origin::url(&self.request)?;
+        let (method, headers) = (self.request.method(), self.request.headers());
         // Cloudflare writes this field, whatever a client sends.
         let peer = headers.get(intern("cf-connecting-ip")).ok().flatten();
         let peer = peer.and_then(|address| client_ip::parse_entry(address.as_bytes()));
-        read(&RequestHead::new(&method, &url, &headers, peer))
+        Some(read(&RequestHead::new(&method, &url, &headers, peer)))
+    }
+
+    /// The answer to a request whose host and path make no URL.
+    fn invalid(&self) -> JsValue {
+        origin::answer(&head::invalid_url(), self.request.method() == "HEAD").into()
     }
 
     /// What a decision has to know of the body; or the promise of a response, if that is still to be read.
@@ -225,24 +240,31 @@ impl Incoming {
     }
 }
 
-/// A request that waits.
+/// A request that waits for the store.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all wait for the store")]
+#[allow(clippy::large_enum_variant, reason = "nearly all are decided about")]
 enum Waiting {
-    /// Until the store has answered.
+    /// One that is decided about.
     Store(Guarded, Asking),
+    /// One of the control path.
+    Control(control::Asked, Asking<Call>),
+}
+
+/// A request that waits for something else. It has a shelf of its own, so that a slow store takes no room here.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all wait for a signature")]
+enum Elsewhere {
     /// Until the platform has verified a signature.
     Signature(Guarded, Verify),
     /// Until it asks for a lock once more.
     Lock(Guarded, Asleep),
     /// Until keys of tokens have been fetched.
     Keys(Guarded),
-    /// Until the store has answered, on the control path.
-    Control(control::Asked, Asking<Call>),
 }
 
 thread_local! {
     static WAITING: RefCell<Tickets<Waiting>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
+    static ELSEWHERE: RefCell<Tickets<Elsewhere>> = const { RefCell::new(Tickets::new(FOR_THE_STORE)) };
 }
 
 /// A request that is being decided about.
@@ -264,13 +286,13 @@ impl Guarded {
                 Next::Verify(verify) => {
                     let (ticket, road) = (ticket(), instance.origin.road());
                     let promise = host::verify(road, &instance.guard, ticket, &verify, &incoming.carry());
-                    tickets::keep(&WAITING, ticket, Waiting::Signature(self, verify));
+                    tickets::keep(&ELSEWHERE, ticket, Elsewhere::Signature(self, verify));
                     return promise.into();
                 }
                 Next::FetchKeys => {
                     let (ticket, road) = (ticket(), instance.origin.road());
                     let promise = host::fetch_keys(road, &instance.guard, ticket, &incoming.carry());
-                    tickets::keep(&WAITING, ticket, Waiting::Keys(self));
+                    tickets::keep(&ELSEWHERE, ticket, Elsewhere::Keys(self));
                     return promise.into();
                 }
                 Next::Sleep(asleep) => {
@@ -278,11 +300,11 @@ impl Guarded {
                     let promise = instance.origin.road().sleep(ticket, asleep.ms(), &incoming.carry());
                     // It goes on if the client leaves: nobody but itself gives back what it holds.
                     instance.wait_until(&incoming.context, &promise);
-                    tickets::keep(&WAITING, ticket, Waiting::Lock(self, asleep));
+                    tickets::keep(&ELSEWHERE, ticket, Elsewhere::Lock(self, asleep));
                     return promise.into();
                 }
                 Next::Ask(asking) => match asking.post() {
-                    Some(post) => {
+                    Some(post) if tickets::has_room(&WAITING) => {
                         let ticket = ticket();
                         let promise = instance.origin.ask(ticket, incoming, &post);
                         if asking.call().claims() {
@@ -291,6 +313,7 @@ impl Guarded {
                         tickets::keep(&WAITING, ticket, Waiting::Store(self, asking));
                         return promise.into();
                     }
+                    Some(_) => next = instance.guard.came(asking, Err(StoreError::Busy)),
                     None => next = instance.guard.came(asking, Err(StoreError::Timeout)),
                 },
             }

@@ -30,27 +30,16 @@ impl Origin {
         timeout: Option<&str>,
         store: Option<&StoreSettings>,
         dataset: Option<&JsValue>,
-    ) -> Result<Self, ConfigError> {
-        let expected = "the URL of what is guarded, such as `https://app.example.com`";
-        let url = url.ok_or_else(|| ConfigError::new("ORIGIN_URL", "nothing", expected))?;
-        let Some(base) = base_url(&url) else {
-            return Err(ConfigError::new("ORIGIN_URL", quoted(&url), expected));
-        };
-        let timeout = match timeout {
-            None => DEFAULT_TIMEOUT,
-            Some(text) => {
-                let span = Span::parse(text).map(|span| Duration::from_millis(span.as_millis()));
-                span.filter(|span| *span <= MAX_TIMEOUT).ok_or_else(|| {
-                    let expected = "a duration such as `30s`, at most `1h`";
-                    ConfigError::new("TOLLGATE_ORIGIN_TIMEOUT", format!("`{text}`"), expected)
-                })?
-            }
+    ) -> Result<Self, Vec<ConfigError>> {
+        let (base, timeout) = match (base(url), patience(timeout)) {
+            (Ok(base), Ok(timeout)) => (base, timeout),
+            (base, timeout) => return Err(base.err().into_iter().chain(timeout.err()).collect()),
         };
         let patience = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let (store, authorization) =
             store.map_or(("", ""), |store| (store.url.as_str(), store.authorization.as_str()));
         let dataset = dataset.cloned().unwrap_or(JsValue::UNDEFINED);
-        let front = js::Front::new(Core, base, patience, store, authorization, &dataset);
+        let front = js::Front::new(Core, &base, patience, store, authorization, &dataset);
         for (kind, answer) in failures() {
             front.failing(kind, answer.status, &lines(&answer.headers), &answer.body);
         }
@@ -93,13 +82,35 @@ impl Origin {
     }
 }
 
+/// What paths are put behind.
+fn base(url: Option<String>) -> Result<String, ConfigError> {
+    let expected = "the URL of what is guarded, such as `https://app.example.com`";
+    let url = url.ok_or_else(|| ConfigError::new("ORIGIN_URL", "nothing", expected))?;
+    base_url(&url).ok_or_else(|| ConfigError::new("ORIGIN_URL", quoted(&url), expected))
+}
+
+/// How long the origin may take to begin its answer.
+fn patience(timeout: Option<&str>) -> Result<Duration, ConfigError> {
+    let Some(text) = timeout else { return Ok(DEFAULT_TIMEOUT) };
+    let span = Span::parse(text).map(|span| Duration::from_millis(span.as_millis()));
+    span.filter(|span| *span <= MAX_TIMEOUT).ok_or_else(|| {
+        let expected = "a duration such as `30s`, at most `1h`";
+        ConfigError::new("TOLLGATE_ORIGIN_TIMEOUT", format!("`{text}`"), expected)
+    })
+}
+
 /// What has been read of the body; `None` if nobody has read it.
 pub(super) fn begun(request: &Request) -> Option<Vec<u8>> {
     js::begun(request).map(|begun| begun.to_vec())
 }
 
-/// What clients are told when there is no answer, by a word for it in metrics.
-fn failures() -> [(&'static str, Answer); 2] {
+/// The URL of a request as `fetch` reads it: what is decided on is what is fetched. `None` if it has none.
+pub(super) fn url(request: &Request) -> Option<String> {
+    js::url(request)
+}
+
+/// What clients are told when the origin has not answered, by a word for it. Those of the origin's making are in metrics.
+fn failures() -> [(&'static str, Answer); 5] {
     let unreachable = answer::problem(
         502,
         "Bad Gateway",
@@ -108,7 +119,19 @@ fn failures() -> [(&'static str, Answer); 2] {
     );
     let detail = "The origin did not answer in time.";
     let timeout = answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT");
-    [("unreachable", unreachable), ("timeout", timeout)]
+    let detail = "The body of the request did not come to its end.";
+    let incomplete = answer::problem(400, "Bad Request", detail, "REQUEST_INCOMPLETE");
+    let detail = "With this method, a body of at most 1 MiB is sent on.";
+    let length = answer::problem(413, "Content Too Large", detail, "REQUEST_TOO_LARGE");
+    let detail = "With this method, a body is sent on only if Content-Length says how long it is.";
+    let unsized_body = answer::problem(411, "Length Required", detail, "LENGTH_REQUIRED");
+    [
+        ("unreachable", unreachable),
+        ("timeout", timeout),
+        ("incomplete", incomplete),
+        ("length", length),
+        ("unsized", unsized_body),
+    ]
 }
 
 /// A response of our own; to a `HEAD` request without its body.
@@ -202,5 +225,6 @@ mod js {
 
         pub(super) fn answer(status: u16, fields: &str, body: &[u8], head: bool) -> Response;
         pub(super) fn begun(request: &Request) -> Option<Uint8Array>;
+        pub(super) fn url(request: &Request) -> Option<String>;
     }
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::call::Owed;
 use super::guards;
-use crate::config::{CountConfig, FailureMode};
+use crate::config::{CountConfig, FailureMode, Statuses};
 use crate::id::Holder;
 use crate::idempotency::Recorder;
 use crate::key::Key;
@@ -21,6 +21,7 @@ use crate::time::Timestamp;
 /// ```text
 /// before_answer ─▶ Pass | Ask(revoking) ─ resume ─▶ whether the answer may go      once the status is known
 /// responded ─▶ operations for the store                                            then
+/// abandoned ─▶ operations for the store            instead of both, where the client is why the upstream has not answered
 /// record_field, record_body, record_end                                            as it passes, if it records
 /// ended ─▶ operations for the store                  once the last byte has left, or the client, or the upstream
 /// ```
@@ -204,6 +205,29 @@ impl Completion {
                 let Keeping { key, holder, to_memory, .. } = keeping;
                 ops.extend(Owed { op: Op::Abandon { key, holder }, to_memory }.pay(local, now));
             }
+        }
+        ops
+    }
+
+    /// The upstream has not answered, and that is because of the client, such as one that broke off in the middle of its request; the host
+    /// may have answered instead. What the store is to be told, without anybody waiting.
+    ///
+    /// It is no failure of the upstream, and none that a limit counts. A reservation stays until its lease ends: nobody knows whether
+    /// the request was carried out. Once there was an answer, this does nothing.
+    pub fn abandoned<S: Shards>(&mut self, local: &mut Local<S>, now: Timestamp) -> Vec<Op> {
+        self.due.revokes = None;
+        self.due.keeping.take_if(|keeping| keeping.recorder.is_none());
+        let mut ops = Vec::new();
+        for (limit, owed) in core::mem::take(&mut self.due.counted) {
+            // A limit of what succeeds must not be led around by leaving before the answer.
+            let succeeds = |statuses: &Statuses| (200..300).any(|status| statuses.include(status));
+            let count = self.policy.limits().get(limit).map(Limit::count);
+            if matches!(count, Some(CountConfig::Only(statuses)) if !succeeds(statuses)) {
+                ops.extend(owed.pay(local, now));
+            }
+        }
+        if let Some(watch) = self.due.watch.take() {
+            ops.extend(self.report(&watch, local, None, now));
         }
         ops
     }

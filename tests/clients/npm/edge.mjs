@@ -1,6 +1,6 @@
 // What runs in Vercel's edge runtime: the middleware, and at `/suite` the suite. `SETTINGS` is a global of the sandbox.
 
-import { createGuard } from "tollgate";
+import { createGuard, fromNode } from "tollgate";
 
 import { Checks } from "./checks.mjs";
 import { middleware } from "./middleware.mjs";
@@ -13,6 +13,6 @@ async function answer(event) {
     return middleware(event.request, event);
   }
   const checks = new Checks();
-  await run(checks, { createGuard, settings: JSON.parse(SETTINGS) });
+  await run(checks, { createGuard, fromNode, settings: JSON.parse(SETTINGS) });
   return new Response(checks.report());
 }

@@ -6,7 +6,7 @@ import { equal, eventually, holds, rejects } from "./checks.mjs";
  * `settings` says where the store is, its doubles that fail, and a server that keeps documents:
  * `{ url, token, failing: { down, silent, garbage, broken }, documents }`. `shares` says whether a request may wait for another's promise.
  */
-export async function run(checks, { createGuard, settings, shares = false }) {
+export async function run(checks, { createGuard, fromNode, settings, shares = false }) {
   const redis = { url: settings.url, token: settings.token };
   const failing = {
     ...Object.fromEntries(Object.entries(settings.failing).map(([name, url]) => [name, { url, token: "t" }])),
@@ -18,7 +18,7 @@ export async function run(checks, { createGuard, settings, shares = false }) {
     const keyPrefix = `${name.length}-${(counter += 1)}`;
     const guard = (policy, options = {}) => createGuard({ policy, redis, keyPrefix, timeout: "10s", ...options });
     const document = new Document(`${settings.documents}/${counter}`);
-    await checks.check(name, () => body({ guard, createGuard, redis, failing, document, shares }));
+    await checks.check(name, () => body({ guard, createGuard, fromNode, redis, failing, document, shares }));
   }
   for (const [name, broken] of Object.entries(failing)) {
     for (const [what, body] of Object.entries(FAILURES)) {
@@ -504,6 +504,184 @@ const ALL = {
     equal((await guarded.limit("one", "k")).remaining, 0);
   },
 
+  async "what a URL means is decided on, and told"({ guard }) {
+    const guarded = await guard({
+      routes: [
+        { name: "me", match: { path: "/me/*" } },
+        { name: "other", match: { hosts: ["other.example"] } },
+      ],
+    });
+    const taken = async (url) => {
+      const decision = await guarded.check({ method: "GET", url, headers: new Headers() });
+      return [decision.route, decision.url];
+    };
+    equal(await taken("http://a.example/me//../x"), ["me", "http://a.example/me/x"]);
+    equal(await taken("http://a.example/x/%2e%2e/me/x?q=/.."), ["me", "http://a.example/me/x?q=/.."]);
+    equal(await taken("http://a.example/me\\..\\x"), [null, "http://a.example/x"]);
+    equal(await taken("http://a.example#b/me/x"), [null, "http://a.example/"]);
+    equal(await taken("http://u:p@OTHER.example:80/x#y"), ["other", "http://other.example/x"]);
+    equal((await guarded.check(request("/me/x"))).url, "https://app.example/me/x");
+    for (const url of ["http://a b/me/x", "http://[::1/", "http://a:99999/", "ws://a.example/", "http://"]) {
+      const { allowed, url: decided, response, route } = await guarded.check({ method: "GET", url, headers: new Headers() });
+      equal([allowed, decided, route, response.status], [false, null, null, 400], url);
+      equal((await response.json()).error.code, "INVALID_URL");
+    }
+    await rejects(
+      guarded.check({ method: "GET", url: "/me/x", headers: new Headers() }),
+      /^url: found a string, expected an absolute URL/,
+    );
+  },
+
+  async "only a GET asks the upstream for another protocol"({ guard }) {
+    const guarded = await guard({});
+    for (const [method, upgrade] of [["GET", "websocket"], ["POST", null], ["HEAD", null]]) {
+      const decision = await guarded.check(request("/", { method }));
+      equal(decision.onward(new Headers({ upgrade: "websocket", accept: "a" })).get("upgrade"), upgrade, method);
+    }
+  },
+
+  async "requests of Node's are what was sent, whatever their target looks like"({ guard, fromNode }) {
+    const guarded = await guard({ routes: [{ name: "login", match: { path: "/auth/login" } }] });
+    const sent = (url, host = "a.example", more = {}) =>
+      fromNode({ method: "GET", url, rawHeaders: host === null ? [] : ["Host", host], ...more });
+    for (const [target, url] of [
+      ["/auth/login?a=//b", "http://a.example/auth/login?a=//b"],
+      ["//auth/login", "http://a.example//auth/login"],
+      ["///auth/login", "http://a.example///auth/login"],
+      ["http://b.example/auth/login", "http://b.example/auth/login"],
+      ["http:///auth/login", "http://a.example/auth/login"],
+    ]) {
+      equal(sent(target).url, url);
+      equal((await guarded.check(sent(target))).route, "login", target);
+    }
+    for (const [target, host, url] of [
+      ["//", "a.example", "http://a.example//"],
+      ["*", "a.example", "http://a.example/"],
+      ["/x", "A.Example:8080", "http://a.example:8080/x"],
+      ["/x", "a#b", "http://host.invalid/x"],
+      ["/x", "a/auth/login?", "http://host.invalid/x"],
+      ["/x", "[::1", "http://host.invalid/x"],
+      ["/x", null, "http://host.invalid/x"],
+      ["/.well-known/...", "[::1]:3000", "http://[::1]:3000/.well-known/..."],
+    ]) {
+      equal(sent(target, host).url, url);
+      equal((await guarded.check(sent(target, host))).allowed, true, target);
+    }
+    equal(sent("/rest", "a.example", { originalUrl: "/auth/login", socket: { encrypted: true } }).url, "https://a.example/auth/login");
+    equal(sent("/x", null, { authority: "b.example" }).url, "http://b.example/x");
+    // Routers read these as they are, and others do not.
+    for (const target of ["/auth/x/../login", "/auth/%2e%2E/y", "/x/.", "/x/..?y", "\\auth\\login", "/auth\\login", "/auth/login#x"]) {
+      const { allowed, response } = await guarded.check(sent(target));
+      equal([allowed, response?.status], [false, 400], target);
+    }
+    const rawHeaders = [":path", "/", "Accept", "a", "Authorization", "one", "authorization", "two", "Cookie", "a=1", "cookie", "b=2"];
+    const { headers } = sent("/", null, { rawHeaders });
+    equal([...headers], [["accept", "a"], ["authorization", "one, two"], ["cookie", "a=1; b=2"]]);
+    for (const none of [undefined, {}, request("/")])
+      await rejects((async () => fromNode(none))(), /^req: expected an IncomingMessage of Node's/);
+  },
+
+  async "nobody is rejected however many wait"({ guard }) {
+    const limit = { quota: 1_000_000, window: "1d", key: ["header:x-id"], on_store_error: "allow" };
+    const guarded = await guard(one(limit));
+    const { fetch } = globalThis;
+    const { timeout } = AbortSignal;
+    const waiting = [];
+    globalThis.fetch = () => new Promise((_, fail) => waiting.push(fail));
+    // In Workers there are no more timers than that for one request, which this is.
+    AbortSignal.timeout = () => new AbortController().signal;
+    try {
+      const asked = Array.from({ length: 10_050 }, (_, i) =>
+        i % 2 ? guarded.limit("one", `${i}`) : guarded.check(request("/", { headers: { "x-id": `${i}` } })),
+      );
+      // Who finds no room does not wait.
+      await Promise.all(asked.slice(10_000));
+      equal(waiting.length, 10_000);
+      const { result } = await quietly(() => {
+        waiting.forEach((fail) => fail(new TypeError("gone")));
+        return Promise.all(asked);
+      });
+      equal(result.filter(({ allowed, degraded }) => allowed && degraded).length, 10_050);
+    } finally {
+      globalThis.fetch = fetch;
+      AbortSignal.timeout = timeout;
+    }
+  },
+
+  async "who was forgotten is asked about again"({ guard }) {
+    const guarded = await guard(all({ lock: { name: "job", key: ["client_ip"], lease: "1h" } }));
+    const limiting = await guard(one({ quota: 5, window: "1d", key: ["header:x-id"] }));
+    await limiting.limit("one", "a");
+    const { fetch } = globalThis;
+    const held = [];
+    globalThis.fetch = (...of) => new Promise((resolve, reject) => held.push(() => fetch(...of).then(resolve, reject)));
+    let asked;
+    try {
+      asked = [limiting.check(request("/", { headers: { "x-id": "a" } })), limiting.limit("one", "a"), guarded.lock("job", "192.0.2.1").catch((error) => error)];
+      await eventually("all of them wait", async () => held.length === 3);
+    } finally {
+      globalThis.fetch = fetch;
+    }
+    // The thread stands still for so long, and what comes then finds them gone.
+    const [checked, limited, lock] = await later(30_000, async () => {
+      await limiting.limit("one", "b");
+      held.forEach((go) => go());
+      return Promise.all(asked);
+    });
+    equal([checked.allowed, limited.allowed, limited.source], [true, true, "store"]);
+    equal([lock.name, lock.mayBeDone], ["StoreError", true]);
+  },
+
+  async "a body larger than what is read of it holds nobody up"({ guard }) {
+    const guarded = await guard(one({ quota: 5, window: "1d", key: ["body:/id"] }));
+    const body = JSON.stringify({ id: 1, more: "x".repeat(200_000) });
+    const large = request("/", { method: "POST", body });
+    equal((await guarded.check(large)).allowed, true);
+    equal((await large.text()).length, body.length);
+  },
+
+  async "an answer with a field that is no text is not kept, and others are kept as they were sent"({ guard }) {
+    const guarded = await guard(all({ idempotency: { key: ["client_ip"], required: true } }));
+    const ask = (key) => guarded.check(request("/", { method: "POST", headers: { "idempotency-key": key } }));
+    // As this runtime shows these bytes of an answer.
+    const shown = (bytes) =>
+      takesAnyText() ? new TextDecoder().decode(Uint8Array.from(bytes)) : String.fromCharCode(...bytes);
+    const given = { text: [0x63, 0xc3, 0xa9, 0x21], euro: [0xe2, 0x82, 0xac], none: [0x63, 0xe9] };
+    for (const [name, bytes] of Object.entries(given)) {
+      const page = new Response("kept", { headers: { "x-odd": shown(bytes) } });
+      await (await (await ask(name)).complete(page)).text();
+      if (name === "none") continue;
+      const again = await admitted(() => ask(name), ({ response }) => response.headers.has("idempotent-replayed"));
+      equal([again.response.status, again.response.headers.get("x-odd")], [200, shown(bytes)], name);
+      equal(again.headers.get("x-odd"), shown(bytes), name);
+    }
+    await eventually("it was carried out and is not kept", async () => {
+      const { response } = await ask("none");
+      return (await response.json()).error.code === "IDEMPOTENT_RESPONSE_NOT_KEPT";
+    });
+  },
+
+  async "what a client broke off is no failure of the upstream"({ guard }) {
+    const limit = { name: "failed", algorithm: "fixed_window", quota: 3, window: "1d", key: ["client_ip"], count: "failures" };
+    const circuit_breaker = { failures: 2, within: "1m", open_for: "1h" };
+    const guarded = await guard(all({ rate_limits: [limit], circuit_breaker, lock: { key: ["client_ip"], lease: "1h", wait: "8s" } }));
+    const ask = () => guarded.check(request("/", { method: "POST" }));
+    for (let i = 0; i < 5; i += 1) {
+      // It waits until the one before is over.
+      const decision = await ask();
+      equal(decision.allowed, true);
+      equal(decision.abandon(), undefined);
+      // What is over is over.
+      decision.abandon();
+      equal((await decision.complete(new Response("no", { status: 502 }))).status, 502);
+    }
+    await eventually("all is given back", async () => {
+      const decision = await ask();
+      decision.abandon();
+      return decision.allowed && decision.limits[0].remaining === 2;
+    });
+  },
+
   async "keys begin with what they are told to"({ guard }) {
     const policy = one({ quota: 1, window: "1d" });
     const [ours, theirs] = [await guard(policy), await guard(policy, { keyPrefix: "another" })];
@@ -599,6 +777,20 @@ const ALL = {
       createGuard({ policy: { route: [] }, redis: null }),
       /^policy\.route: found unknown field `route`, expected one of/,
     );
+    const settings = { redis: { url: "http://127.0.0.1:99999", token: "a b" }, replicas: 0, timeout: "soon", clock: "wall" };
+    const several = await rejects(createGuard({ policy: {}, ...settings }), /./);
+    equal(
+      several.message.split("\n").map((line) => line.split(": found ")[0]).sort(),
+      ["clock", "redis.token", "redis.url", "replicas", "timeout"],
+    );
+    for (const url of ["http://[::1", "http://%zz/", "http://a b/", "https://", "http://a.example:99999/x"])
+      await rejects(createGuard({ policy: {}, redis: { url, token: "t" } }), /^redis\.url: found /);
+    // Variables are there, whatever else is wrong.
+    const keys = [{ alg: "HS256", secret: { env: "SECRET" } }];
+    const jwt = { algorithms: ["HS256"], keys };
+    const variables = { SECRET: "s".repeat(32) };
+    for (const wrong of [{ replicas: 0 }, { replicas: "many" }])
+      await rejects(createGuard({ policy: { jwt }, redis: null, variables, ...wrong }), /^replicas: found [^\n]*$/);
     await rejects(createGuard({ policy: "{", redis: null }), /^policy: found what cannot be read/);
     await rejects(
       createGuard({ policy: {}, redis: null, timeOut: "1s" }),
@@ -656,7 +848,10 @@ const ALL = {
     ];
     for (const [promise, message] of wrong) equal((await rejects(promise, message)).name, "TypeError");
     const decision = await guarded.check(here);
-    await rejects((async () => decision.apply("hello"))(), /^response: found a string, expected a Response/);
+    for (const none of ["hello", { status: 200 }, undefined, { status: 200, headers: {}, body: null }]) {
+      await rejects((async () => decision.apply(none))(), /^response: found (a string|an object|nothing), expected a Response/);
+      await rejects(decision.complete(none), /^response: found (a string|an object|nothing), expected a Response/);
+    }
   },
 
   async "what the policy does not have is a RangeError that says what it has"({ guard }) {
@@ -723,6 +918,18 @@ const FAILURES = {
     equal([local[2].response.status, local[2].headers.get("x-tollgate-degraded")], [429, "local"]);
   },
 
+  async "a logout that fails holds nobody up, though the answer was cloned"(guard) {
+    const { jwk, signed } = await signer("ES256");
+    const guarded = await guard({ jwt: { algorithms: ["ES256"], keys: [{ jwk }] }, routes: [{ name: "logout", revokes: "token" }] });
+    const logout = await guarded.check(bearing(await signed(), "/logout"));
+    equal(logout.allowed, true);
+    const page = new Response(new ReadableStream());
+    const copy = page.clone();
+    const answer = await logout.complete(page);
+    equal([answer.status, (await answer.json()).error.code], [503, "NOT_REVOKED"]);
+    await copy.body.cancel();
+  },
+
   async "what is done by name is known not to be"(guard) {
     const guarded = await guard(all({ lock: { name: "job", key: ["client_ip"], lease: "1h" } }));
     await rejects(guarded.lock("job", "192.0.2.1"), /(not done|not known whether this was done): /);
@@ -764,6 +971,15 @@ async function admitted(ask, holds = ({ allowed }) => allowed) {
   let decision;
   await eventually("the decision turns", async () => holds((decision = await ask())));
   return decision;
+}
+
+/** Whether a header field may be any text here; elsewhere each of its characters is a byte. */
+function takesAnyText() {
+  try {
+    return new Headers([["x", "\u0100"]]).get("x") === "\u0100";
+  } catch {
+    return false;
+  }
 }
 
 function base64url(bytes) {

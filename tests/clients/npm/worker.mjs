@@ -1,6 +1,6 @@
 // A Worker with a guard; at `/suite` it runs the suite instead. The binding `SETTINGS` says where the stores are.
 
-import { createGuard } from "tollgate";
+import { createGuard, fromNode } from "tollgate";
 
 import { Checks } from "./checks.mjs";
 import { run } from "./suite.mjs";
@@ -20,7 +20,7 @@ export default {
     const settings = JSON.parse(SETTINGS);
     if (new URL(request.url).pathname === "/suite") {
       const checks = new Checks();
-      await run(checks, { createGuard, settings });
+      await run(checks, { createGuard, fromNode, settings });
       return new Response(checks.report());
     }
     // Variables come with requests, so the first one makes the guard, and all others wait for the same.

@@ -44,6 +44,29 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         ("UPSTASH_REDIS_REST_TOKEN", SECRET.to_owned()),
         ("TOLLGATE_CONTROL_TOKEN", "a\nb".to_owned()),
     ];
+    let several = vec![
+        (POLICY, policy(&[]).to_string()),
+        ("ORIGIN_URL", "http://127.0.0.1:99999".to_owned()),
+        ("TOLLGATE_ORIGIN_TIMEOUT", "30".to_owned()),
+        (URL, "http://[::1".to_owned()),
+        (TOKEN, "two words".to_owned()),
+        ("TOLLGATE_STORE_TIMEOUT", "11s".to_owned()),
+        ("TOLLGATE_STORE_CLOCK", "atomic".to_owned()),
+        ("TOLLGATE_REPLICAS", "0".to_owned()),
+        ("TOLLGATE_CONTROL_TOKEN", "short".to_owned()),
+        ("TOLLGATE_CONTROL_PREFIX", "no-path".to_owned()),
+    ];
+    let all_of_them = [
+        "ORIGIN_URL",
+        "TOLLGATE_ORIGIN_TIMEOUT",
+        URL,
+        TOKEN,
+        "TOLLGATE_STORE_TIMEOUT",
+        "TOLLGATE_STORE_CLOCK",
+        "TOLLGATE_REPLICAS",
+        "TOLLGATE_CONTROL_TOKEN",
+        "TOLLGATE_CONTROL_PREFIX",
+    ];
     let cases: Vec<Case<'_>> = vec![
         (without(POLICY), &[POLICY]),
         (other(POLICY, ""), &[POLICY]),
@@ -60,6 +83,13 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         (other("ORIGIN_URL", "app.example.com"), &["ORIGIN_URL"]),
         (other("ORIGIN_URL", "https://user:password@app.example.com"), &["ORIGIN_URL"]),
         (other("ORIGIN_URL", "https://app.example.com/?q"), &["ORIGIN_URL"]),
+        (other("ORIGIN_URL", "http://127.0.0.1:99999"), &["ORIGIN_URL"]),
+        (other("ORIGIN_URL", "http://[::1"), &["ORIGIN_URL"]),
+        (other("ORIGIN_URL", "http://%zz/"), &["ORIGIN_URL"]),
+        (other("ORIGIN_URL", "http://a..b:x/"), &["ORIGIN_URL"]),
+        (other(URL, "http://127.0.0.1:99999"), &[URL]),
+        (other(URL, "https://[::1/x"), &[URL]),
+        (other(URL, "https://%zz"), &[URL]),
         (without(URL), &[URL]),
         (without(TOKEN), &[TOKEN]),
         (other(URL, "example.upstash.io"), &[URL]),
@@ -77,6 +107,7 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         (other("TOLLGATE_REPLICAS", "many"), &["TOLLGATE_REPLICAS"]),
         (other("TOLLGATE_DENIAL_CACHE", "-1"), &["TOLLGATE_DENIAL_CACHE"]),
         (everything, &["ORIGIN_URL", POLICY, URL, "TOLLGATE_CONTROL_TOKEN"]),
+        (several, &all_of_them),
     ];
     let workers = cases.iter().map(|(variables, _)| worker(variables));
     let workerd = start(workers.collect()).await;

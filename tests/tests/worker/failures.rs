@@ -18,7 +18,9 @@ use tollgate_tests::store_double::{Mode, StoreDouble};
 use tollgate_tests::upstream::{Reply, ReplyBody};
 
 use crate::Site;
-use crate::support::{DEGRADED, assert_unharmed, eventually, limit, policy, request, routes, with};
+use crate::support::{
+    DEGRADED, assert_unharmed, connect, consumed, eventually, limit, policy, request, routes, with,
+};
 
 // ---- The store.
 
@@ -221,6 +223,107 @@ async fn an_origin_that_breaks_off_is_no_complete_answer() {
 }
 
 // ---- Clients.
+
+/// It is no failure of the origin: no breaker opens, and nothing is counted.
+#[tokio::test]
+async fn an_upload_that_breaks_off_is_the_client_s_failure() {
+    let site = Site::start_with(failing_policy(), StoreChoice::Redis, |mut edge| {
+        edge.metrics = true;
+        edge
+    });
+    let site = site.await;
+    let (post, sized) = ("POST / HTTP/1.1\r\nhost: tollgate.test\r\n", "content-length: 10\r\n\r\nab");
+    let get = "GET / HTTP/1.1\r\nhost: tollgate.test\r\n";
+    let chunked = "transfer-encoding: chunked\r\n\r\n2\r\nab\r\nzz\r\n";
+    for _ in 0..3 {
+        for head in [post, get] {
+            let mut connection = TcpStream::connect(site.address()).await.unwrap();
+            connection.write_all(format!("{head}{sized}").as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(connection);
+            is_over(&site).await;
+            let broken = client::raw(site.address(), format!("{head}{chunked}").as_bytes()).await.unwrap();
+            assert_problem(&broken, StatusCode::BAD_REQUEST, "REQUEST_INCOMPLETE");
+            is_over(&site).await;
+        }
+    }
+    // Where the decision goes by the body, nothing has been asked of anybody.
+    let requests = site.origin.requests();
+    let head = post.replace("POST /", "POST /read");
+    let broken = client::raw(site.address(), format!("{head}{chunked}").as_bytes()).await.unwrap();
+    assert_problem(&broken, StatusCode::BAD_REQUEST, "REQUEST_INCOMPLETE");
+    assert_eq!(site.origin.requests(), requests);
+    let mut redis = connect(site.stack.redis.as_ref().unwrap());
+    eventually("all is given back", async || consumed(&mut redis, "failures"), |counts| *counts == [0]).await;
+    let points = site.stack.workerds[0].data_points().unwrap();
+    assert!(!points.iter().any(|point| point["blobs"][0] == "origin"), "{points:?}");
+    assert_unharmed(&site.stack);
+}
+
+/// What the origin breaks off in the middle of an upload is its own.
+#[tokio::test]
+async fn an_origin_that_breaks_off_an_upload_fails() {
+    let listener = tokio::net::TcpListener::bind(ports::local(0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let site = Site::start_with(failing_policy(), StoreChoice::Redis, |edge| edge.with("ORIGIN_URL", url));
+    let site = site.await;
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = tokio::io::AsyncReadExt::read(&mut connection, &mut [0; 4096]).await;
+        }
+    });
+    for _ in 0..3 {
+        let mut connection = TcpStream::connect(site.address()).await.unwrap();
+        let head = "POST / HTTP/1.1\r\nhost: tollgate.test\r\ncontent-length: 1000000\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let answer = client::read(&mut connection).await.unwrap();
+        assert_problem(&answer, StatusCode::BAD_GATEWAY, "ORIGIN_UNREACHABLE");
+    }
+    let open = async || client::send(site.address(), request("/", "x")).await.unwrap();
+    eventually("the breaker opens", open, |answer| answer.text().contains("CIRCUIT_OPEN")).await;
+    assert_unharmed(&site.stack);
+}
+
+/// The origin's time begins when it has the request.
+#[tokio::test]
+async fn a_slow_upload_does_not_use_up_the_origin_s_time() {
+    let site = Site::start_with(failing_policy(), StoreChoice::Redis, |edge| {
+        edge.with("TOLLGATE_ORIGIN_TIMEOUT", "500ms")
+    });
+    let site = site.await;
+    site.origin.set_reply(Reply { body: ReplyBody::Returned, ..Reply::default() });
+    assert_eq!(slow_echo(&site, Duration::from_millis(1200)).await, b"early late");
+    is_over(&site).await;
+    site.origin.set_reply(Reply { delay: Duration::from_secs(60), ..Reply::default() });
+    let begun = Instant::now();
+    let mut connection = TcpStream::connect(site.address()).await.unwrap();
+    let head = "POST / HTTP/1.1\r\nhost: tollgate.test\r\ncontent-length: 2\r\n\r\nab";
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let answer = client::read(&mut connection).await.unwrap();
+    assert_problem(&answer, StatusCode::GATEWAY_TIMEOUT, "ORIGIN_TIMEOUT");
+    assert!(begun.elapsed() >= Duration::from_millis(490), "{:?}", begun.elapsed());
+    assert_unharmed(&site.stack);
+}
+
+/// A breaker that the third failure opens, and a limit that it uses up; for the lock, each request waits until the one before is over.
+fn failing_policy() -> Value {
+    let count = json!({ "count": "failures", "key": ["const:all"] });
+    let guards = json!({
+        "circuit_breaker": { "failures": 3, "within": "1h", "open_for": "1h", "name": "origin" },
+        "lock": { "name": "one", "key": ["const:all"], "lease": "1h", "wait": "15s" },
+    });
+    let limited = json!({ "rate_limits": [with(limit("failures", "fixed_window", 3), count)] });
+    let after = with(guards.clone(), json!({ "name": "after", "match": { "path": "/after" } }));
+    let by_body = with(limit("body", "fixed_window", 9), json!({ "key": ["body:/id"] }));
+    let read = json!({ "name": "read", "match": { "path": "/read" }, "rate_limits": [by_body] });
+    json!({ "routes": [after, read], "default": with(guards, limited) })
+}
+
+/// Waits until a request is over, by one that the origin answers.
+async fn is_over(site: &Site) {
+    let answer = client::send(site.address(), request("/after", "x")).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{answer}");
+}
 
 /// Clients leave while they wait for the store, for the origin, and in the middle of an answer. Nobody else notices.
 #[tokio::test]

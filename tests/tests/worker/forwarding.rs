@@ -12,7 +12,8 @@ use hyper::client::conn::http1;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tollgate_tests::client::{self, Answer};
 use tollgate_tests::ports;
@@ -22,7 +23,7 @@ use tungstenite::Message;
 use tungstenite::handshake::server as handshake;
 
 use crate::Site;
-use crate::support::{assert_unharmed, limit, policy, request, routes};
+use crate::support::{assert_unharmed, limit, policy, request, routes, with};
 
 /// Each piece is answered before the next is sent, so nothing on the way waits for the whole.
 #[tokio::test]
@@ -85,6 +86,16 @@ async fn every_method_arrives() {
         assert_eq!(seen["path"], "/things?x=1");
         assert_eq!(header(&seen, "content-type"), ["text/odd"]);
     }
+    // The same where the decision goes by the body.
+    let reading = start_reading_bodies().await;
+    for body in ["", "{\"id\":7}", &*"x".repeat(100_000)] {
+        let request =
+            Request::post("/read").header("host", "tollgate.test").body(Full::from(body.to_owned()));
+        let answer = client::send(reading.address(), request.unwrap()).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{answer}");
+        let seen = answer.json().unwrap();
+        assert_eq!((&seen["method"], &seen["body_length"]), (&"POST".into(), &body.len().into()), "{seen}");
+    }
     let before = site.origin.requests();
     let head = Request::head("/things").header("host", "tollgate.test").body(Full::default()).unwrap();
     let answer = client::send(site.address(), head).await.unwrap();
@@ -93,6 +104,80 @@ async fn every_method_arrives() {
     assert!(answer.header("x-ratelimit-remaining").is_some(), "{answer}");
     assert_eq!(site.origin.requests(), before + 1);
     assert_unharmed(&site.stack);
+}
+
+/// Some clients send bodies with these methods, and empty ones more do.
+#[tokio::test]
+async fn a_get_or_head_with_a_body_arrives() {
+    let site = start_reading_bodies().await;
+    let big = "x".repeat(100_000);
+    let too_big = "x".repeat((1 << 20) + 1);
+    for method in ["GET", "HEAD"] {
+        for path in ["/", "/read"] {
+            for (body, length) in [("", 0), ("{\"id\":7}", 8), (&*big, 100_000)] {
+                let before = site.origin.requests();
+                let fields = format!("content-length: {length}");
+                let answer = with_a_body(&site, method, path, &fields, body).await;
+                assert_eq!(answer.status, StatusCode::OK, "{method} {path} {length}: {answer}");
+                assert_eq!(site.origin.requests(), before + 1);
+                if method == "GET" {
+                    let seen = answer.json().unwrap();
+                    assert_eq!(
+                        (&seen["method"], &seen["body_length"]),
+                        (&method.into(), &length.into()),
+                        "{path}"
+                    );
+                    assert!(header(&seen, "transfer-encoding").is_empty(), "{seen}");
+                }
+            }
+            let empty = with_a_body(&site, method, path, "transfer-encoding: chunked", "0\r\n\r\n").await;
+            assert_eq!(empty.status, StatusCode::OK, "{method} {path}: {empty}");
+            let before = site.origin.requests();
+            let unsized_body = "2\r\nab\r\n0\r\n\r\n";
+            let refused = with_a_body(&site, method, path, "transfer-encoding: chunked", unsized_body).await;
+            let fields = format!("content-length: {}", too_big.len());
+            let large = with_a_body(&site, method, path, &fields, &too_big).await;
+            let statuses = (refused.status, large.status);
+            assert_eq!(
+                statuses,
+                (StatusCode::LENGTH_REQUIRED, StatusCode::PAYLOAD_TOO_LARGE),
+                "{refused}\n{large}"
+            );
+            if method == "GET" {
+                crate::failures::assert_problem(&refused, StatusCode::LENGTH_REQUIRED, "LENGTH_REQUIRED");
+                crate::failures::assert_problem(&large, StatusCode::PAYLOAD_TOO_LARGE, "REQUEST_TOO_LARGE");
+            }
+            assert_eq!(site.origin.requests(), before, "{method} {path}");
+        }
+    }
+    assert_unharmed(&site.stack);
+}
+
+/// A breaker that the first failure opens, and on one path a guard that reads bodies.
+async fn start_reading_bodies() -> Site {
+    let breaker = json!({ "name": "origin", "failures": 1, "within": "1h", "open_for": "1h" });
+    let limit = with(limit("read", "fixed_window", QUOTA), json!({ "key": ["body:/id"] }));
+    let read = json!({ "name": "read", "match": { "path": "/read" }, "rate_limits": [limit], "circuit_breaker": breaker });
+    Site::start(json!({ "routes": [read], "default": { "circuit_breaker": breaker } })).await
+}
+
+/// Sends a body as no well-behaved client would.
+async fn with_a_body(site: &Site, method: &str, path: &str, fields: &str, body: &str) -> Answer {
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: tollgate.test\r\nconnection: close\r\n{fields}\r\n\r\n");
+    let mut connection = TcpStream::connect(site.address()).await.unwrap();
+    let whole = [head.as_bytes(), body.as_bytes()].concat();
+    // A server that refuses early may close before all is sent.
+    let _ = connection.write_all(&whole).await;
+    if method != "HEAD" {
+        return client::read(&mut connection).await.unwrap();
+    }
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, connection.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let head = String::from_utf8(answer).unwrap();
+    assert!(head.ends_with("\r\n\r\n"), "the answer to a HEAD has no body: {head}");
+    let status = StatusCode::from_bytes(head.split(' ').nth(1).unwrap().as_bytes()).unwrap();
+    Answer { status, headers: hyper::HeaderMap::new(), body: Bytes::new() }
 }
 
 /// A refusal to a `HEAD` has no body either, and does not reach the origin.

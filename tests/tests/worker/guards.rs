@@ -331,6 +331,38 @@ async fn a_breaker_opens_for_both_and_then_lets_one_probe_through() {
     assert_unharmed(&site.stack);
 }
 
+// ---- Idempotency keys.
+
+/// What is no text would be replayed as something else.
+#[tokio::test]
+async fn an_answer_with_a_field_that_is_no_text_is_not_kept() {
+    let keyed = json!({ "idempotency": { "key": ["header:x-client"], "required": true } });
+    let site = Site::start(policy(&keyed)).await;
+    let send = async |key: &str| {
+        let mut request = request("/", "x");
+        *request.method_mut() = hyper::Method::POST;
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        client::send(site.address(), request).await.unwrap()
+    };
+    for (key, sent) in [("text", "caf\u{e9} \u{20ac}".as_bytes()), ("none", b"caf\xe9")] {
+        let field = (HeaderName::from_static("x-odd"), HeaderValue::from_bytes(sent).unwrap());
+        site.origin.set_reply(Reply { headers: vec![field], ..Reply::default() });
+        let first = send(key).await;
+        assert_eq!(first.headers["x-odd"].as_bytes(), sent, "{first}");
+        let again = async || send(key).await;
+        let is_told = |answer: &Answer| !answer.text().contains("IDEMPOTENCY_IN_PROGRESS");
+        let again = eventually("the first one is over", again, is_told).await;
+        if key == "text" {
+            assert_eq!(again.header("idempotent-replayed"), Some("true"), "{again}");
+            assert_eq!(again.headers["x-odd"].as_bytes(), sent, "{again}");
+        } else {
+            assert_problem(&again, StatusCode::CONFLICT, "IDEMPOTENT_RESPONSE_NOT_KEPT");
+        }
+    }
+    assert_eq!(site.origin.requests(), 2);
+    assert_unharmed(&site.stack);
+}
+
 // ---- Without the store.
 
 #[tokio::test]

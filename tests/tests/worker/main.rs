@@ -37,6 +37,7 @@ mod operators;
 mod panics;
 #[path = "../support/mod.rs"]
 mod support;
+mod urls;
 #[path = "../support/walk.rs"]
 mod walk;
 

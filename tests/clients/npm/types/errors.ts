@@ -1,6 +1,6 @@
 // Mistakes that the types find. The compiler reports each `@ts-expect-error` below which there is none.
 
-import { createGuard, type Decision, type Policy, type RateLimit } from "tollgate";
+import { createGuard, fromNode, type Decision, type Policy, type RateLimit } from "tollgate";
 
 // @ts-expect-error a policy is required
 await createGuard({});
@@ -49,6 +49,10 @@ export const response: Response = decision.response;
 decision.allowed = true;
 // @ts-expect-error a refusal is complete
 await decision.complete(new Response());
+// @ts-expect-error there is nothing to abandon
+decision.abandon();
+// @ts-expect-error that is no request of Node's
+fromNode("/path");
 // @ts-expect-error a lease is required
 export const lock: Policy = { routes: [{ name: "a", lock: { key: ["client_ip"] } }] };
 // @ts-expect-error one of them at a time

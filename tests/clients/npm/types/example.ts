@@ -1,6 +1,6 @@
 // What users write. It is compiled, not run.
 
-import { createGuard, type Breaker, type Decision, type Guard, type LimitDecision, type Policy } from "tollgate";
+import { createGuard, fromNode, type Breaker, type Decision, type Guard, type LimitDecision, type Policy } from "tollgate";
 
 import file from "./policy.json" with { type: "json" };
 
@@ -75,6 +75,13 @@ export async function middleware(
   const upstream = await fetch("https://upstream.example", { headers: decision.onward(request.headers) });
   return decision.guards.length > 0 ? decision.complete(upstream) : decision.apply(upstream);
 }
+
+// As of Node's `http`, without its types.
+declare const req: { method: string; url: string; rawHeaders: string[]; socket: { encrypted?: boolean } };
+const sent = await guard.check(fromNode(req), { ip: "192.0.2.1" });
+const decided: string | null = sent.url;
+if (sent.allowed) sent.abandon();
+void [decided, fromNode({ method: undefined, url: undefined, rawHeaders: [] }).headers.get("x")];
 
 const answer: LimitDecision = await guard.limit("burst", ["k-123", "192.0.2.1"] as const, { cost: 2 });
 const wait: number = answer.allowed ? 0 : answer.retryAfterMs;
