@@ -215,7 +215,7 @@ impl Completion {
     /// It is no failure of the upstream, and none that a limit counts. A reservation stays until its lease ends: nobody knows whether
     /// the request was carried out. Once there was an answer, this does nothing.
     pub fn abandoned<S: Shards>(&mut self, local: &mut Local<S>, now: Timestamp) -> Vec<Op> {
-        self.due.revokes = None;
+        self.due.revokes.clear();
         self.due.keeping.take_if(|keeping| keeping.recorder.is_none());
         let mut ops = Vec::new();
         for (limit, owed) in core::mem::take(&mut self.due.counted) {
