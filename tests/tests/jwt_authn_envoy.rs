@@ -1,6 +1,12 @@
 //! Envoy's own `jwt_authn` in front of the filter: only what it has verified is believed.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::float_arithmetic,
+    reason = "test code: a panic is a failed test"
+)]
 
 mod support;
 

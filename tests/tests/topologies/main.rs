@@ -23,6 +23,7 @@ use tokio::time::sleep;
 use tollgate_shared::key::Key;
 use tollgate_shared::redis::rest::Progress;
 use tollgate_shared::redis::{Clock, Pipeline};
+use tollgate_shared::revocation::Reach;
 use tollgate_shared::store::{Op, Outcome as Done};
 use tollgate_shared::time::Span;
 use tollgate_tests::gateway::Gateway;
@@ -410,8 +411,9 @@ async fn a_revocation_that_was_acknowledged_is_seen_before_replicas_have_it() {
 async fn seen_before_replicas_have_it(gateway: &Gateway, master: &Redis, replicas: &[&Redis]) {
     let mut rest = Rest::new(gateway.address(), TOKEN);
     let key = || Key::from_stored(REVOKED);
-    let revoke = Op::Revoke { key: key(), ttl: Span::from_millis(60_000).unwrap(), before: None };
-    assert_eq!(performed(&mut rest, revoke).await, Done::Kept);
+    let revoke = Op::Revoke { key: key(), ttl: Span::from_millis(60_000).unwrap(), reach: Reach::default() };
+    let revoked = performed(&mut rest, revoke).await;
+    assert!(matches!(revoked, Done::RevokedUpTo(_)), "{revoked:?}");
     replicated(master, replicas).await.unwrap();
     for replica in replicas {
         let mut replica = connect(replica.address()).await.unwrap();
