@@ -222,12 +222,13 @@ impl Committer {
 
     /// Time passes: who has waited long enough in the queue is decided without the store.
     pub(crate) fn tick(&mut self, now: Timestamp) {
-        self.wake(now);
         if let Some(timeout) = self.store.as_ref().map(|store| millis(store.timeout)) {
             for member in self.queue.take_late(timeout, now) {
                 self.give_up(member, &StoreError::Timeout);
             }
         }
+        // After that: what wakes queues later than `now`, which would look like a clock that was set back.
+        self.wake(now);
         self.tell();
         host::enter(self.root);
         if !self.is_watched() {
