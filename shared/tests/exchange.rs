@@ -13,9 +13,10 @@ use tollgate_shared::local::Local;
 use tollgate_shared::policy::{Policy, Surroundings};
 use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::request::Request;
+use tollgate_shared::revocation::Reach;
 use tollgate_shared::store::memory::HeapShards;
-use tollgate_shared::store::{Memory, StoreError};
-use tollgate_shared::time::Timestamp;
+use tollgate_shared::store::{Memory, Op, StoreError};
+use tollgate_shared::time::{Span, Timestamp};
 
 /// A counter is full for a moment because a request charged it that another limit then refuses. Whoever was refused
 /// in that moment must not be kept out for the rest of the day.
@@ -131,6 +132,63 @@ fn a_request_without_a_token_that_holds_is_charged_and_then_known() {
     assert_eq!(call.batch().len(), 3, "two limits, and whether it was revoked");
     let outcomes = host.perform(&call, now);
     assert!(matches!(call.resume(&mut host.local, outcomes, now), Step::Call(_)), "and then the lock");
+}
+
+/// What was let through because the store could not be asked is not known to be valid: the next request asks.
+#[test]
+fn what_passed_without_the_store_is_asked_about_again() {
+    let mut host = Host::new(
+        r#"{ "jwt": { "verified_by": "envoy" },
+             "default": { "revocation": { "cache": "1m", "on_store_error": "allow" } } }"#,
+    );
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let call = host.call(&ask, now);
+    let [Op::IsRevoked { key }] = call.batch() else { panic!("{:?}", call.batch()) };
+    let reach = Reach { now, ..Reach::default() };
+    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(60_000).unwrap(), reach };
+    host.store.perform(&revoke, now).unwrap();
+    let step = call.resume(&mut host.local, [Err(StoreError::Unreachable)], now);
+    assert!(matches!(step, Step::Decide(Decision::Allow(_))));
+    let call = host.call(&ask, now);
+    let Decision::Deny(denial) = host.finish(call, now) else { panic!("it is revoked") };
+    assert_eq!(*denial.reason(), Reason::Revoked);
+}
+
+/// A request that is turned away by what it claims has made its attempt, which its limits go on counting.
+#[test]
+fn what_a_lock_turns_away_stays_counted() {
+    let limit = |name: &str| {
+        format!(
+            r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": 2, "window": "1d", "key": ["const:{name}"] }}"#
+        )
+    };
+    let mut host = Host::new(&format!(
+        r#"{{ "default": {{ "rate_limits": [{}, {}], "lock": {{ "key": ["const:all"], "lease": "30s" }} }} }}"#,
+        limit("a"),
+        limit("b"),
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let decided = |host: &mut Host| {
+        let call = host.call(&ask, now);
+        let outcomes = host.perform(&call, now);
+        match call.resume(&mut host.local, outcomes, now) {
+            Step::Call(claim) => host.finish(claim, now),
+            Step::Decide(mut decision) => {
+                host.settle(&mut decision, now);
+                decision
+            }
+            step => panic!("{step:?}"),
+        }
+    };
+    let reason = |decision: Decision| match decision {
+        Decision::Deny(denial) => Some(*denial.reason()),
+        Decision::Allow(_) => None,
+    };
+    assert_eq!(reason(decided(&mut host)), None, "and it holds the lock");
+    assert!(matches!(reason(decided(&mut host)), Some(Reason::Locked { .. })));
+    assert_eq!(reason(decided(&mut host)), Some(Reason::Limits), "the second attempt was the last one");
 }
 
 /// Keys are fetched when a token names one that is not there, refreshed from time to time by one request, and kept when a fetch fails.

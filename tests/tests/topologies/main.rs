@@ -153,6 +153,10 @@ async fn tls_that_is_not_to_be_trusted_is_refused_with_the_reason() {
         let Outcome::Refused(error) = outcome else { panic!("{what}: {outcome:?}") };
         assert!(error.starts_with("ERR redis is unreachable: ") && error.contains(reason), "{what}: {error}");
         assert_eq!(ready.status, 503, "{what}: {ready}");
+        // Why is told to the token.
+        let authorization = format!("Bearer {TOKEN}");
+        let ready =
+            client::get(gateway.address(), "/ready", &[("authorization", &authorization)]).await.unwrap();
         assert!(ready.text().contains(reason), "{what}: {ready}");
     }
 }

@@ -93,7 +93,6 @@ async fn no_path_leaves_that_of_the_origin() {
         ("/%2e%2e/secret", "/base/secret"),
         ("/..\\secret", "/base/secret"),
         ("/a/../../secret", "/base/secret"),
-        ("/..%2fsecret", "/base/..%2fsecret"),
         ("//../secret", "/base/secret"),
         ("/", "/base/"),
     ] {
@@ -101,6 +100,9 @@ async fn no_path_leaves_that_of_the_origin() {
         assert_eq!(answer.status, StatusCode::OK, "{target}: {answer}");
         assert_eq!(answer.json().unwrap()["path"], arrives, "{target}");
     }
+    // Origins read this one in two ways.
+    let answer = send(&site, "GET", "/..%2fsecret", "tollgate.test", "").await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer}");
     assert_unharmed(&site.stack);
 }
 
