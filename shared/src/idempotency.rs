@@ -193,7 +193,7 @@ pub(crate) struct Reservation {
 
 impl Reservation {
     /// Bytes of the words, in front of those of a response.
-    pub(crate) const BYTES: usize = 8 * 8;
+    pub(crate) const BYTES: usize = 9 * 8;
     /// For how long a fence is remembered after what it belongs to has ended, in milliseconds: clocks step back.
     const FENCE_KEPT: u64 = 60 * 1000;
 
@@ -204,14 +204,14 @@ impl Reservation {
         Self { lease: Lease::load(lease, now), fingerprint, kept: *kept != 0 }
     }
 
-    pub(crate) fn words(&self) -> [u64; 8] {
-        let ([a, b, c, d, e], [f, g]) = (self.lease.words(), self.fingerprint.words());
-        [a, b, c, d, e, f, g, u64::from(self.kept)]
+    pub(crate) fn words(&self) -> [u64; 9] {
+        let ([a, b, c, d, e, f], [g, h]) = (self.lease.words(), self.fingerprint.words());
+        [a, b, c, d, e, f, g, h, u64::from(self.kept)]
     }
 
     /// Whether it has to be kept as it is now, even if nothing else changes it.
-    pub(crate) fn was_moved(&self) -> bool {
-        self.lease.was_moved()
+    pub(crate) fn has_changed(&self) -> bool {
+        self.lease.has_changed()
     }
 
     /// Reserves the key for the first who asks, and says what he is to do to everybody else.

@@ -5,11 +5,12 @@
 //! long gone. A lease ends by the store's clock, and its holder may not notice: what must never be done twice hands the
 //! *fence* on, and whatever it guards refuses a fence smaller than one that it has seen.
 //!
-//! Words: the holder (two words), the moment the lease ends, the fence, and for how long it was taken in milliseconds. A
-//! released lease ended at the epoch. `scripts/lease.lua` says the same in Lua.
+//! Words: the holder (two words), the moment the lease ends, the fence, for how long it was taken in milliseconds, and since when
+//! it has seemed to end too late. A released lease ended at the epoch. `scripts/lease.lua` says the same in Lua.
 //!
-//! A lease that ends later than it can, because the clock was ahead when it was taken, is moved: it ends as late from now as
-//! it was taken for, so that its holder still has it for all of its time and others wait no longer than that.
+//! A lease that ends later than it can was taken by a clock that was ahead, or the clock is behind now. It lasts for as long from
+//! the moment when that was noticed as it was taken for, so that its holder still has it for all of its time and others wait no
+//! longer than that. Its end is kept: a clock that was behind for a moment only finds the lease as it was.
 
 use crate::id::Holder;
 use crate::time::Span;
@@ -24,27 +25,38 @@ pub(crate) struct Lease {
     until: u64,
     fence: u64,
     span: u64,
-    moved: bool,
+    noticed: u64,
+    changed: bool,
 }
 
 impl Lease {
     /// The lease that `words` were written by; a free one for what cannot be read.
     pub(crate) fn load(words: &[u64], now: u64) -> Self {
-        let [first, second, until, fence, span] = *words else { return Self::default() };
-        let latest = now.saturating_add(span);
+        let [first, second, until, fence, span, noticed] = *words else { return Self::default() };
         let holder = Holder::from_words([first, second]);
-        Self { holder, until: until.min(latest), fence, span, moved: until > latest }
+        let is_news = until > now.saturating_add(span) && !(1..=now).contains(&noticed);
+        Self { holder, until, fence, span, noticed: if is_news { now } else { noticed }, changed: is_news }
     }
 
-    pub(crate) fn words(&self) -> [u64; 5] {
+    pub(crate) fn words(&self) -> [u64; 6] {
         let [first, second] = self.holder.words();
-        [first, second, self.until, self.fence, self.span]
+        [first, second, self.until, self.fence, self.span, self.noticed]
     }
 
-    /// Whether it has to be kept as it is now, even if nothing else changes it: otherwise it would be moved each time it is loaded,
-    /// and never end.
-    pub(crate) fn was_moved(&self) -> bool {
-        self.moved
+    /// Whether it has to be kept as it is now, even if nothing else changes it: otherwise it would be noticed each time that it
+    /// ends too late, and it would never end.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// When it ends.
+    fn end(&self, now: u64) -> u64 {
+        if self.until > now.saturating_add(self.span) {
+            let noticed = if self.noticed == 0 { now } else { self.noticed };
+            noticed.saturating_add(self.span)
+        } else {
+            self.until
+        }
     }
 
     /// Takes the lease, or takes it once more: its fence; `None` while another one holds it.
@@ -80,12 +92,12 @@ impl Lease {
 
     /// Makes the lease end `span` from now, earlier or later than it would have.
     pub(crate) fn end_in(&mut self, span: Span, now: u64) {
-        self.span = span.as_millis();
+        (self.span, self.noticed) = (span.as_millis(), 0);
         self.until = now.saturating_add(self.span);
     }
 
     pub(crate) fn is_held(&self, now: u64) -> bool {
-        self.until > now
+        self.end(now) > now
     }
 
     pub(crate) fn is_held_by(&self, holder: Holder, now: u64) -> bool {
@@ -94,20 +106,20 @@ impl Lease {
 
     /// Milliseconds until the lease ends.
     pub(crate) fn rest(&self, now: u64) -> u64 {
-        self.until.saturating_sub(now)
+        self.end(now).saturating_sub(now)
     }
 
     /// The moment from which the lease means nothing; `None` if that is now.
     pub(crate) fn expires(&self, now: u64) -> Option<u64> {
-        match (self.until.max(now), self.fence) {
+        match (self.until.max(self.end(now)).max(now), self.fence) {
             (until, 0) => (until > now).then_some(until),
             (until, _) => Some(until.saturating_add(FENCE_KEPT)),
         }
     }
 
     fn prolong(&mut self, lease: Span, now: u64) {
-        self.until = self.until.max(now.saturating_add(lease.as_millis()));
-        self.span = self.until.saturating_sub(now);
+        self.until = self.end(now).max(now.saturating_add(lease.as_millis()));
+        (self.span, self.noticed) = (self.until.saturating_sub(now), 0);
     }
 }
 
@@ -154,12 +166,24 @@ mod tests {
         let mut lease = Lease::default();
         assert_eq!(lease.acquire(A, SECOND, true, 900_000), Some(900_000));
         let mut lease = Lease::load(&lease.words(), 5000);
-        assert!(lease.was_moved());
+        assert!(lease.has_changed());
         assert_eq!((lease.acquire(B, SECOND, true, 5000), lease.rest(5000)), (None, 1000));
         let mut lease = Lease::load(&lease.words(), 5999);
-        assert!(!lease.was_moved());
+        assert!(!lease.has_changed());
         assert_eq!(lease.acquire(B, SECOND, true, 5999), None);
         assert_eq!(lease.acquire(B, SECOND, true, 6000), Some(900_001), "fences rise all the same");
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_for_a_moment_lets_no_second_holder_in() {
+        let mut lease = Lease::default();
+        let hour = Span::from_millis(3_600_000).unwrap();
+        assert_eq!(lease.acquire(A, hour, true, 9_000_000), Some(9_000_000));
+        let mut lease = Lease::load(&lease.words(), 5000);
+        assert_eq!(lease.acquire(B, hour, true, 5000), None);
+        let mut lease = Lease::load(&lease.words(), 9_003_000);
+        assert_eq!((lease.acquire(B, hour, true, 9_003_000), lease.rest(9_003_000)), (None, 3_597_000));
+        assert!(lease.is_held_by(A, 9_003_000));
     }
 
     #[test]

@@ -88,11 +88,11 @@ pub const RATE_LIMIT: Script =
 pub const REFUND: Script = script!("../scripts/refund.lua", "873bf64512d7ca13909ece5d2dd499ad56f85b97");
 
 /// Performs [`Op::Acquire`], [`Op::Extend`] and [`Op::Release`].
-pub const LEASE: Script = script!("../scripts/lease.lua", "88f9be326ae0a9dad8070ef42c8ee326a77a9831");
+pub const LEASE: Script = script!("../scripts/lease.lua", "8b04205f8d0a04c9f385c5dd0c3d2aaef70b1919");
 
 /// Performs [`Op::Reserve`], [`Op::Keep`] and [`Op::Abandon`].
 pub const IDEMPOTENCY: Script =
-    script!("../scripts/idempotency.lua", "f5a2fad06cc56a7bdfaddefa60872515cd58ca4e");
+    script!("../scripts/idempotency.lua", "ae1ca9deb284d946f0d3e64167269e9ce40cc34c");
 
 /// Performs [`Op::View`], [`Op::Probe`], [`Op::Report`] and [`Op::Force`].
 pub const CIRCUIT_BREAKER: Script =

@@ -1,6 +1,7 @@
 -- Reserves idempotency keys and keeps responses: the twin of idempotency::Reservation.
 --
--- KEYS[1]  'HOLDER until fence ms FINGERPRINT', the ms for which it is reserved or kept, and ' RESPONSE' in base64 once it is kept
+-- KEYS[1]  'HOLDER until fence ms/noticed FINGERPRINT', the ms for which it is reserved or kept, since when it has seemed to
+--          end too late or 0; and ' RESPONSE' in base64 once it is kept
 -- ARGV[1]  milliseconds since the epoch, or '' for the server's clock
 -- ARGV[2]  s reserve, k keep, a abandon; then the holder; s and k: ms; s: the fingerprint; k: the response
 --
@@ -15,19 +16,25 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local held_by, till, fence, span, fingerprint, response =
-  string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+) (%d+) (%x+)(.*)$')
-till, fence, span = tonumber(till) or 0, tonumber(fence) or 0, tonumber(span) or 0
+local text = call('GET', key) or ''
+local held_by, till, fence, span, noticed, fingerprint, response =
+  string.match(text, '^(%x+) (%d+) (%d+) (%d+)/(%d+) (%x+)(.*)$')
+if not held_by then held_by, till, fence, fingerprint, response = string.match(text, '^(%x+) (%d+) (%d+) (%x+)(.*)$') end
+till, fence, span, noticed = tonumber(till) or 0, tonumber(fence) or 0, tonumber(span), tonumber(noticed) or 0
+span = span or till
 
 local function put(name, ends, last)
-  local text = string.format('%s %d %d %d %s', name, ends, fence, span, fingerprint) .. last
-  call('SET', key, text, 'PX', max(0, ends - now) + 60000)
+  local head = string.format('%s %d %d %d/%d %s', name, ends, fence, span, noticed, fingerprint)
+  call('SET', key, head .. last, 'PX', max(0, ends - now) + 60000)
 end
 
--- It ends later than it can: it was written by a clock that was ahead, and is moved.
+-- It ends later than it can: the clock was ahead when it was written, or is behind now.
 if till > now + span then
-  till = now + span
-  put(held_by, till, response)
+  if noticed == 0 or noticed > now then
+    noticed = now
+    put(held_by, till, response)
+  end
+  till = noticed + span
 end
 local held, kept = till > now, response and response ~= ''
 local ours = held and held_by == holder
@@ -41,7 +48,7 @@ if verb == 's' then
     fence, fingerprint = max(fence + 1, now), ARGV[5]
   end
   till = max(till, now + tonumber(ARGV[4]))
-  span = till - now
+  span, noticed = till - now, 0
   put(holder, till, '')
   return { 0, fence }
 end
@@ -50,7 +57,7 @@ if not ours or kept and verb == 'a' then return { 1 } end
 if verb == 'a' then
   put(holder, 0, '')
 elseif not kept then
-  span = tonumber(ARGV[4])
+  span, noticed = tonumber(ARGV[4]), 0
   put(holder, now + span, ' ' .. ARGV[5])
 end
 return { 0 }

@@ -1,6 +1,6 @@
 -- Takes, extends and ends leases: the twin of lease::Lease.
 --
--- KEYS[1]  'HOLDER until fence ms', the ms for which it was taken
+-- KEYS[1]  'HOLDER until fence ms', the ms for which it was taken, and ' noticed', since when it has seemed to end too late
 -- ARGV[1]  milliseconds since the epoch, or '' for the server's clock
 -- ARGV[2]  a acquire, e extend, r release; then the holder; a and e: ms; a: 1 for a fence, otherwise 0
 --
@@ -14,18 +14,23 @@ if not now then
   now = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local held_by, till, fence, span = string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+) (%d+)$')
-till, fence, span = tonumber(till) or 0, tonumber(fence) or 0, tonumber(span) or 0
+local held_by, till, fence, span, noticed =
+  string.match(call('GET', key) or '', '^(%x+) (%d+) (%d+) ?(%d*) ?(%d*)$')
+till, fence, span, noticed = tonumber(till) or 0, tonumber(fence) or 0, tonumber(span), tonumber(noticed) or 0
+span = span or till
 
-local function put(name, ends)
+local function put(name, ends, rest)
   local grace = fence == 0 and 60000 or 86400000
-  call('SET', key, string.format('%s %d %d %d', name, ends, fence, span), 'PX', max(0, ends - now) + grace)
+  call('SET', key, string.format('%s %d %d %d', name, ends, fence, span) .. rest, 'PX', max(0, ends - now) + grace)
 end
 
--- It ends later than it can: it was taken by a clock that was ahead, and is moved.
+-- It ends later than it can: the clock was ahead when it was taken, or is behind now.
 if till > now + span then
-  till = now + span
-  put(held_by, till)
+  if noticed == 0 or noticed > now then
+    noticed = now
+    put(held_by, till, string.format(' %d', noticed))
+  end
+  till = noticed + span
 end
 if till > now then
   if held_by ~= holder then return verb == 'a' and { 1, till - now } or { 1 } end
@@ -37,10 +42,10 @@ end
 
 -- A fence is remembered for a day after its lease.
 if verb == 'r' then
-  if fence == 0 then call('DEL', key) else put(holder, 0) end
+  if fence == 0 then call('DEL', key) else put(holder, 0, '') end
   return { 0 }
 end
 till = max(till, now + tonumber(ARGV[4]))
 span = till - now
-put(holder, till)
+put(holder, till, '')
 return { 0, fence }

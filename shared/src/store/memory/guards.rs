@@ -56,7 +56,7 @@ fn lease(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
         Op::Release { holder, .. } if state.release(*holder, now) => Outcome::Released,
         _ => Outcome::Lost,
     };
-    if matches!(outcome, Outcome::Held { .. } | Outcome::Lost) && !state.was_moved() {
+    if matches!(outcome, Outcome::Held { .. } | Outcome::Lost) && !state.has_changed() {
         return outcome;
     }
     match state.expires(now) {
@@ -69,7 +69,7 @@ fn lease(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
 fn idempotency(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
     let (words, kept) = shard.get_with_bytes(key, Reservation::BYTES);
     let mut state = Reservation::load(&words, now);
-    if state.was_moved() {
+    if state.has_changed() {
         let kept = kept.to_vec();
         shard.put_with_bytes(key, &state.words(), &kept, state.expires(now), now);
         return idempotency(op, key, shard, now);
