@@ -43,6 +43,9 @@ pub trait Request {
     }
 }
 
+/// More parameters than this are not all read by every upstream: PHP, `qs` and Django stop after a thousand.
+const MAX_PARAMETERS: usize = 1000;
+
 /// Most bytes of a body that are read: 64 KiB. What is behind them tells nobody apart.
 pub const MAX_BODY: usize = 64 * 1024;
 
@@ -140,6 +143,10 @@ pub(crate) fn cookie(request: &dyn Request, name: &str, read: &mut dyn FnMut(Rea
 /// same name for several. The case of names counts.
 #[inline(never)]
 pub(crate) fn parameter(query: &[u8], name: &str, read: &mut dyn FnMut(Reading<'_>)) {
+    // Many readers stop after a thousand parameters, and what they have read until then is another query.
+    if query.iter().filter(|byte| matches!(byte, b'&' | b';')).count() >= MAX_PARAMETERS {
+        return read(Reading::Several);
+    }
     for pair in query.split(|byte| *byte == b'&') {
         let is_whole = !pair.contains(&b';');
         for piece in pair.split(|byte| *byte == b';') {
@@ -182,17 +189,22 @@ fn is_like(own: &[u8], name: &str) -> bool {
     percent_decode(own).map(fold).eq(name.bytes().map(fold))
 }
 
-/// Whether some reader takes the parameter with this key for the one called `name`, or for a list of that name.
+/// Whether some reader takes the parameter with this key for the one called `name`, or for a list of that name. PHP ends a name at a
+/// NUL, and Node's `qs` takes off brackets around one.
 fn is_like_parameter(key: &[u8], name: &str) -> bool {
-    let mut own = form_decode(key).skip_while(|byte| *byte == b' ');
-    let mut named = name.bytes();
-    loop {
-        return match (own.next(), named.next()) {
-            (Some(own), Some(named)) if underscore(own) == underscore(named) => continue,
-            (rest, None) => matches!(rest, None | Some(b'[')),
-            _ => false,
-        };
-    }
+    let is_like = |own: &mut dyn Iterator<Item = u8>| {
+        let mut named = name.bytes();
+        loop {
+            return match (own.next(), named.next()) {
+                (Some(own), Some(named)) if underscore(own) == underscore(named) => continue,
+                (rest, None) => matches!(rest, None | Some(b'[' | b']' | 0)),
+                _ => false,
+            };
+        }
+    };
+    let is_blank = |byte: &u8| *byte == b' ';
+    is_like(&mut form_decode(key).skip_while(is_blank))
+        || is_like(&mut form_decode(key).skip_while(is_blank).skip_while(|byte| *byte == b'['))
 }
 
 /// What PHP makes of a byte of a name.
@@ -206,8 +218,15 @@ fn unquote(value: &[u8]) -> Option<&[u8]> {
     match value {
         [b'"', inner @ .., b'"'] => (!inner.iter().any(|byte| matches!(byte, b'"' | b'\\'))).then_some(inner),
         [b'"', ..] => None,
-        value => (!value.iter().any(ends)).then_some(value),
+        value => (!value.iter().any(ends) && !has_blank_end(value)).then_some(value),
     }
+}
+
+/// Whether a value begins or ends with a blank that is not ASCII, or with a control character: Django takes those off, others do not.
+fn has_blank_end(value: &[u8]) -> bool {
+    let is_blank =
+        |character: char| character.is_whitespace() || character.is_control() || character == '\u{feff}';
+    core::str::from_utf8(value).is_ok_and(|text| text.starts_with(is_blank) || text.ends_with(is_blank))
 }
 
 fn decode(value: &[u8]) -> Reading<'_> {
@@ -312,9 +331,39 @@ mod tests {
             ("x=y t_k = a", "!"),
             ("x,t_k=a", "!"),
             ("x=\"y\" T_k=a", "!"),
+            ("t_k=a\u{a0}", "!"),
+            ("t_k=\u{2003}a", "!"),
+            ("t_k=a\u{1f}", "!"),
+            ("t_k=\u{e9}a\u{a0}b\u{e9}", "\u{e9}a\u{a0}b\u{e9}"),
         ] {
             assert_eq!(read(line), said, "{line}");
         }
+    }
+
+    #[test]
+    fn parameters_are_read_as_lenient_readers_do() {
+        let read = |query: &str| {
+            let mut found: Vec<String> = Vec::new();
+            parameter(query.as_bytes(), "user", &mut |reading| {
+                found.push(match reading {
+                    Reading::One(value) => String::from_utf8_lossy(&value).into_owned(),
+                    Reading::Several => "!".into(),
+                });
+            });
+            found.join("|")
+        };
+        for (query, said) in [
+            ("user=a", "a"),
+            ("user=a&user%00=b", "a|!"),
+            ("user=a&%5Buser%5D=b", "a|!"),
+            ("user=a&[user=b", "a|!"),
+            ("user=a&user[]=b", "a|!"),
+            ("user=a&users=b&xuser=c", "a"),
+        ] {
+            assert_eq!(read(query), said, "{query}");
+        }
+        assert_eq!(read(&("a&".repeat(998) + "user=a")), "a");
+        assert_eq!(read(&("a&".repeat(1000) + "user=a")), "!");
     }
 
     #[test]

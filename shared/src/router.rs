@@ -137,12 +137,12 @@ impl Search<'_> {
 /// Lower case, without port and trailing dot; `None` for what cannot be a host name.
 fn normalize_host(host: &[u8]) -> Option<String> {
     let text = core::str::from_utf8(host).ok()?;
-    let without_port = match text.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
-        _ => text,
+    // Whatever stands behind the name: readers disagree about what a port may be, and many look at the name alone.
+    let name = match text.strip_prefix('[') {
+        Some(_) => text.split_inclusive(']').next().unwrap_or(text),
+        None => text.split(':').next().unwrap_or(text),
     };
-    let name = without_port.strip_suffix('.').unwrap_or(without_port);
-    Some(name.to_ascii_lowercase())
+    Some(name.trim_end_matches('.').to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -200,6 +200,9 @@ mod tests {
         let path = Path::normalize(b"/x", PathCase::Sensitive);
         let find = |host: &str| router.find(&path, host.as_bytes(), &mut |_| true);
         assert_eq!(find("API.example.com.:8080"), Some(0));
+        for host in ["api.example.com:x", "api.example.com:80:80", "api.example.com:", "api.example.com.."] {
+            assert_eq!(find(host), Some(0), "{host}");
+        }
         assert_eq!(find("a.b.example.com"), Some(1));
         assert_eq!(find("example.com"), Some(2));
         assert_eq!(find("[::1]:80"), Some(2));
