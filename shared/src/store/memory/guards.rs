@@ -72,8 +72,8 @@ fn idempotency(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
     if state.has_changed() {
         let kept = kept.to_vec();
         shard.put_with_bytes(key, &state.words(), &kept, state.expires(now), now);
-        return idempotency(op, key, shard, now);
     }
+    let (_, kept) = shard.get_with_bytes(key, Reservation::BYTES);
     let (outcome, response) = match op {
         Op::Reserve { holder, fingerprint, lease, .. } => {
             match state.reserve(*holder, *fingerprint, *lease, now) {
