@@ -99,7 +99,9 @@ impl Rules {
             return None;
         }
         let arguments: Vec<&[u8]> = arguments.collect();
-        let name = String::from_utf8_lossy(arguments.first().copied().unwrap_or_default());
+        // Cut, because an answer that repeats a name of many megabytes is counted by nobody.
+        let name = arguments.first().copied().unwrap_or_default();
+        let name = String::from_utf8_lossy(name.get(..LONGEST_NAME).unwrap_or(name));
         let Some(info) = info else {
             return Some(format!("NOPERM this token may not use '{name}', which the gateway does not know"));
         };
@@ -221,6 +223,9 @@ fn is_harmless(info: &Info) -> bool {
 fn runs_code(info: &Info) -> bool {
     matches!(info.name, "EVAL" | "EVAL_RO" | "EVALSHA" | "EVALSHA_RO" | "FCALL" | "FCALL_RO")
 }
+
+/// Bytes of a command's name that an error repeats: more than any command has.
+const LONGEST_NAME: usize = 64;
 
 #[cfg(test)]
 mod tests {
