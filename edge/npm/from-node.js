@@ -12,8 +12,9 @@ export function fromNode(req) {
     throw new TypeError("req: expected an IncomingMessage of Node's");
   const headers = fields(rawHeaders);
   const scheme = socket?.encrypted ? "https" : "http";
-  const request = { method, url: absolute(scheme, req.authority || headers.get("host"), target), headers };
-  if (TWO_READINGS.test(target)) ambiguous.add(request);
+  const host = req.authority || headers.get("host");
+  const request = { method, url: absolute(scheme, host, target), headers };
+  if (TWO_READINGS.test(target) || namesAnotherHost(target, host)) ambiguous.add(request);
   return request;
 }
 
@@ -22,9 +23,19 @@ export function isAmbiguous(request) {
   return ambiguous.has(request);
 }
 
+/**
+ * Whether a target in absolute form has another host than the request, or none that a slash ends: some routers go by the one and some by the
+ * other, and some take what follows the next slash for the path.
+ */
+function namesAnotherHost(target, host) {
+  const [, authority, path] = ABSOLUTE.exec(target) ?? [];
+  if (authority === undefined) return false;
+  return authority.toLowerCase() !== String(host).toLowerCase() || (path !== "" && !path.startsWith("/"));
+}
+
 /** A URL whose path is that of the target, whatever that looks like: one that begins with two slashes names no host. */
 function absolute(scheme, host, target) {
-  const [, authority, path] = /^[a-z][a-z0-9+.-]*:\/\/([^/?#\\]*)(.*)$/is.exec(target) ?? [, host, target];
+  const [, authority, path] = ABSOLUTE.exec(target) ?? [, host, target];
   const origin = originOf(scheme, authority) ?? originOf(scheme, host) ?? `${scheme}://host.invalid`;
   // `*` asks about the server as a whole.
   const rest = path === "*" ? "/" : /^[/\\]/.test(path) ? path : `/${path}`;
@@ -55,5 +66,7 @@ function fields(raw) {
   return headers;
 }
 
+/** Scheme, authority and the rest. */
+const ABSOLUTE = /^[a-z][a-z0-9+.-]*:\/\/([^/?#\\]*)(.*)$/is;
 /** A backslash, a dot segment or a fragment in the path. */
 const TWO_READINGS = /^[^?]*?(?:[\\#]|\/(?:\.|%2e){1,2}(?:[/?#]|$))/i;

@@ -397,7 +397,10 @@ async function write(writable, bytes) {
 /** A way for bytes, which says how many if that is known. */
 function stream(headers) {
   const length = headers.get("content-length");
-  return length === null ? new IdentityTransformStream() : new FixedLengthStream(Number(length));
+  if (length === null) return new IdentityTransformStream();
+  // Of a longer one the runtime makes no stream, and that is not the origin's fault.
+  if (!Number.isSafeInteger(Number(length))) throw failure("LengthError");
+  return new FixedLengthStream(Number(length));
 }
 
 /** Hands a data point to Analytics Engine. */
