@@ -180,7 +180,8 @@ async fn accept(
             }
             seat => seat.flatten(),
         };
-        let place = (place, seat);
+        // In this order they are given up: the next client is accepted when the share of its peer is free again.
+        let place = (seat, place);
         if let Some(thread) = threads.iter().min_by_key(|thread| thread.clients()) {
             thread.serve(accepted, role, place);
         }

@@ -47,7 +47,7 @@ pub(crate) struct Client {
 }
 
 /// A place among all connections, and one among those of its peer.
-pub(crate) type Seated = (OwnedSemaphorePermit, Option<Seat>);
+pub(crate) type Seated = (Option<Seat>, OwnedSemaphorePermit);
 
 impl Thread {
     /// Starts a thread, which lives until `stopping` is true or this value is gone.
