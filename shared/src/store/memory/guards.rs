@@ -73,7 +73,6 @@ fn idempotency(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
         let kept = kept.to_vec();
         shard.put_with_bytes(key, &state.words(), &kept, state.expires(now), now);
     }
-    let (_, kept) = shard.get_with_bytes(key, Reservation::BYTES);
     let (outcome, response) = match op {
         Op::Reserve { holder, fingerprint, lease, .. } => {
             match state.reserve(*holder, *fingerprint, *lease, now) {
@@ -82,6 +81,7 @@ fn idempotency(op: &Op, key: &Key, shard: &mut Shard, now: u64) -> Outcome {
                 Answer::Mismatch => return Outcome::Mismatch,
                 // What a shard holds was bounded when it was kept, unless somebody else wrote it.
                 Answer::Replay => {
+                    let (_, kept) = shard.get_with_bytes(key, Reservation::BYTES);
                     return StoredResponse::new(kept.to_vec()).map_or(Outcome::Mismatch, Outcome::Replay);
                 }
             }
