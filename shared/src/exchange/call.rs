@@ -263,7 +263,7 @@ impl Call {
                     let status = if matches!(reason, Reason::Token(_)) { 401 } else { 503 };
                     refunds = guarded
                         .as_mut()
-                        .map(|guarded| guarded.due.uncounted(&policy, status))
+                        .map(|guarded| guarded.due.uncounted(&policy, |statuses| statuses.include(status)))
                         .unwrap_or_default();
                 }
                 let refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
