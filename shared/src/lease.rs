@@ -7,13 +7,9 @@
 //!
 //! Words: the holder (two words), the moment the lease ends, the fence, for how long it was taken in milliseconds, and since when
 //! it has seemed to end too late. A released lease ended at the epoch. `scripts/lease.lua` says the same in Lua.
-//!
-//! A lease that ends later than it can was taken by a clock that was ahead, or the clock is behind now. It lasts for as long from
-//! the moment when that was noticed as it was taken for, so that its holder still has it for all of its time and others wait no
-//! longer than that. Its end is kept: a clock that was behind for a moment only finds the lease as it was.
 
 use crate::id::Holder;
-use crate::time::Span;
+use crate::time::{Span, Term};
 
 /// For how long a fence is remembered after its lease has ended, in milliseconds: a day. By then the clock has passed it.
 pub(crate) const FENCE_KEPT: u64 = 24 * 60 * 60 * 1000;
@@ -22,11 +18,8 @@ pub(crate) const FENCE_KEPT: u64 = 24 * 60 * 60 * 1000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lease {
     holder: Holder,
-    until: u64,
     fence: u64,
-    span: u64,
-    noticed: u64,
-    changed: bool,
+    term: Term,
 }
 
 impl Lease {
@@ -34,29 +27,17 @@ impl Lease {
     pub(crate) fn load(words: &[u64], now: u64) -> Self {
         let [first, second, until, fence, span, noticed] = *words else { return Self::default() };
         let holder = Holder::from_words([first, second]);
-        let is_news = until > now.saturating_add(span) && !(1..=now).contains(&noticed);
-        Self { holder, until, fence, span, noticed: if is_news { now } else { noticed }, changed: is_news }
+        Self { holder, fence, term: Term::load([until, span, noticed], now) }
     }
 
     pub(crate) fn words(&self) -> [u64; 6] {
-        let [first, second] = self.holder.words();
-        [first, second, self.until, self.fence, self.span, self.noticed]
+        let ([first, second], [until, span, noticed]) = (self.holder.words(), self.term.words());
+        [first, second, until, self.fence, span, noticed]
     }
 
-    /// Whether it has to be kept as it is now, even if nothing else changes it: otherwise it would be noticed each time that it
-    /// ends too late, and it would never end.
+    /// Whether it has to be kept as it is now, even if nothing else changes it.
     pub(crate) fn has_changed(&self) -> bool {
-        self.changed
-    }
-
-    /// When it ends.
-    fn end(&self, now: u64) -> u64 {
-        if self.until > now.saturating_add(self.span) {
-            let noticed = if self.noticed == 0 { now } else { self.noticed };
-            noticed.saturating_add(self.span)
-        } else {
-            self.until
-        }
+        self.term.has_changed()
     }
 
     /// Takes the lease, or takes it once more: its fence; `None` while another one holds it.
@@ -85,19 +66,18 @@ impl Lease {
     pub(crate) fn release(&mut self, holder: Holder, now: u64) -> bool {
         let held = self.is_held_by(holder, now);
         if held {
-            self.until = 0;
+            self.term.cancel();
         }
         held
     }
 
     /// Makes the lease end `span` from now, earlier or later than it would have.
     pub(crate) fn end_in(&mut self, span: Span, now: u64) {
-        (self.span, self.noticed) = (span.as_millis(), 0);
-        self.until = now.saturating_add(self.span);
+        self.term.set(now.saturating_add(span.as_millis()), 0, now);
     }
 
     pub(crate) fn is_held(&self, now: u64) -> bool {
-        self.end(now) > now
+        self.term.end(now) > now
     }
 
     pub(crate) fn is_held_by(&self, holder: Holder, now: u64) -> bool {
@@ -106,20 +86,19 @@ impl Lease {
 
     /// Milliseconds until the lease ends.
     pub(crate) fn rest(&self, now: u64) -> u64 {
-        self.end(now).saturating_sub(now)
+        self.term.end(now).saturating_sub(now)
     }
 
     /// The moment from which the lease means nothing; `None` if that is now.
     pub(crate) fn expires(&self, now: u64) -> Option<u64> {
-        match (self.until.max(self.end(now)).max(now), self.fence) {
+        match (self.term.latest(now).max(now), self.fence) {
             (until, 0) => (until > now).then_some(until),
             (until, _) => Some(until.saturating_add(FENCE_KEPT)),
         }
     }
 
     fn prolong(&mut self, lease: Span, now: u64) {
-        self.until = self.end(now).max(now.saturating_add(lease.as_millis()));
-        (self.span, self.noticed) = (self.until.saturating_sub(now), 0);
+        self.term.prolong(now.saturating_add(lease.as_millis()), 0, now);
     }
 }
 

@@ -8,12 +8,13 @@
 //! issuer, and hosts accept tokens whose issuer is ahead of them by the leeway of the policy. So that none of these tokens
 //! slips through, the moment is the later one of store and host plus the leeway; a new token of the subject is refused until then.
 //!
-//! Words: that moment, the moment the revocation ends, and in memory for how many milliseconds it was made.
+//! Words: that moment, the moment the revocation ends, and in memory for how many milliseconds it was made and since when it has
+//! seemed to end too late. A clock that is set back makes it end earlier; what is revoked stays so until then.
 //! `scripts/revoke.lua` says the same in Lua. Asking is one plain `GETEX` there, which knows no time, so the host compares the
 //! end, which was told by a host's clock. Redis itself forgets the key a minute after the end by its own clock. So a revocation
 //! lasts too long only if both clocks were ahead.
 
-use crate::time::{Span, Timestamp};
+use crate::time::{Span, Term, Timestamp};
 
 /// What is revoked under one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,50 +60,43 @@ impl Reach {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     before: u64,
-    until: u64,
-    span: u64,
-    moved: bool,
+    term: Term,
 }
 
 impl State {
     /// The revocation that `words` were written by; none for what cannot be read.
-    ///
-    /// One that ends more than a minute later than it can was made by a clock that was ahead. It is moved as a whole: it ends as
-    /// late from now as it was made for, and revokes what was issued until now.
     pub(crate) fn load(words: &[u64], now: u64) -> Self {
-        let [before, until, span] = *words else { return Self::default() };
-        let ahead =
-            Some(until.saturating_sub(now.saturating_add(span))).filter(|ahead| *ahead > GRACE).unwrap_or(0);
-        let (before, until) = (before.saturating_sub(ahead), until.saturating_sub(ahead));
-        Self { before, until, span, moved: ahead > 0 }
+        let [before, until, span, noticed] = *words else { return Self::default() };
+        Self { before, term: Term::load([until, span, noticed], now) }
     }
 
-    pub(crate) fn words(&self) -> [u64; 3] {
-        [self.before, self.until, self.span]
+    pub(crate) fn words(&self) -> [u64; 4] {
+        let [until, span, noticed] = self.term.words();
+        [self.before, until, span, noticed]
     }
 
     /// Whether it has to be kept as it is now, even if nothing else changes it.
-    pub(crate) fn was_moved(&self) -> bool {
-        self.moved
+    pub(crate) fn has_changed(&self) -> bool {
+        self.term.has_changed()
     }
 
     /// Revokes what was issued within `reach`, for `ttl`: the moment up to which that is.
     pub(crate) fn revoke(&mut self, reach: &Reach, ttl: Span, now: u64) -> Timestamp {
         self.before = self.before.max(reach.least()).max(now.saturating_add(reach.leeway));
-        self.until = self.until.max(ends(reach, ttl));
-        self.span = self.until.saturating_sub(now);
+        self.term.prolong(ends(reach, ttl), GRACE, now);
         Timestamp::from_millis(self.before)
     }
 
     /// What is revoked, if anything is.
-    pub(crate) fn revocation(&self) -> Option<Revocation> {
-        let [before, until] = [self.before, self.until].map(Timestamp::from_millis);
-        (self.until > 0).then_some(Revocation { before, until })
+    pub(crate) fn revocation(&self, now: u64) -> Option<Revocation> {
+        let until = self.term.end(now);
+        let [before, end] = [self.before, until].map(Timestamp::from_millis);
+        (until > 0).then_some(Revocation { before, until: end })
     }
 
     /// The moment from which the revocation means nothing.
-    pub(crate) fn expires(&self) -> u64 {
-        self.until.saturating_add(GRACE)
+    pub(crate) fn expires(&self, now: u64) -> u64 {
+        self.term.latest(now).saturating_add(GRACE)
     }
 }
 
@@ -153,9 +147,9 @@ mod tests {
     #[test]
     fn a_revocation_lasts_for_its_time_and_a_minute() {
         let mut state = State::default();
-        assert_eq!(state.revocation(), None);
+        assert_eq!(state.revocation(5000), None);
         state.revoke(&reach(5000, 0, 0), SECOND, 5000);
-        let revocation = state.revocation().unwrap();
+        let revocation = state.revocation(5000).unwrap();
         assert_eq!(revocation, Revocation { before: at(5000), until: at(6000) });
         assert!(revocation.is_in_force(at(65_999)) && !revocation.is_in_force(at(66_000)));
         assert!(revocation.covers(Some(at(5000)), at(5000)) && !revocation.covers(Some(at(5001)), at(5000)));
@@ -166,18 +160,31 @@ mod tests {
     fn a_later_one_neither_shortens_nor_moves_back() {
         let mut state = State::default();
         state.revoke(&reach(5000, 0, 0), MINUTE, 5000);
-        assert_eq!(state.revoke(&reach(4000, 0, 0), SECOND, 4000), at(5000));
-        assert_eq!(state.revocation(), Some(Revocation { before: at(5000), until: at(65_000) }));
-        assert_eq!(State::load(&state.words(), 5000), state);
+        assert_eq!(state.revoke(&reach(5500, 0, 0), SECOND, 5500), at(5500));
+        assert_eq!(state.revocation(5500), Some(Revocation { before: at(5500), until: at(65_000) }));
+        assert_eq!(State::load(&state.words(), 5500), state);
     }
 
     #[test]
     fn a_clock_that_was_ahead_locks_nobody_out_for_longer_than_tokens_last() {
         let mut state = State::default();
         state.revoke(&reach(900_000, 2000, 0), MINUTE, 900_000);
-        let state = State::load(&state.words(), 5000);
-        assert!(state.was_moved());
-        assert_eq!(state.revocation(), Some(Revocation { before: at(7000), until: at(65_000) }));
-        assert!(!State::load(&state.words(), 5000).was_moved());
+        let mut state = State::load(&state.words(), 5000);
+        assert!(state.has_changed());
+        for now in [5000, 64_999] {
+            state = State::load(&state.words(), now);
+            assert_eq!(state.revocation(now), Some(Revocation { before: at(902_000), until: at(125_000) }));
+        }
+        assert!(!state.has_changed());
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_for_a_moment_lets_no_token_in() {
+        let mut state = State::default();
+        state.revoke(&reach(900_000, 0, 0), MINUTE, 900_000);
+        let whole = state.revocation(900_000);
+        let behind = State::load(&state.words(), 5000);
+        assert!(behind.revocation(5000).unwrap().covers(Some(at(4000)), at(5000)));
+        assert_eq!(State::load(&behind.words(), 901_000).revocation(901_000), whole);
     }
 }

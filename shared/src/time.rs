@@ -62,6 +62,69 @@ impl Validity {
     }
 }
 
+/// The end of something that was begun for a time, by a clock that may be set back before it ends.
+///
+/// What ends later than it can was begun by a clock that was ahead, or the clock is behind now. It lasts for as long from the moment
+/// when that was noticed as it was begun for, so that it is in force for all of its time, and for no longer than that. The end itself
+/// is kept: a clock that was behind for a moment only finds it as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Term {
+    until: u64,
+    span: u64,
+    noticed: u64,
+    changed: bool,
+}
+
+impl Term {
+    /// What `words` say at `now`.
+    pub(crate) fn load([until, span, noticed]: [u64; 3], now: u64) -> Self {
+        let is_news = until > now.saturating_add(span) && !(1..=now).contains(&noticed);
+        Self { until, span, noticed: if is_news { now } else { noticed }, changed: is_news }
+    }
+
+    /// The moment it ends, for how long it was begun, and since when it has seemed to end too late.
+    pub(crate) const fn words(&self) -> [u64; 3] {
+        [self.until, self.span, self.noticed]
+    }
+
+    /// Whether it has to be kept as it is now, even if nothing else changes it: otherwise it would be noticed each time that it
+    /// ends too late, and it would never end.
+    pub(crate) const fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// When it ends.
+    pub(crate) fn end(&self, now: u64) -> u64 {
+        if self.until > now.saturating_add(self.span) {
+            let noticed = if self.noticed == 0 { now } else { self.noticed };
+            noticed.saturating_add(self.span)
+        } else {
+            self.until
+        }
+    }
+
+    /// The latest moment that has to do with it: none later than that needs to know of it.
+    pub(crate) fn latest(&self, now: u64) -> u64 {
+        self.until.max(self.end(now))
+    }
+
+    /// Makes it end then, earlier or later than it would have. Clocks that differ by no more than `slack` are taken for equal.
+    pub(crate) fn set(&mut self, until: u64, slack: u64, now: u64) {
+        let span = until.saturating_sub(now).saturating_add(slack);
+        (self.until, self.span, self.noticed) = (until, span, 0);
+    }
+
+    /// Makes it end no earlier than that.
+    pub(crate) fn prolong(&mut self, until: u64, slack: u64, now: u64) {
+        self.set(self.end(now).max(until), slack, now);
+    }
+
+    /// Ends it now.
+    pub(crate) fn cancel(&mut self) {
+        self.until = 0;
+    }
+}
+
 /// A length of time in whole milliseconds, at least one and at most 366 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(u64);

@@ -24,15 +24,15 @@ pub(super) fn perform(op: &Op, shard: &mut Shard, now: u64) -> Outcome {
         | Op::Force { key, breaker, .. } => circuit_breaker(op, key, breaker, shard, now),
         Op::IsRevoked { key } => {
             let state = revocation::State::load(&shard.get(key), now);
-            if state.was_moved() {
-                shard.put_with_bytes(key, &state.words(), &[], state.expires(), now);
+            if state.has_changed() {
+                shard.put_with_bytes(key, &state.words(), &[], state.expires(now), now);
             }
-            Outcome::Revoked(state.revocation())
+            Outcome::Revoked(state.revocation(now))
         }
         Op::Revoke { key, ttl, reach } => {
             let mut state = revocation::State::load(&shard.get(key), now);
             let before = state.revoke(reach, *ttl, now);
-            shard.put_with_bytes(key, &state.words(), &[], state.expires(), now);
+            shard.put_with_bytes(key, &state.words(), &[], state.expires(now), now);
             Outcome::RevokedUpTo(before)
         }
         Op::Reset { key } => {
