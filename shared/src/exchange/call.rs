@@ -10,11 +10,11 @@ use super::guards::Asked;
 use super::later::Held;
 use super::limits::{self, Performed};
 use super::{Admission, Decision, Denial, Later, Reason, Report, Ruling, Step, Verdict};
-use crate::config::CountConfig;
+use crate::config::{CountConfig, Statuses};
 use crate::idempotency::StoredResponse;
 use crate::key::Digest;
 use crate::local::Local;
-use crate::policy::{Policy, RouteLimit};
+use crate::policy::{Limit, Policy, RouteLimit};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, StoreError};
 use crate::time::{Span, Timestamp, Validity};
@@ -32,6 +32,8 @@ pub struct Call {
     pub(super) reason: Option<Reason>,
     /// What is given back if it is refused.
     pub(super) refunds: Vec<Owed>,
+    /// The same of limits that need no token, which keep it if that is why the request is refused.
+    attempts: Vec<Owed>,
     /// `None` while there are limits only, which is so for most requests: this is large.
     guarded: Option<Box<Guarded>>,
     pub(super) began: Timestamp,
@@ -102,6 +104,7 @@ impl Call {
             report,
             reason: None,
             refunds: Vec::new(),
+            attempts: Vec::new(),
             guarded: None,
             began,
         }
@@ -194,6 +197,7 @@ impl Call {
         if self.reason.is_none() && claims {
             // Whoever comes as far as to claim something has made an attempt, which stays counted.
             self.refunds.clear();
+            self.attempts.clear();
             return self.leave(local, now);
         }
         match self.guarded.as_mut().and_then(|guarded| guarded.held.take()) {
@@ -211,7 +215,12 @@ impl Call {
         is_alone: bool,
         now: Timestamp,
     ) {
-        let Self { policy, report, refunds, guarded, began, .. } = self;
+        let Self { policy, report, refunds, attempts, guarded, began, .. } = self;
+        let mut give_back = |op, outcome: &Outcome, limits: &mut dyn Iterator<Item = usize>, to_memory| {
+            let [of_claims, others] = limits::refunds(policy, op, outcome, limits);
+            refunds.extend(of_claims.map(|op| Owed { op, to_memory }));
+            attempts.extend(others.map(|op| Owed { op, to_memory }));
+        };
         let route = report.route.and_then(|route| policy.routes().get(route));
         let one;
         let (limits, groups) = match (self.limits, route) {
@@ -230,9 +239,9 @@ impl Call {
             match outcome {
                 Ok(outcome) => {
                     limits::decided(policy, &op, &outcome, numbers.clone(), local, *began, verdicts);
-                    count(guarded, policy, &op, &outcome, numbers, false);
+                    count(guarded, policy, &op, &outcome, numbers.clone(), false);
                     if !is_alone {
-                        refunds.extend(limits::refund(op, &outcome).map(|op| Owed { op, to_memory: false }));
+                        give_back(op, &outcome, &mut { numbers }, false);
                     }
                 }
                 Err(error) => {
@@ -240,8 +249,8 @@ impl Call {
                     let (degraded, own) = limits::degraded(policy, op.checks(), &error, &numbers, local, now);
                     verdicts.extend(degraded);
                     if let Some(Performed { op, outcome, limits }) = own {
-                        count(guarded, policy, &op, &outcome, limits.into_iter(), true);
-                        refunds.extend(limits::refund(op, &outcome).map(|op| Owed { op, to_memory: true }));
+                        count(guarded, policy, &op, &outcome, limits.iter().copied(), true);
+                        give_back(op, &outcome, &mut limits.into_iter(), true);
                     }
                 }
             }
@@ -256,15 +265,25 @@ impl Call {
     }
 
     pub(super) fn decide<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Decision {
-        let Self { policy, report, reason, mut refunds, guarded, began, limits, .. } = self;
+        let Self { policy, report, reason, mut refunds, attempts, guarded, began, limits, .. } = self;
         match (reason, guarded) {
             (Some(reason), mut guarded) => {
-                if limits == Limits::WithoutToken && reason != Reason::Limits {
-                    let status = if matches!(reason, Reason::Token(_)) { 401 } else { 503 };
-                    refunds = guarded
-                        .as_mut()
-                        .map(|guarded| guarded.due.uncounted(&policy, |statuses| statuses.include(status)))
-                        .unwrap_or_default();
+                let answered = match reason {
+                    Reason::Revoked | Reason::Token(_) => Some(401),
+                    Reason::Limits => None,
+                    _ => (limits == Limits::WithoutToken).then_some(503),
+                };
+                if let Some(status) = answered {
+                    // It is an attempt, and has its answer: who counts that keeps what it was charged. What was charged by claims
+                    // is given back already.
+                    let keeps = |limit: &Limit, statuses: &Statuses| {
+                        limit.counts_claims() || statuses.include(status)
+                    };
+                    if let Some(guarded) = &mut guarded {
+                        refunds.extend(guarded.due.uncounted(&policy, keeps));
+                    }
+                } else {
+                    refunds.extend(attempts);
                 }
                 let refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
                 let replay = guarded.and_then(|guarded| guarded.replay);

@@ -95,11 +95,18 @@ impl Due {
         self.counted.push((limit, owed));
     }
 
-    /// What is given back of limits that count only some answers, and not what `is_counted` asks their statuses about.
-    pub(super) fn uncounted(&mut self, policy: &Policy, is_counted: impl Fn(&Statuses) -> bool) -> Vec<Owed> {
-        let counts = |limit: usize| match policy.limits().get(limit).map(Limit::count) {
-            Some(CountConfig::Only(statuses)) => is_counted(statuses),
-            _ => true,
+    /// What is given back of limits that count only some answers, unless `keeps` it of a limit and what it counts.
+    pub(super) fn uncounted(
+        &mut self,
+        policy: &Policy,
+        keeps: impl Fn(&Limit, &Statuses) -> bool,
+    ) -> Vec<Owed> {
+        let counts = |limit: usize| {
+            let limit = policy.limits().get(limit);
+            limit.is_none_or(|limit| match limit.count() {
+                CountConfig::Only(statuses) => keeps(limit, statuses),
+                CountConfig::All => true,
+            })
         };
         let counted = core::mem::take(&mut self.counted);
         counted.into_iter().filter(|(limit, _)| !counts(*limit)).map(|(_, owed)| owed).collect()
@@ -189,7 +196,7 @@ impl Completion {
     /// The upstream, or the host in its place, has answered with `status`: what the store is to be told, without anybody waiting.
     pub fn responded<S: Shards>(&mut self, local: &mut Local<S>, status: u16, now: Timestamp) -> Vec<Op> {
         let mut ops = Vec::new();
-        for owed in self.due.uncounted(&self.policy, |statuses| statuses.include(status)) {
+        for owed in self.due.uncounted(&self.policy, |_, statuses| statuses.include(status)) {
             ops.extend(owed.pay(local, now));
         }
         if let Some(watch) = self.due.watch.take() {
@@ -219,7 +226,7 @@ impl Completion {
         self.due.keeping.take_if(|keeping| keeping.recorder.is_none());
         let mut ops = Vec::new();
         // A limit of what succeeds must not be led around by leaving before the answer.
-        let succeeds = |statuses: &Statuses| (200..300).any(|status| statuses.include(status));
+        let succeeds = |_: &Limit, statuses: &Statuses| (200..300).any(|status| statuses.include(status));
         for owed in self.due.uncounted(&self.policy, succeeds) {
             ops.extend(owed.pay(local, now));
         }

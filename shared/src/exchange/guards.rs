@@ -242,9 +242,13 @@ impl Call {
         };
         self.report.add(number, ruling, source);
         if ruling.refuses() {
-            // Whose token is not valid is told that, whatever his limits say.
-            let is_first =
-                matches!(about, About::Token | About::Subject { .. }) && self.reason == Some(Reason::Limits);
+            // Whose token is not valid is told that, whatever limits of its claims say.
+            let is_first = matches!(about, About::Token | About::Subject { .. })
+                && self.reason == Some(Reason::Limits)
+                && !self.report.verdicts.iter().any(|verdict| {
+                    verdict.refuses()
+                        && policy.limits().get(verdict.limit).is_some_and(|limit| !limit.counts_claims())
+                });
             self.reason = if is_first { reason } else { self.reason.or(reason) };
         }
     }

@@ -108,16 +108,31 @@ pub(super) fn remembered<S: Shards>(
     })
 }
 
-/// Gives back what `op` charged; checks in shadow mode without room were not, and have nothing to be given back.
-pub(super) fn refund(op: Op, outcome: &Outcome) -> Option<Op> {
+/// Gives back what `op` charged for limits of these numbers: first for those that count by claims, then for the others. Checks in
+/// shadow mode without room were not charged, and have nothing to be given back.
+pub(super) fn refunds(
+    policy: &Policy,
+    op: Op,
+    outcome: &Outcome,
+    limits: impl Iterator<Item = usize>,
+) -> [Option<Op>; 2] {
     let admitted = outcome.admitted(op.checks());
     let (true, Op::RateLimit(mut checks), Outcome::RateLimit { at, standings }) = (admitted, op, outcome)
     else {
-        return None;
+        return [None, None];
     };
     let mut standings = standings.iter();
-    checks.retain(|check| standings.next().is_some_and(|standing| check.is_charged(standing)));
-    (!checks.is_empty()).then_some(Op::Refund { checks, at: *at })
+    let mut limits = limits.filter_map(|limit| policy.limits().get(limit));
+    let mut of_claims = Vec::new();
+    checks.retain(|check| {
+        let is_charged = standings.next().is_some_and(|standing| check.is_charged(standing));
+        let counts_claims = limits.next().is_some_and(Limit::counts_claims);
+        if is_charged && counts_claims {
+            of_claims.push(check.clone());
+        }
+        is_charged && !counts_claims
+    });
+    [of_claims, checks].map(|checks| (!checks.is_empty()).then_some(Op::Refund { checks, at: *at }))
 }
 
 /// Adds the verdicts on an operation that was performed.

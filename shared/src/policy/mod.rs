@@ -440,7 +440,7 @@ impl Limit {
     }
 
     /// Whether it counts by what a token claims.
-    fn counts_claims(&self) -> bool {
+    pub(crate) fn counts_claims(&self) -> bool {
         self.config.key.iter().any(|part| matches!(part.source(), KeyPart::Claim(_)))
     }
 
