@@ -152,6 +152,12 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
                 _ => later(headers, 409, "Conflict", detail, "LOCKED", for_ms),
             }
         }
+        Reason::AmbiguousKey => {
+            let detail = "Something that tells requests apart is in this one twice, or can be read in different ways. \
+                          Send it once.";
+            let body = problem_body(400, "Bad Request", detail, "AMBIGUOUS_KEY", None);
+            Answer { status: 400, headers, body: body.into() }
+        }
         Reason::IdempotencyKey { is_missing } => {
             let (detail, code) = if is_missing {
                 ("This request needs an Idempotency-Key.", "IDEMPOTENCY_KEY_MISSING")

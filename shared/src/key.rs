@@ -24,7 +24,7 @@ use crate::id::Id;
 use crate::json::{Found, find, lower};
 use crate::jwt::Claims;
 use crate::path::{Path, query};
-use crate::request::{Reading, Request, cookie, parameter};
+use crate::request::{Reading, Request, cookie, json_body, parameter};
 
 /// The first 128 bits of the SHA-256 of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,8 +45,19 @@ pub(crate) struct Facts<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Subject {
     pub(crate) digest: Digest,
-    /// Whether the request had each part once. The digest of those that do not is the same for all that lack the same.
-    pub(crate) is_complete: bool,
+    /// How often the request has the parts. The digest of requests that have one not once is the same for all that lack the same.
+    pub(crate) parts: Parts,
+}
+
+/// How often a request has the parts of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Parts {
+    /// Each once.
+    Complete,
+    /// It lacks one.
+    Missing,
+    /// It has one several times, or one with several readings.
+    Several,
 }
 
 impl Subject {
@@ -61,15 +72,19 @@ impl Subject {
         facts: &Facts<'_>,
         see: &mut dyn FnMut(&KeyPart, u32, &[u8]),
     ) -> Self {
-        let mut is_complete = true;
+        let mut found = Parts::Complete;
         let mut hasher = Sha256::new();
         for part in parts {
             let field = Field::of(part, facts);
-            is_complete &= field.lines == 1;
+            found = found.max(match field.lines {
+                0 => Parts::Missing,
+                1 => Parts::Complete,
+                _ => Parts::Several,
+            });
             see(part, field.lines, &field.value);
             field.close(&mut hasher, part);
         }
-        Self { digest: Digest::short(hasher), is_complete }
+        Self { digest: Digest::short(hasher), parts: found }
     }
 }
 
@@ -222,7 +237,9 @@ impl Field {
                     field.found(&claims.find(name));
                 }
             }
-            KeyPart::Body(pointer) => field.found(&find(request.body(), pointer)),
+            KeyPart::Body(pointer) => {
+                field.found(&json_body(request).map_or(Found::Several, |body| find(body, pointer)));
+            }
             KeyPart::Const(text) => field.line(text.as_bytes()),
             // There is none around another.
             KeyPart::Lower(_) => {}

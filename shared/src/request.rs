@@ -229,6 +229,64 @@ fn has_blank_end(value: &[u8]) -> bool {
     core::str::from_utf8(value).is_ok_and(|text| text.starts_with(is_blank) || text.ends_with(is_blank))
 }
 
+/// The body of a request, if all read it as JSON; `None` if some upstream may read it as something else.
+///
+/// What a body is, its sender says. One that is JSON and a form at once, or JSON in front of the first part of a multipart body, would
+/// show us one value and the upstream another.
+#[inline(never)]
+pub(crate) fn json_body(request: &dyn Request) -> Option<&[u8]> {
+    let body = request.body();
+    let (mut types, mut is_json) = (0, true);
+    request.header("content-type", &mut |line| {
+        types += 1;
+        is_json = types == 1 && is_json_type(line, body);
+    });
+    request.header("content-encoding", &mut |line| {
+        is_json &= matches!(line.trim_ascii(), b"" | b"identity");
+    });
+    (is_json || body.is_empty()).then_some(body)
+}
+
+/// Whether a body of this `Content-Type` is read as JSON, or not at all.
+fn is_json_type(line: &[u8], body: &[u8]) -> bool {
+    let line = line.to_ascii_lowercase();
+    let has = |part: &[u8]| line.windows(part.len()).any(|window| window == part);
+    let end = line.iter().position(|byte| *byte == b';').unwrap_or(line.len());
+    let (kind, parameters) = line.split_at_checked(end).unwrap_or_default();
+    let kind = kind.trim_ascii();
+    let is_json = match kind {
+        b"" | b"text/plain" => true,
+        // Some programs say this of whatever they send. It is one field whose name begins as JSON does if nothing divides it.
+        b"application/x-www-form-urlencoded" => !body.iter().any(|byte| matches!(byte, b'&' | b';')),
+        // `ndjson` is several documents, and `ubjson` another format.
+        _ => match kind.strip_suffix(b"json").and_then(<[u8]>::last) {
+            Some(b'/' | b'+' | b'-') => !has(b"urlencoded"),
+            _ => false,
+        },
+    };
+    is_json && !has(b"multipart") && is_utf8(parameters, body)
+}
+
+/// Whether all charsets that parameters of a `Content-Type`, in small letters, name read these bytes as UTF-8 does.
+fn is_utf8(parameters: &[u8], body: &[u8]) -> bool {
+    const CHARSET: &[u8] = b"charset";
+    let mut rest = parameters;
+    while let Some(at) = rest.windows(CHARSET.len()).position(|window| window == CHARSET) {
+        rest = rest.get(at + CHARSET.len()..).unwrap_or_default().trim_ascii_start();
+        let Some(value) = rest.strip_prefix(b"=") else { return false };
+        let value = value.trim_ascii_start();
+        let value = value.strip_prefix(b"\"").unwrap_or(value);
+        let ends = |byte: &u8| matches!(byte, b'"' | b';' | b' ' | b'\t');
+        let end = value.iter().position(ends).unwrap_or(value.len());
+        match value.get(..end).unwrap_or_default() {
+            b"utf-8" | b"utf8" => {}
+            b"us-ascii" | b"iso-8859-1" if body.is_ascii() => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 fn decode(value: &[u8]) -> Reading<'_> {
     Reading::One(if value.contains(&b'%') {
         Cow::Owned(percent_decode(value).collect())

@@ -10,6 +10,7 @@ use super::{Call, Reason, Ruling, Source};
 use crate::circuit_breaker::{BreakerState, CircuitBreaker};
 use crate::config::{FailureMode, OnDuplicate, RevokesWhat, RevokesWhen};
 use crate::jwt::{Bearer, JwtPolicy};
+use crate::key::Parts;
 use crate::local::{Local, View};
 use crate::policy::{DUPLICATE, FENCE, Guard, Route, Rule};
 use crate::revocation::{Reach, time_to_live};
@@ -114,8 +115,11 @@ impl Call {
                     }
                 },
                 Rule::Idempotency { required, lease, .. } => {
-                    let caller = subjects.get(place.subject).digest;
-                    match subjects.idempotency_key(caller) {
+                    let caller = subjects.get(place.subject);
+                    match subjects.idempotency_key(caller.digest) {
+                        Ok(Some(_)) if caller.parts == Parts::Several => {
+                            self.refuse_ambiguous(number, guard)?;
+                        }
                         Ok(Some(digest)) => {
                             let (key, holder) = (guard.keys().key(digest), local.next_holder());
                             let fingerprint = subjects.fingerprint();
@@ -137,7 +141,7 @@ impl Call {
                         self.speak_for(DUPLICATE);
                     }
                     let subject = subjects.get(place.subject);
-                    if subject.is_complete {
+                    if subject.parts == Parts::Complete {
                         let (key, holder) = (guard.keys().key(subject.digest), local.next_holder());
                         self.claim(
                             number,
@@ -151,8 +155,13 @@ impl Call {
                 }
                 Rule::Lock { lease, .. } => {
                     self.speak_for(FENCE);
-                    let key = guard.keys().key(subjects.get(place.subject).digest);
-                    let holder = local.next_holder();
+                    let subject = subjects.get(place.subject);
+                    if subject.parts == Parts::Several {
+                        // Its upstream may take it for one that has the key once, and it would have a lock beside that one's.
+                        self.refuse_ambiguous(number, guard)?;
+                        continue;
+                    }
+                    let (key, holder) = (guard.keys().key(subject.digest), local.next_holder());
                     self.claim(number, About::Lock, Op::Acquire { key, holder, lease: *lease, fenced: true });
                 }
                 Rule::Revokes { what, when } => {
@@ -169,6 +178,13 @@ impl Call {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a request whose key has several values, unless the guard is in shadow mode.
+    fn refuse_ambiguous(&mut self, number: usize, guard: &Guard) -> Result<(), Reason> {
+        let ruling = refused(guard);
+        self.report.add(number, ruling, Source::Store);
+        if ruling.refuses() { Err(Reason::AmbiguousKey) } else { Ok(()) }
     }
 
     fn ask(&mut self, guard: usize, about: About, op: Op) {

@@ -287,6 +287,8 @@ pub enum Reason {
         /// Milliseconds.
         for_ms: u64,
     },
+    /// The key of a guard that holds something for it has several values.
+    AmbiguousKey,
     /// It has no idempotency key, or one that cannot be read.
     IdempotencyKey {
         /// There is none.
