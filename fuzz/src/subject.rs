@@ -1,8 +1,7 @@
-//! Bytes as a cookie, as a query and as a body, in each of which somebody else finds a value.
+//! Bytes as a cookie, as a query, as a body of JSON and as one of a form, in each of which somebody else finds a value.
 //!
 //! Models of readers that are lenient in one way each say what they find. What a reader finds has a plain spelling; the input counts
-//! as that does, or as several values. As nothing at all it may count only where the reader accepts what is no JSON. The models
-//! follow what real readers said, see `tests/readers`.
+//! as that does, or as several values. The models follow what real readers said, see `tests/readers`.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
@@ -16,7 +15,7 @@ use tollgate_shared::time::Timestamp;
 use crate::check;
 use crate::head::Head;
 
-/// Reads `data` in all three ways.
+/// Reads `data` in all these ways.
 pub fn run(data: &[u8]) {
     // A field holds one line.
     if !data.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
@@ -24,6 +23,7 @@ pub fn run(data: &[u8]) {
         query(data);
     }
     body(data);
+    form(data);
 }
 
 fn cookie(line: &[u8]) {
@@ -71,25 +71,45 @@ fn query(query: &[u8]) {
         counter(&QUERY, &head)
     };
     let (own, none, several) = (of(query), of(b""), of(b"t_k=1&t_k=2"));
-    let names = |(name, value): (Vec<u8>, Vec<u8>)| (form_decoded(&name), value);
-    let readers: [(&str, &dyn Fn(&[u8]) -> Option<Vec<u8>>); 4] = [
-        ("first", &|query| first(pairs(query, b"&", false).map(names), b"t_k", form_decoded)),
-        ("last", &|query| last(pairs(query, b"&", false).map(names), b"t_k", form_decoded)),
-        ("rack", &|query| last(pairs(query, b"&;", false).map(names), b"t_k", form_decoded)),
-        ("php", &|query| {
-            let names = |pair| names(pair);
-            let pairs = pairs(query, b"&", false).map(names).map(|(name, value)| (mangled(&name), value));
-            last(pairs, b"t_k", form_decoded)
-        }),
-    ];
-    for (reader, read) in readers {
-        let Some(found) = read(query).filter(|found| !found.is_empty()) else { continue };
+    for (reader, found) in parameters(query) {
         let plain = of(&[b"t_k=", &encoded(&found)[..]].concat());
         assert!(
             own != none && (own == plain || own == several),
             "{reader} finds `{}` in `{}`",
             found.escape_ascii(),
             query.escape_ascii()
+        );
+    }
+}
+
+/// What readers find in a query or a form, if it is not empty.
+fn parameters(query: &[u8]) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+    let names = |(name, value): (Vec<u8>, Vec<u8>)| (form_decoded(&name), value);
+    let php = pairs(query, b"&", false).map(names).map(|(name, value)| (mangled(&name), value));
+    let found = [
+        ("first", first(pairs(query, b"&", false).map(names), b"t_k", form_decoded)),
+        ("last", last(pairs(query, b"&", false).map(names), b"t_k", form_decoded)),
+        ("rack", last(pairs(query, b"&;", false).map(names), b"t_k", form_decoded)),
+        ("php", last(php, b"t_k", form_decoded)),
+    ];
+    found.into_iter().filter_map(|(reader, found)| Some((reader, found.filter(|found| !found.is_empty())?)))
+}
+
+/// What a reader of forms finds in a body, no reader of JSON may find a value of its own for.
+fn form(body: &[u8]) {
+    let of = |body: &[u8]| {
+        let mut head = Head::new("POST", "/", "example.com");
+        head = head.with("content-type", b"application/x-www-form-urlencoded");
+        head.body = body.into();
+        counter(&BODY, &head)
+    };
+    let several = of(br#"{"t_k":1,"t_k":2}"#);
+    for (reader, found) in parameters(body) {
+        assert!(
+            of(body) == several,
+            "{reader} finds `{}` in `{}`",
+            found.escape_ascii(),
+            body.escape_ascii()
         );
     }
 }
