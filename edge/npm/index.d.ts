@@ -396,6 +396,8 @@ export interface Policy {
   };
   /** Whether paths are compared with regard to (ASCII) case. @default "sensitive" */
   path_case?: "sensitive" | "insensitive";
+  /** What `%2F` in a path is: a slash for some servers and a part of a name for others, or kept as a part of a name by all. @default "ambiguous" */
+  escaped_slashes?: "ambiguous" | "kept";
   /** Which header fields answers carry. */
   headers?: {
     /** `RateLimit-Policy` and `RateLimit`, of every limit. @default "always" */

@@ -2,23 +2,23 @@
 //! routes of what servers make of its path.
 
 use tollgate_shared::config::{HeaderCondition, HostPattern, MatchConfig, PatternSegment};
-use tollgate_shared::path::{Path, PathCase};
+use tollgate_shared::path::{EscapedSlashes, Path, PathCase, PathRules};
 use tollgate_shared::policy::Policy;
 
 use crate::head::Head;
 use crate::readings::{MODELS, decode};
 
 /// The number of the route that `head` takes by the normal form of its path.
-pub fn route(policy: &Policy, case: PathCase, head: &Head) -> Option<usize> {
-    let path = Path::normalize(&head.target, case);
-    route_of(policy, case, &path.segments().map(<[u8]>::to_vec).collect::<Vec<_>>(), head)
+pub fn route(policy: &Policy, rules: PathRules, head: &Head) -> Option<usize> {
+    let path = Path::normalize(&head.target, rules);
+    route_of(policy, rules, &path.segments().map(<[u8]>::to_vec).collect::<Vec<_>>(), head)
 }
 
 /// The number of the route of a path whose segments are these.
-fn route_of(policy: &Policy, case: PathCase, segments: &[Vec<u8>], head: &Head) -> Option<usize> {
+fn route_of(policy: &Policy, rules: PathRules, segments: &[Vec<u8>], head: &Head) -> Option<usize> {
     let routes = policy.routes().len();
     let fits = |route: &usize| {
-        policy.conditions(*route).is_some_and(|conditions| holds(conditions, case, segments, head))
+        policy.conditions(*route).is_some_and(|conditions| holds(conditions, rules, segments, head))
     };
     let default = if policy.has_default() { routes.checked_sub(1) } else { None };
     (0..routes).find(fits).or(default)
@@ -33,11 +33,11 @@ pub fn is_guarded(policy: &Policy, route: Option<usize>) -> bool {
 
 /// Holds the route that was `taken` (`None` for a refusal) against what servers make of the path: the guard
 /// of every view that serves it was met.
-pub fn readings(policy: &Policy, case: PathCase, head: &Head, taken: Option<Option<usize>>) {
-    let normal = route(policy, case, head);
+pub fn readings(policy: &Policy, rules: PathRules, head: &Head, taken: Option<Option<usize>>) {
+    let normal = route(policy, rules, head);
     let Some(taken) = taken else {
         assert!(
-            !Path::normalize(&head.target, case).has_one_reading(),
+            !Path::normalize(&head.target, rules).has_one_reading(),
             "an ordinary path is refused: {head:?}"
         );
         return;
@@ -47,18 +47,21 @@ pub fn readings(policy: &Policy, case: PathCase, head: &Head, taken: Option<Opti
     }
     // Servers get targets in origin form: hosts make it of others.
     let is_origin_form = head.target.first() == Some(&b'/');
-    for (server, read) in MODELS.into_iter().filter(|_| is_origin_form) {
+    // Where `%2F` is kept, no server may take it for a slash.
+    let is_kept = rules.escaped_slashes == EscapedSlashes::Kept
+        && head.target.windows(3).any(|three| three.eq_ignore_ascii_case(b"%2f"));
+    for (server, read) in MODELS.into_iter().filter(|_| is_origin_form && !is_kept) {
         let Some(mut segments) = read(&head.target) else { continue };
-        if case == PathCase::Insensitive {
+        if rules.case == PathCase::Insensitive {
             segments.iter_mut().for_each(|segment| segment.make_ascii_lowercase());
         }
-        let served = route_of(policy, case, &segments, head);
+        let served = route_of(policy, rules, &segments, head);
         if is_guarded(policy, served) && served != taken {
             // A name of no use, which is forgiven where the path without it leads to a guard.
             let forgiven: Vec<_> =
                 segments.iter().map(|name| forgive(name)).filter(|name| !name.is_empty()).collect();
             let is_dots = |name: &Vec<u8>| matches!(&name[..], b"." | b"..");
-            let forgiven_route = route_of(policy, case, &forgiven, head);
+            let forgiven_route = route_of(policy, rules, &forgiven, head);
             assert!(
                 is_guarded(policy, taken) && forgiven_route == taken && !forgiven.iter().any(is_dots),
                 "{server} serves route {served:?}, the route is {taken:?}: {head:?}"
@@ -72,12 +75,12 @@ fn forgive(name: &[u8]) -> Vec<u8> {
     decode(name).split(|b| *b == b';').next().unwrap_or_default().to_vec()
 }
 
-fn holds(conditions: &MatchConfig, case: PathCase, segments: &[Vec<u8>], head: &Head) -> bool {
+fn holds(conditions: &MatchConfig, rules: PathRules, segments: &[Vec<u8>], head: &Head) -> bool {
     let method = |method: &[u8]| conditions.methods.iter().any(|own| own.as_str().as_bytes() == method);
     let sent = head.method.to_ascii_uppercase();
     let method_fits = conditions.methods.is_empty() || method(&sent) || (sent == b"HEAD" && method(b"GET"));
     let path_fits = conditions.path.as_ref().is_none_or(|pattern| {
-        let pattern = pattern.with_case(case);
+        let pattern = pattern.with_rules(rules);
         let mut segments = segments.iter();
         let all = pattern.segments().iter().all(|wanted| match (wanted, segments.next()) {
             (PatternSegment::Literal(literal), Some(segment)) => literal == segment,

@@ -6,7 +6,7 @@ use tollgate_shared::config::{self, HeaderCondition, HostPattern, MatchConfig, N
 use tollgate_shared::exchange::begin;
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
-use tollgate_shared::path::PathCase;
+use tollgate_shared::path::PathRules;
 use tollgate_shared::policy::Policy;
 use tollgate_shared::time::Timestamp;
 
@@ -20,8 +20,8 @@ pub fn run(data: &[u8]) {
         (Ok(policy), Ok(same)) => {
             assert_eq!(format!("{policy:?}"), format!("{same:?}"));
             let config: PolicyConfig = config::parse(data).expect("it compiles");
-            ask(policy, "tg", config.path_case);
-            ask(same.with_key_prefix(&Name::parse("other").expect("a name")), "other", config.path_case);
+            ask(policy, "tg", config.path_rules());
+            ask(same.with_key_prefix(&Name::parse("other").expect("a name")), "other", config.path_rules());
         }
         (Err(errors), Err(same)) => {
             assert_eq!(errors, same);
@@ -36,7 +36,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn ask(policy: Policy, prefix: &str, case: PathCase) {
+fn ask(policy: Policy, prefix: &str, rules: PathRules) {
     let policy = Arc::new(policy);
     assert!(policy.routes().len() <= config::MAX_ROUTES + 1 && policy.limits().len() <= config::MAX_LIMITS);
     let mut local = Local::without_store(check::memory(), 8, Id::default());
@@ -55,7 +55,7 @@ fn ask(policy: Policy, prefix: &str, case: PathCase) {
         if check::is_ambiguous(&policy, &head, now) {
             continue;
         }
-        oracle::readings(&policy, case, &head, Some(route));
+        oracle::readings(&policy, rules, &head, Some(route));
         let earlier = |meant: usize| route.is_some_and(|route| route <= meant);
         assert!(meant.is_none_or(earlier), "{head:?} is for route {meant:?} and takes {route:?}");
         check::ops(&policy, prefix, &ops);

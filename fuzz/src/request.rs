@@ -14,7 +14,7 @@ use tollgate_shared::config::{self, KeyPart, PolicyConfig};
 use tollgate_shared::exchange::{Decision, Ruling, Source, Step, Verdict, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
-use tollgate_shared::path::{Path, PathCase};
+use tollgate_shared::path::{Path, PathCase, PathRules};
 use tollgate_shared::policy::Policy;
 use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::store::memory::{HeapShards, Memory};
@@ -45,7 +45,7 @@ pub fn run(data: &[u8]) {
 /// `fold` for a policy of case-insensitive paths, and `forget` to remember no denials.
 struct Host {
     policy: Arc<Policy>,
-    case: PathCase,
+    rules: PathRules,
     local: Local<HeapShards>,
     store: Option<Memory<HeapShards>>,
     fails: bool,
@@ -62,6 +62,7 @@ impl Host {
     fn new(line: &[u8]) -> Self {
         let has = |word: &[u8]| line.split(|b| *b == b' ').any(|own| own == word);
         let case = if has(b"fold") { PathCase::Insensitive } else { PathCase::Sensitive };
+        let rules = PathRules { case, ..PathRules::default() };
         let policy = if has(b"fold") { &POLICIES.1 } else { &POLICIES.0 };
         let denials = if has(b"forget") { 0 } else { 4 };
         let fails = has(b"failing");
@@ -76,7 +77,7 @@ impl Host {
             decisions: 0,
             changed: vec![0; policy.limits().len()],
             refused: vec![0; policy.limits().len()],
-            case,
+            rules,
             local,
             store: with_store.then(check::memory),
             fails,
@@ -116,7 +117,7 @@ impl Host {
 
     /// Normal forms are normal, and normalising changes them no more.
     fn paths(&self, target: &[u8]) {
-        let path = Path::normalize(target, PathCase::Sensitive);
+        let path = Path::normalize(target, PathRules::default());
         let bytes = path.as_bytes();
         assert_eq!(bytes.first(), Some(&b'/'), "{path:?}");
         assert!(bytes == b"/" || !bytes.ends_with(b"/"), "{path:?}");
@@ -125,10 +126,11 @@ impl Host {
         assert!(bytes == b"/" || segments.clone().all(|s| !matches!(s, b"" | b"." | b"..")), "{path:?}");
         assert!(bytes == b"/" || segments.eq(path.segments()), "{path:?}");
         for keep in [|b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b), |_: u8| false] {
-            let again = Path::normalize(&encode(bytes, keep), PathCase::Sensitive);
+            let again = Path::normalize(&encode(bytes, keep), PathRules::default());
             assert_eq!(bytes, again.as_bytes());
         }
-        let folded = Path::normalize(target, PathCase::Insensitive);
+        let folded =
+            Path::normalize(target, PathRules { case: PathCase::Insensitive, ..PathRules::default() });
         assert_eq!(folded.as_bytes(), bytes.to_ascii_lowercase());
     }
 
@@ -140,13 +142,14 @@ impl Host {
         check::ops(&self.policy, "tg", &ops);
         let seed = hash(&head.target);
         for round in 0..2 {
-            let other = spelling::respell(head, self.case == PathCase::Insensitive, seed.wrapping_add(round));
+            let other =
+                spelling::respell(head, self.rules.case == PathCase::Insensitive, seed.wrapping_add(round));
             let (other_route, other_ops) = check::plan(&self.policy, &other, self.now);
             let is_refused = self.readings(&other, other_route);
-            let is_plain = Path::normalize(&head.target, self.case).has_one_reading();
+            let is_plain = Path::normalize(&head.target, self.rules).has_one_reading();
             if is_plain && !is_refused && oracle::is_guarded(&self.policy, route) {
                 assert_eq!(route, other_route, "{other:?}");
-                if Path::normalize(&other.target, self.case).is_one_resource() {
+                if Path::normalize(&other.target, self.rules).is_one_resource() {
                     assert_eq!(ops, other_ops, "{other:?}");
                 }
             }
@@ -161,7 +164,7 @@ impl Host {
     /// Holds the route that was taken against what servers make of the path, and says whether the request is refused instead.
     fn readings(&self, head: &Head, route: Option<usize>) -> bool {
         let is_refused = check::is_ambiguous(&self.policy, head, self.now);
-        oracle::readings(&self.policy, self.case, head, (!is_refused).then_some(route));
+        oracle::readings(&self.policy, self.rules, head, (!is_refused).then_some(route));
         is_refused
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tollgate_fuzz::head::Head;
 use tollgate_fuzz::{check, oracle};
-use tollgate_shared::path::PathCase;
+use tollgate_shared::path::PathRules;
 use tollgate_shared::policy::Policy;
 use tollgate_shared::time::Timestamp;
 
@@ -113,7 +113,7 @@ fn the_guard_of_every_reading_of_a_path_is_met() {
             let is_refused = check::is_ambiguous(policy, &head, now);
             refused += usize::from(is_refused);
             let taken = (!is_refused).then(|| check::plan(policy, &head, now).0);
-            oracle::readings(policy, PathCase::Sensitive, &head, taken);
+            oracle::readings(policy, PathRules::default(), &head, taken);
         }
     }
     assert!(refused < 2 * TARGETS, "nearly all is refused: {refused}");

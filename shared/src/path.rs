@@ -7,7 +7,7 @@
 //! 2. path parameters (`;…` up to the next slash, `%3B…` too) are cut off, because servlet containers
 //!    ignore them;
 //! 3. percent-encoding is undone once, for every byte: `%41` is `A`, `%2F` is a slash, `%252F` stays the
-//!    text `%2F`;
+//!    text `%2F`. If the policy says `"escaped_slashes": "kept"`, `%2F` is a part of a name instead;
 //! 4. a backslash, encoded or not, is a slash, as URL parsers of browsers and Node have it;
 //! 5. empty segments and `.` vanish, `..` removes the segment before it (never past the root);
 //! 6. a trailing slash vanishes;
@@ -116,13 +116,34 @@ pub enum PathCase {
     Insensitive,
 }
 
+/// What `%2F` in a path is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum EscapedSlashes {
+    /// A slash, and a part of a name for some servers: both readings count.
+    #[default]
+    Ambiguous,
+    /// A part of a name, and never a slash, for every server that reads the path.
+    Kept,
+}
+
+/// What of the normal form the policy decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathRules {
+    /// Whether `/Login` and `/login` are one path.
+    pub case: PathCase,
+    /// What `%2F` is.
+    pub escaped_slashes: EscapedSlashes,
+}
+
 impl Path {
     /// Brings a request target to normal form.
-    pub fn normalize(target: &[u8], case: PathCase) -> Self {
+    pub fn normalize(target: &[u8], rules: PathRules) -> Self {
         match ordinary(target) {
             Some(path) => {
                 let mut bytes = path.to_vec();
-                if case == PathCase::Insensitive {
+                if rules.case == PathCase::Insensitive {
                     bytes.make_ascii_lowercase();
                 }
                 let mut found = Kinds::default();
@@ -132,10 +153,10 @@ impl Path {
                 Self { bytes, found, hard: Kinds::default() }
             }
             None => {
-                let mut path = Reader::read(target, case, Kinds::default());
+                let mut path = Reader::read(target, rules, Kinds::default());
                 if path.found.has(Kinds::FRAGMENT) {
                     // What stands behind the `#` is a part of other readings.
-                    let longer = Reader::read(target, case, Kinds::FRAGMENT);
+                    let longer = Reader::read(target, rules, Kinds::FRAGMENT);
                     path.found.add(longer.found);
                     path.hard = path.found;
                 }
@@ -146,8 +167,8 @@ impl Path {
 
     /// How a server reads a request target that lacks the rules in `without`. What such a server takes for a
     /// part of a name, and no pattern can equal, stands there as a backslash; empty segments stay.
-    pub fn without(target: &[u8], case: PathCase, without: Kinds) -> Self {
-        Reader::read(target, case, without)
+    pub fn without(target: &[u8], rules: PathRules, without: Kinds) -> Self {
+        Reader::read(target, rules, without)
     }
 
     /// The path's bytes; not necessarily UTF-8.
@@ -226,7 +247,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(target: &[u8], case: PathCase, without: Kinds) -> Path {
+    fn read(target: &[u8], rules: PathRules, without: Kinds) -> Path {
         let mut bytes = Vec::with_capacity(target.len().min(256));
         bytes.push(b'/');
         let path = Path { bytes, found: Kinds::default(), hard: Kinds::default() };
@@ -257,6 +278,7 @@ impl Reader {
                     Some((byte, after)) => {
                         rest = after;
                         match byte {
+                            b'/' if rules.escaped_slashes == EscapedSlashes::Kept => reader.push(b'\\'),
                             b'/' => reader.slash(Kinds::SLASH),
                             b'\\' => reader.slash(Kinds::ENCODED_BACKSLASH),
                             b';' => reader.parameters(Kinds::ENCODED_PARAMETERS),
@@ -283,7 +305,7 @@ impl Reader {
         if path.bytes.len() > 1 && !(path.found.has(Kinds::TRAILING) && without.has(Kinds::TRAILING)) {
             path.bytes.pop();
         }
-        if case == PathCase::Insensitive {
+        if rules.case == PathCase::Insensitive {
             path.bytes.make_ascii_lowercase();
         }
         path.hard.add(Kinds(path.found.0 & !Kinds::FORGIVING.0));
@@ -438,7 +460,7 @@ mod tests {
     use super::*;
 
     fn normal(target: &str) -> std::string::String {
-        let path = Path::normalize(target.as_bytes(), PathCase::Sensitive);
+        let path = Path::normalize(target.as_bytes(), PathRules::default());
         std::string::String::from_utf8_lossy(path.as_bytes()).into_owned()
     }
 
@@ -471,6 +493,17 @@ mod tests {
     }
 
     #[test]
+    fn an_escaped_slash_that_is_kept_is_a_part_of_a_name() {
+        let rules = PathRules { escaped_slashes: EscapedSlashes::Kept, ..PathRules::default() };
+        let path = Path::normalize(b"/a%2Fb/c", rules);
+        assert!(path.has_one_reading() && path.segments().eq([&b"a\\b"[..], b"c"]), "{path:?}");
+        // Every other kind of slash is one still.
+        assert!(!Path::normalize(b"/a%5Cb/c", rules).has_one_reading());
+        // In a parameter it is cut off with it.
+        assert_eq!(Path::normalize(b"/a;x%2Fb/c", rules).as_bytes(), b"/a/c");
+    }
+
+    #[test]
     fn what_is_encoded_twice_is_decoded_once() {
         assert_eq!(normal("/auth%252Flogin"), "/auth%2Flogin");
         assert_eq!(normal("/%zz/%4"), "/%zz/%4");
@@ -490,7 +523,7 @@ mod tests {
 
     /// What a server makes of a target that lacks some of our rules.
     fn read(target: &str, without: Kinds) -> std::string::String {
-        let path = Path::without(target.as_bytes(), PathCase::Sensitive, without);
+        let path = Path::without(target.as_bytes(), PathRules::default(), without);
         std::string::String::from_utf8_lossy(path.as_bytes()).into_owned()
     }
 
@@ -519,7 +552,7 @@ mod tests {
             ("/%40me", Kinds::NEEDLESS, r"/@me\"),
             ("/a%20b", Kinds::NEEDLESS, "/a b"),
         ] {
-            let path = Path::normalize(target.as_bytes(), PathCase::Sensitive);
+            let path = Path::normalize(target.as_bytes(), PathRules::default());
             assert!(path.found.has(without) || target == "/a%20b", "{target}");
             assert_eq!(read(target, without), expected, "{target}");
         }
@@ -529,7 +562,7 @@ mod tests {
     fn many_slashes_take_no_longer_than_other_bytes() {
         let slashes = "/".repeat(1 << 20);
         for without in [Kinds::default(), Kinds::LEADING, Kinds::LEADING.and(Kinds::EMPTY)] {
-            let path = Path::without(slashes.as_bytes(), PathCase::Sensitive, without);
+            let path = Path::without(slashes.as_bytes(), PathRules::default(), without);
             assert!(path.as_bytes().iter().all(|b| *b == b'/'));
         }
     }
@@ -539,13 +572,16 @@ mod tests {
         for target in
             ["/", "/api/x", "/v1/users:batchGet", "/a.b/c..d/...?x=/../;%2F", "/caf%C3%A9", "/a%20b"]
         {
-            assert!(Path::normalize(target.as_bytes(), PathCase::Sensitive).has_one_reading(), "{target}");
+            assert!(Path::normalize(target.as_bytes(), PathRules::default()).has_one_reading(), "{target}");
         }
     }
 
     #[test]
     fn case_is_folded_on_request() {
-        let path = Path::normalize(b"/Auth/LOGIN%41", PathCase::Insensitive);
+        let path = Path::normalize(
+            b"/Auth/LOGIN%41",
+            PathRules { case: PathCase::Insensitive, ..PathRules::default() },
+        );
         assert_eq!(path.as_bytes(), b"/auth/logina");
     }
 
@@ -558,7 +594,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_become_a_normal_form(target in prop::collection::vec(any::<u8>(), 0..200)) {
-            let path = Path::normalize(&target, PathCase::Sensitive);
+            let path = Path::normalize(&target, PathRules::default());
             prop_assert_eq!(path.as_bytes().first(), Some(&b'/'));
             prop_assert!(path.segments().all(|s| !matches!(s, b"" | b"." | b"..")));
             let mut again = Vec::new();

@@ -148,19 +148,19 @@ fn normalize_host(host: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::PathCase;
+    use crate::path::PathRules;
 
     fn router(patterns: &[&str]) -> Router {
         let mut router = Router::default();
         for (route, pattern) in patterns.iter().enumerate() {
-            let pattern = PathPattern::parse(pattern, PathCase::Sensitive).unwrap();
+            let pattern = PathPattern::parse(pattern, PathRules::default()).unwrap();
             router.insert(route, Some(&pattern), &[]);
         }
         router
     }
 
     fn find(router: &Router, path: &str) -> Option<usize> {
-        router.find(&Path::normalize(path.as_bytes(), PathCase::Sensitive), b"", &mut |_| true)
+        router.find(&Path::normalize(path.as_bytes(), PathRules::default()), b"", &mut |_| true)
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn conditions_pass_the_search_on_to_the_next_match() {
         let router = router(&["/a", "/*", "/a"]);
-        let path = Path::normalize(b"/a", PathCase::Sensitive);
+        let path = Path::normalize(b"/a", PathRules::default());
         assert_eq!(router.find(&path, b"", &mut |route| route != 0), Some(1));
         assert_eq!(router.find(&path, b"", &mut |route| route == 2), Some(2));
         assert_eq!(router.find(&path, b"", &mut |_| false), None);
@@ -197,7 +197,7 @@ mod tests {
         router.insert(0, None, &[HostPattern::parse("api.example.com").unwrap()]);
         router.insert(1, None, &[HostPattern::parse("*.example.com").unwrap()]);
         router.insert(2, None, &[]);
-        let path = Path::normalize(b"/x", PathCase::Sensitive);
+        let path = Path::normalize(b"/x", PathRules::default());
         let find = |host: &str| router.find(&path, host.as_bytes(), &mut |_| true);
         assert_eq!(find("API.example.com.:8080"), Some(0));
         for host in ["api.example.com:x", "api.example.com:80:80", "api.example.com:", "api.example.com.."] {

@@ -105,13 +105,17 @@ fn fields_at_the_top() {
     for (policy, error) in [
         (
             json!({ "route": [] }),
-            "route: found unknown field `route`, expected one of `$schema`, `client_ip`, `path_case`, `headers`, \
-             `shadow`, `jwt`, `routes`, `default`",
+            "route: found unknown field `route`, expected one of `$schema`, `client_ip`, `path_case`, \
+             `escaped_slashes`, `headers`, `shadow`, `jwt`, `routes`, `default`",
         ),
         (json!({ "routes": {} }), "routes: found an object, expected a list"),
         (json!({ "routes": [7] }), "routes[0]: found `7`, expected an object"),
         (json!({ "shadow": "yes" }), r#"shadow: found "yes", expected true or false"#),
         (json!({ "path_case": "lower" }), "path_case: found `lower`, expected `sensitive` or `insensitive`"),
+        (
+            json!({ "escaped_slashes": "keep" }),
+            "escaped_slashes: found `keep`, expected `ambiguous` or `kept`",
+        ),
         (
             json!({ "headers": { "ietf": 1 } }),
             r#"headers.ietf: found `1`, expected "always", "refusals" or "never""#,

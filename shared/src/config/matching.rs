@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::names::text_type;
 use super::{CostConfig, HeaderCost, HeaderName};
-use crate::path::{Path, PathCase};
+use crate::path::{Path, PathRules};
 use crate::request::is_method;
 
 /// A method, in capitals.
@@ -59,7 +59,7 @@ impl PathPattern {
     ///
     /// Percent-encoding is undone as in requests. Refused: no leading slash, empty or dot segments, a trailing slash,
     /// `*` as a part of a segment, a query, path parameters (`%3B` too), more than 512 bytes or 32 segments.
-    pub fn parse(text: &str, case: PathCase) -> Option<Self> {
+    pub fn parse(text: &str, rules: PathRules) -> Option<Self> {
         let rest = text.strip_prefix('/').filter(|_| text.len() <= 512)?;
         if text.contains(['?', '#', ';', '\\']) {
             return None;
@@ -73,14 +73,14 @@ impl PathPattern {
             return None;
         }
         let segments =
-            written.into_iter().map(|segment| parse_segment(segment, case)).collect::<Option<_>>()?;
+            written.into_iter().map(|segment| parse_segment(segment, rules)).collect::<Option<_>>()?;
         Some(Self { text: text.into(), segments, prefix })
     }
 
-    /// The same pattern under another case policy.
+    /// The same pattern under other rules.
     #[must_use]
-    pub fn with_case(&self, case: PathCase) -> Self {
-        Self::parse(&self.text, case).unwrap_or_else(|| self.clone())
+    pub fn with_rules(&self, rules: PathRules) -> Self {
+        Self::parse(&self.text, rules).unwrap_or_else(|| self.clone())
     }
 
     /// The segments, without the `*` that ends a prefix.
@@ -99,7 +99,7 @@ impl PathPattern {
     }
 }
 
-fn parse_segment(text: &str, case: PathCase) -> Option<PatternSegment> {
+fn parse_segment(text: &str, rules: PathRules) -> Option<PatternSegment> {
     if text == "*" {
         return Some(PatternSegment::Any);
     }
@@ -107,7 +107,7 @@ fn parse_segment(text: &str, case: PathCase) -> Option<PatternSegment> {
         return None;
     }
     // A literal must be one segment in normal form too, or it could never match.
-    let path = Path::normalize(&[b"/", text.as_bytes()].concat(), case);
+    let path = Path::normalize(&[b"/", text.as_bytes()].concat(), rules);
     if path.has_parameters() {
         return None;
     }
@@ -251,7 +251,7 @@ text_type!(
     "PathPattern",
     "a path such as \"/login\", \"/api/*\" (the prefix and all below it) or \"/users/*/orders\" (one segment): \
      it starts with /, does not end in /, and has no empty or dot segment, no query or `;`, and * only as a whole segment",
-    |text| PathPattern::parse(text, PathCase::Sensitive)
+    |text| PathPattern::parse(text, PathRules::default())
 );
 text_type!(
     HostPattern,

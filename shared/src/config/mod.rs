@@ -28,7 +28,7 @@ use core::num::{NonZeroU8, NonZeroU16, NonZeroU64};
 
 use serde::Deserialize;
 
-use crate::path::PathCase;
+use crate::path::{EscapedSlashes, PathCase, PathRules};
 use crate::rate_limit::Algorithm;
 use crate::time::Span;
 
@@ -80,6 +80,9 @@ pub struct PolicyConfig {
     /// Whether paths are compared with regard to case.
     #[serde(default)]
     pub path_case: PathCase,
+    /// What `%2F` in a path is.
+    #[serde(default)]
+    pub escaped_slashes: EscapedSlashes,
     /// Which header fields answers carry.
     #[serde(default)]
     pub headers: HeadersConfig,
@@ -118,6 +121,13 @@ impl Default for ClientIpConfig {
             trusted_hops: NonZeroU16::MIN,
             ipv6_prefix: const { NonZeroU8::MIN.saturating_add(63) },
         }
+    }
+}
+
+impl PolicyConfig {
+    /// How paths are compared.
+    pub fn path_rules(&self) -> PathRules {
+        PathRules { case: self.path_case, escaped_slashes: self.escaped_slashes }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::config::{
 };
 use crate::jwt::{JwtPolicy, Lookup};
 use crate::key::{Key, KeyForm};
-use crate::path::{Kinds, Path, PathCase};
+use crate::path::{Kinds, Path, PathRules};
 use crate::rate_limit::Quota;
 use crate::request::Request;
 use crate::router::Router;
@@ -44,7 +44,7 @@ pub struct Policy {
     /// Whether anything of any route may refuse a request.
     is_guarded: bool,
     client_ip: ClientIpConfig,
-    path_case: PathCase,
+    path_rules: PathRules,
     headers: HeadersConfig,
     /// What store keys begin with.
     key_prefix: String,
@@ -154,6 +154,7 @@ impl Policy {
         if config.client_ip.ipv6_prefix.get() > 128 {
             compiler.error("client_ip.ipv6_prefix", config.client_ip.ipv6_prefix, "1 to 128 bits");
         }
+        let path_rules = config.path_rules();
         let mut policy = Self {
             router: Router::default(),
             routes: Vec::new(),
@@ -166,7 +167,7 @@ impl Policy {
             reserved: Vec::new(),
             is_guarded: false,
             client_ip: config.client_ip,
-            path_case: config.path_case,
+            path_rules,
             headers: config.headers,
             key_prefix: String::from(DEFAULT_PREFIX),
         };
@@ -179,7 +180,7 @@ impl Policy {
                 compiler.error(&format!("{path}.name"), &name, "a name that no earlier route has");
             }
             compiler.conditions(&path, &conditions);
-            let pattern = conditions.path.as_ref().map(|pattern| pattern.with_case(config.path_case));
+            let pattern = conditions.path.as_ref().map(|pattern| pattern.with_rules(path_rules));
             policy.router.insert(index, pattern.as_ref(), &conditions.hosts);
             policy.conditions.push(conditions);
             policy.routes.push(compiler.route(&path, name, guards));
@@ -302,8 +303,8 @@ impl Policy {
     /// The path of a request, in normal form.
     pub(crate) fn path(&self, request: &dyn Request) -> Path {
         let mut path = None;
-        request.target(&mut |target| path = Some(Path::normalize(target, self.path_case)));
-        path.unwrap_or_else(|| Path::normalize(b"/", self.path_case))
+        request.target(&mut |target| path = Some(Path::normalize(target, self.path_rules)));
+        path.unwrap_or_else(|| Path::normalize(b"/", self.path_rules))
     }
 
     /// The number of the route that `request` takes.
@@ -329,7 +330,7 @@ impl Policy {
             guarded = guarded.or(route.filter(|_| is_guarded(route)));
         };
         request.target(&mut |target| {
-            let read = |without| self.route_of(&Path::without(target, self.path_case, without), request);
+            let read = |without| self.route_of(&Path::without(target, self.path_rules, without), request);
             let normal = core::iter::once((Kinds::default(), route));
             for (without, route) in normal.chain(path.likely().map(|without| (without, read(without)))) {
                 meet(route);

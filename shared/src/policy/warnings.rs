@@ -67,7 +67,7 @@ impl Policy {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(earlier), Some(later)) => {
-                let [earlier, later] = [earlier, later].map(|pattern| pattern.with_case(self.path_case));
+                let [earlier, later] = [earlier, later].map(|pattern| pattern.with_rules(self.path_rules));
                 takes_path(&earlier, &later)
             }
         };
