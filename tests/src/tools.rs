@@ -105,6 +105,10 @@ pub const WORKER_BUILD: CargoTool =
 pub const CARGO_DENY: CargoTool =
     CargoTool { package: "cargo-deny", version: "0.20.2", program: "cargo-deny", arguments: &[] };
 
+/// Changes code in small ways, to see whether a test notices.
+pub const CARGO_MUTANTS: CargoTool =
+    CargoTool { package: "cargo-mutants", version: "27.1.0", program: "cargo-mutants", arguments: &[] };
+
 /// The name by which [`system_redis_server`] is found.
 pub const SYSTEM_REDIS: &str = "redis-server-system";
 

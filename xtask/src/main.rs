@@ -18,6 +18,7 @@ mod commands;
 mod debian;
 mod demo;
 mod manifests;
+mod mutants;
 mod npm;
 mod schema;
 mod setup;
@@ -71,6 +72,8 @@ enum Command {
     Commands,
     /// Keeps thousands of clients on the gateway for minutes: its memory has to stay flat and every answer right.
     Soak(soak::Options),
+    /// Changes the code in small ways and runs tests, for hours: what no test notices is printed.
+    Mutants(mutants::Options),
     /// Writes the policy's JSON Schema to `policy.schema.json`.
     Schema,
     /// Runs every check that runs no test: format, clippy, `no_std`, dependencies, manifests, documentation.
@@ -106,6 +109,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => bench::run(&options),
         Command::Commands => commands::run(),
         Command::Soak(options) => soak::run(&options),
+        Command::Mutants(options) => mutants::run(&options),
         Command::Schema => schema::run(),
         Command::Lint => check::lint(),
     }
