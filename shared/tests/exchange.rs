@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "test code: a panic is a failed test")]
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tollgate_shared::config::{ConfigError, VerifiedBy};
-use tollgate_shared::exchange::{Before, Call, Decision, Reason, Source, Step, begin};
+use tollgate_shared::exchange::{
+    Before, Call, Decision, LimitError, Reason, Source, Step, begin, begin_limit,
+};
 use tollgate_shared::id::Id;
 use tollgate_shared::jwt::TokenError;
 use tollgate_shared::local::Local;
@@ -287,6 +290,44 @@ fn an_instance_knows_what_it_has_revoked_itself() {
         };
         assert_eq!(passes, !works, "{when}");
     }
+}
+
+/// A limit that is asked by its name counts where requests of the same values do.
+#[test]
+fn a_limit_can_be_asked_by_its_name() {
+    let mut host = Host::new(
+        r#"{ "default": { "rate_limits": [
+            { "name": "other", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["const:all"] },
+            { "name": "user", "algorithm": "fixed_window", "quota": 4, "window": "1d", "key": ["header:x-user", "const:a"], "cost": 2 } ] } }"#,
+    );
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
+    assert!(matches!(host.finish(call, now), Decision::Allow(_)));
+    let ask = |host: &mut Host, values: &[&str], cost| {
+        let step = begin_limit(&host.policy, &mut host.local, "user", values, NonZeroU64::new(cost), now)?;
+        Ok(match step {
+            Step::Decide(decision) => decision,
+            Step::Call(call) => host.finish(call, now),
+            step => panic!("{step:?}"),
+        })
+    };
+    let standing = |decision: Result<Decision, LimitError>| {
+        let Ok(decision) = decision else { panic!("{decision:?}") };
+        let [verdict] = decision.report().verdicts[..] else { panic!("{decision:?}") };
+        let standing = verdict.standing.unwrap();
+        (matches!(decision, Decision::Allow(_)), verdict.limit, standing.remaining, verdict.source)
+    };
+    assert_eq!(standing(ask(&mut host, &["x"], 1)), (true, 1, 1, Source::Store), "the request cost two");
+    assert_eq!(standing(ask(&mut host, &["x"], 0)), (false, 1, 1, Source::Store), "two, as the policy says");
+    assert_eq!(standing(ask(&mut host, &["x"], 2)), (false, 1, 1, Source::Denials));
+    assert_eq!(standing(ask(&mut host, &["x"], 1)), (true, 1, 0, Source::Store), "which is still there");
+    assert_eq!(standing(ask(&mut host, &["y"], 0)), (true, 1, 2, Source::Store));
+    assert_eq!(standing(ask(&mut host, &["y"], 1_000_000_000)), (false, 1, 2, Source::Store));
+    assert_eq!(ask(&mut host, &["y"], 1_000_000_001).unwrap_err(), LimitError::Cost);
+    assert_eq!(ask(&mut host, &[], 0).unwrap_err(), LimitError::Values);
+    assert_eq!(ask(&mut host, &["x", "a"], 0).unwrap_err(), LimitError::Values);
+    let unknown = begin_limit(&host.policy, &mut host.local, "nobody", &["x"], None, now);
+    assert_eq!(unknown.unwrap_err(), LimitError::Unknown);
 }
 
 /// A request that its client broke off is no failure, and has no answer that a limit could count. A limit of what succeeds is not led
