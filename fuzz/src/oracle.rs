@@ -52,14 +52,19 @@ pub fn readings(policy: &Policy, rules: PathRules, head: &Head, taken: Option<Op
         && head.target.windows(3).any(|three| three.eq_ignore_ascii_case(b"%2f"));
     for (server, read) in MODELS.into_iter().filter(|_| is_origin_form && !is_kept) {
         let Some(mut segments) = read(&head.target) else { continue };
-        if rules.case == PathCase::Insensitive {
-            segments.iter_mut().for_each(|segment| segment.make_ascii_lowercase());
-        }
+        let fold = |segments: &mut Vec<Vec<u8>>| {
+            if rules.case == PathCase::Insensitive {
+                segments.iter_mut().for_each(|segment| segment.make_ascii_lowercase());
+            }
+        };
+        fold(&mut segments);
         let served = route_of(policy, rules, &segments, head);
         if is_guarded(policy, served) && served != taken {
             // A name of no use, which is forgiven where the path without it leads to a guard.
-            let forgiven: Vec<_> =
+            let mut forgiven: Vec<_> =
                 segments.iter().map(|name| forgive(name)).filter(|name| !name.is_empty()).collect();
+            // Letters may have been encoded.
+            fold(&mut forgiven);
             let is_dots = |name: &Vec<u8>| matches!(&name[..], b"." | b"..");
             let forgiven_route = route_of(policy, rules, &forgiven, head);
             assert!(

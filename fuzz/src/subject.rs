@@ -32,7 +32,8 @@ fn cookie(line: &[u8]) {
     let readers: [(&str, Reader); 5] = [
         ("node", |line| first(pairs(line, b";", true), b"t_k", decoded)),
         ("php", |line| {
-            first(pairs(line, b";", false).map(|(name, value)| (mangled(&name), value)), b"t_k", decoded)
+            let names = |(name, value): (Vec<u8>, _)| (mangled(name.trim_ascii_start()), value);
+            first(pairs(line, b";", false).map(names), b"t_k", decoded)
         }),
         ("asp.net", |line| {
             last(
@@ -209,7 +210,8 @@ fn last(
 
 /// A name as PHP has it.
 fn mangled(name: &[u8]) -> Vec<u8> {
-    let name = name.trim_ascii_start();
+    let start = name.iter().position(|byte| *byte != b' ').unwrap_or(name.len());
+    let name = &name[start..];
     let is_list = name.iter().position(|byte| *byte == b'[').is_some_and(|at| name[at..].contains(&b']'));
     let underscore = |byte: &u8| if matches!(byte, b'.' | b' ' | b'[') { b'_' } else { *byte };
     if is_list { Vec::new() } else { name.iter().map(underscore).collect() }
