@@ -125,12 +125,12 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
     }
     add_fields(&mut headers, policy, denial.report(), now, true);
     let guard = |number: usize| policy.guards().get(number).map(Guard::rule);
+    let status = denial.status(policy);
     match *denial.reason() {
         Reason::AmbiguousPath => {
             let detail = "Servers read the path of this request in different ways. Write it without dot segments, \
                           backslashes, path parameters, and encoded slashes.";
-            let body = problem_body(400, "Bad Request", detail, "AMBIGUOUS_PATH", None);
-            Answer { status: 400, headers, body: body.into() }
+            refused(headers, status, "Bad Request", detail, "AMBIGUOUS_PATH")
         }
         Reason::Limits => limits(policy, denial.report(), headers),
         Reason::Token(error) => token(headers, error.description(), &error.challenge()),
@@ -141,22 +141,17 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
         }
         Reason::Open { for_ms } => {
             let detail = "What is behind this address failed repeatedly and is left alone for now.";
-            later(headers, 503, "Service Unavailable", detail, "CIRCUIT_OPEN", for_ms)
+            later(headers, status, "Service Unavailable", detail, "CIRCUIT_OPEN", for_ms)
         }
-        Reason::Locked { guard: number, for_ms } => {
+        Reason::Locked { for_ms, .. } => {
             let detail = "Another request like this one is being served.";
-            match guard(number) {
-                Some(Rule::Lock { status: 423, .. }) => {
-                    later(headers, 423, "Locked", detail, "LOCKED", for_ms)
-                }
-                _ => later(headers, 409, "Conflict", detail, "LOCKED", for_ms),
-            }
+            let title = if status == 423 { "Locked" } else { "Conflict" };
+            later(headers, status, title, detail, "LOCKED", for_ms)
         }
         Reason::AmbiguousKey => {
             let detail = "Something that tells requests apart is in this one twice, or can be read in different ways. \
                           Send it once.";
-            let body = problem_body(400, "Bad Request", detail, "AMBIGUOUS_KEY", None);
-            Answer { status: 400, headers, body: body.into() }
+            refused(headers, status, "Bad Request", detail, "AMBIGUOUS_KEY")
         }
         Reason::IdempotencyKey { is_missing } => {
             let (detail, code) = if is_missing {
@@ -165,16 +160,15 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
                 let detail = "Idempotency-Key has to be one text of 1 to 255 printable characters.";
                 (detail, "IDEMPOTENCY_KEY_INVALID")
             };
-            Answer { status: 400, headers, body: problem_body(400, "Bad Request", detail, code, None).into() }
+            refused(headers, status, "Bad Request", detail, code)
         }
         Reason::InProgress => {
             let detail = "The request with this Idempotency-Key is being carried out.";
-            later(headers, 409, "Conflict", detail, "IDEMPOTENCY_IN_PROGRESS", 0)
+            later(headers, status, "Conflict", detail, "IDEMPOTENCY_IN_PROGRESS", 0)
         }
         Reason::Mismatch => {
             let detail = "This Idempotency-Key was used for another request.";
-            let body = problem_body(422, "Unprocessable Content", detail, "IDEMPOTENCY_KEY_REUSED", None);
-            Answer { status: 422, headers, body: body.into() }
+            refused(headers, status, "Unprocessable Content", detail, "IDEMPOTENCY_KEY_REUSED")
         }
         Reason::Replay => match denial.replay().and_then(StoredResponse::parts) {
             Some(parts) => {
@@ -182,26 +176,24 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
                 for (name, field) in parts.fields {
                     headers.add(name.to_string(), |value| value.push_str(field));
                 }
-                Answer { status: parts.status, headers, body: parts.body.into() }
+                Answer { status, headers, body: parts.body.into() }
             }
             None => {
                 let detail = "The request was carried out; its answer was too large to be given again, or was cut off.";
-                let body = problem_body(409, "Conflict", detail, "IDEMPOTENT_RESPONSE_NOT_KEPT", None);
                 headers.add("content-type", |value| value.push_str("application/problem+json"));
-                Answer { status: 409, headers, body: body.into() }
+                refused(headers, status, "Conflict", detail, "IDEMPOTENT_RESPONSE_NOT_KEPT")
             }
         },
         Reason::Duplicate(number) => {
             headers.add("content-type", |value| value.push_str("application/json"));
-            match guard(number) {
-                Some(Rule::Dedup { status, body, .. }) => {
-                    Answer { status: *status, headers, body: body.as_bytes().to_vec() }
-                }
-                _ => Answer { status: 200, headers, body: Vec::new() },
-            }
+            let body = match guard(number) {
+                Some(Rule::Dedup { body, .. }) => body.as_bytes().to_vec(),
+                _ => Vec::new(),
+            };
+            Answer { status, headers, body }
         }
         Reason::Unavailable(number) => match guard(number) {
-            Some(Rule::Revocation { unavailable_status: 401, .. }) => {
+            Some(Rule::Revocation { .. }) if status == 401 => {
                 let detail = "whether the token has been revoked cannot be told at the moment";
                 token(headers, detail, &format!("{}{detail}\"", INVALID_TOKEN))
             }
@@ -216,7 +208,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
                 };
                 let detail = format!("{what} cannot be told at the moment.");
                 let code = "GUARD_UNAVAILABLE";
-                later(headers, 503, "Service Unavailable", &detail, code, UNAVAILABLE_RETRY * 1000)
+                later(headers, status, "Service Unavailable", &detail, code, UNAVAILABLE_RETRY * 1000)
             }
         },
     }
@@ -255,6 +247,11 @@ pub(crate) fn later(
     headers.add("retry-after", |value| push_number(value, seconds));
     let detail = format!("{detail} Try again in {seconds} s.");
     Answer { status, headers, body: problem_body(status, title, &detail, code, Some(seconds)).into() }
+}
+
+/// Who need not ask again.
+fn refused(headers: Fields, status: u16, title: &str, detail: &str, code: &str) -> Answer {
+    Answer { status, headers, body: problem_body(status, title, detail, code, None).into() }
 }
 
 fn problem_body(status: u16, title: &str, detail: &str, code: &str, retry_after: Option<u64>) -> String {
@@ -309,7 +306,7 @@ fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
 pub fn problem(status: u16, title: &str, detail: &str, code: &str) -> Answer {
     let mut headers = Fields::with_room();
     headers.add("content-type", |value| value.push_str("application/problem+json"));
-    Answer { status, headers, body: problem_body(status, title, detail, code, None).into() }
+    refused(headers, status, title, detail, code)
 }
 
 /// An answer of JSON, not to be kept.

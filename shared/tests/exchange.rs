@@ -194,6 +194,42 @@ fn what_a_lock_turns_away_stays_counted() {
     assert_eq!(reason(decided(&mut host)), Some(Reason::Limits), "the second attempt was the last one");
 }
 
+/// Two requests find a breaker half-open with one probe free. Who does not get it is refused because of the breaker, and pays nothing.
+#[test]
+fn who_loses_the_race_for_a_probe_pays_nothing() {
+    let mut host = Host::new(
+        r#"{ "default": {
+            "rate_limits": [{ "name": "all", "algorithm": "fixed_window", "quota": 10, "window": "1d", "key": ["const:all"] }],
+            "circuit_breaker": { "failures": 1, "within": "60s", "open_for": "30s" } } }"#,
+    );
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let call = host.call(&ask, now);
+    let Decision::Allow(mut admission) = host.finish(call, now) else { panic!("it is closed") };
+    for op in admission.completion().unwrap().responded(&mut host.local, 503, now) {
+        host.store.perform(&op, now).unwrap();
+    }
+    let now = now.plus(31_000);
+    let mut claims: Vec<Call> = Vec::new();
+    for call in [host.call(&ask, now), host.call(&ask, now)] {
+        let outcomes = host.perform(&call, now);
+        let Step::Call(claim) = call.resume(&mut host.local, outcomes, now) else {
+            panic!("a probe is free")
+        };
+        claims.push(claim);
+    }
+    let reasons = claims.into_iter().map(|claim| match host.finish(claim, now) {
+        Decision::Allow(_) => None,
+        Decision::Deny(denial) => Some(*denial.reason()),
+    });
+    assert!(matches!(reasons.collect::<Vec<_>>()[..], [None, Some(Reason::Open { .. })]));
+    let now = now.plus(1000);
+    let Step::Call(call) = host.begin(&ask, now) else { panic!("the breaker is asked") };
+    let Decision::Deny(denial) = host.finish(call, now) else { panic!("the probe is under way") };
+    // The request that tripped it, the probe, and this one for the moment.
+    assert_eq!(denial.report().verdicts[0].standing.unwrap().remaining, 7);
+}
+
 /// Keys are fetched when a token names one that is not there, refreshed from time to time by one request, and kept when a fetch fails.
 #[test]
 fn keys_are_fetched_when_they_are_wanted() {

@@ -10,11 +10,11 @@ use super::guards::Asked;
 use super::later::Held;
 use super::limits::{self, Performed};
 use super::{Admission, Decision, Denial, Later, Reason, Report, Ruling, Step, Verdict};
-use crate::config::{CountConfig, Statuses};
+use crate::config::CountConfig;
 use crate::idempotency::StoredResponse;
 use crate::key::Digest;
 use crate::local::Local;
-use crate::policy::{Limit, Policy, RouteLimit};
+use crate::policy::{Policy, RouteLimit};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, StoreError};
 use crate::time::{Span, Timestamp, Validity};
@@ -30,10 +30,14 @@ pub struct Call {
     pub(super) report: Report,
     /// Why the request is refused, as far as that is known.
     pub(super) reason: Option<Reason>,
-    /// What is given back if it is refused.
+    /// What guards give back if it is refused.
     pub(super) refunds: Vec<Owed>,
-    /// The same of limits that need no token, which keep it if that is why the request is refused.
-    attempts: Vec<Owed>,
+    /// What limits that count by claims may give back then.
+    charged_by_claims: Vec<Owed>,
+    /// And the others.
+    charged: Vec<Owed>,
+    /// Whether something has been claimed.
+    has_claimed: bool,
     /// `None` while there are limits only, which is so for most requests: this is large.
     guarded: Option<Box<Guarded>>,
     pub(super) began: Timestamp,
@@ -48,6 +52,15 @@ enum Limits {
     WithoutToken,
     /// The one of this number, whatever the route.
     One(usize),
+}
+
+/// Which limits keep what they charged for a request that is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Nothing,
+    /// Those that count without claims: by a token that does not hold, nobody uses up what its owner may do.
+    WithoutClaims,
+    All,
 }
 
 /// What guards have to do with a decision.
@@ -104,7 +117,9 @@ impl Call {
             report,
             reason: None,
             refunds: Vec::new(),
-            attempts: Vec::new(),
+            charged_by_claims: Vec::new(),
+            charged: Vec::new(),
+            has_claimed: false,
             guarded: None,
             began,
         }
@@ -195,9 +210,7 @@ impl Call {
         }
         let claims = self.guarded.as_ref().is_some_and(|guarded| !guarded.claims.is_empty());
         if self.reason.is_none() && claims {
-            // Whoever comes as far as to claim something has made an attempt, which stays counted.
-            self.refunds.clear();
-            self.attempts.clear();
+            self.has_claimed = true;
             return self.leave(local, now);
         }
         match self.guarded.as_mut().and_then(|guarded| guarded.held.take()) {
@@ -215,11 +228,11 @@ impl Call {
         is_alone: bool,
         now: Timestamp,
     ) {
-        let Self { policy, report, refunds, attempts, guarded, began, .. } = self;
-        let mut give_back = |op, outcome: &Outcome, limits: &mut dyn Iterator<Item = usize>, to_memory| {
-            let [of_claims, others] = limits::refunds(policy, op, outcome, limits);
-            refunds.extend(of_claims.map(|op| Owed { op, to_memory }));
-            attempts.extend(others.map(|op| Owed { op, to_memory }));
+        let Self { policy, report, charged_by_claims, charged, guarded, began, .. } = self;
+        let mut note = |op, outcome: &Outcome, limits: &mut dyn Iterator<Item = usize>, to_memory| {
+            let [by_claims, others] = limits::refunds(policy, op, outcome, limits);
+            charged_by_claims.extend(by_claims.map(|op| Owed { op, to_memory }));
+            charged.extend(others.map(|op| Owed { op, to_memory }));
         };
         let route = report.route.and_then(|route| policy.routes().get(route));
         let one;
@@ -241,7 +254,7 @@ impl Call {
                     limits::decided(policy, &op, &outcome, numbers.clone(), local, *began, verdicts);
                     count(guarded, policy, &op, &outcome, numbers.clone(), false);
                     if !is_alone {
-                        give_back(op, &outcome, &mut { numbers }, false);
+                        note(op, &outcome, &mut { numbers }, false);
                     }
                 }
                 Err(error) => {
@@ -250,7 +263,7 @@ impl Call {
                     verdicts.extend(degraded);
                     if let Some(Performed { op, outcome, limits }) = own {
                         count(guarded, policy, &op, &outcome, limits.iter().copied(), true);
-                        give_back(op, &outcome, &mut limits.into_iter(), true);
+                        note(op, &outcome, &mut limits.into_iter(), true);
                     }
                 }
             }
@@ -265,29 +278,37 @@ impl Call {
     }
 
     pub(super) fn decide<S: Shards>(self, local: &mut Local<S>, now: Timestamp) -> Decision {
-        let Self { policy, report, reason, mut refunds, attempts, guarded, began, limits, .. } = self;
+        let Self { policy, report, reason, mut refunds, charged_by_claims, charged, guarded, began, .. } =
+            self;
         match (reason, guarded) {
-            (Some(reason), mut guarded) => {
-                let answered = match reason {
-                    Reason::Revoked | Reason::Token(_) => Some(401),
-                    Reason::Limits => None,
-                    _ => (limits == Limits::WithoutToken).then_some(503),
+            (Some(reason), guarded) => {
+                let kept = match reason {
+                    // Whether there is anybody to ask is a breaker's to say, and then nobody has been.
+                    Reason::Limits | Reason::Open { .. } => Kept::Nothing,
+                    Reason::Revoked | Reason::Token(_) => Kept::WithoutClaims,
+                    // What comes so far as to claim something has made an attempt.
+                    _ if self.has_claimed => Kept::All,
+                    _ if self.limits == Limits::WithoutToken => Kept::WithoutClaims,
+                    _ => Kept::Nothing,
                 };
-                if let Some(status) = answered {
-                    // It is an attempt, and has its answer: who counts that keeps what it was charged. What was charged by claims
-                    // is given back already.
-                    let keeps = |limit: &Limit, statuses: &Statuses| {
-                        limit.counts_claims() || statuses.include(status)
-                    };
-                    if let Some(guarded) = &mut guarded {
-                        refunds.extend(guarded.due.uncounted(&policy, keeps));
-                    }
-                } else {
-                    refunds.extend(attempts);
+                if kept != Kept::All {
+                    refunds.extend(charged_by_claims);
                 }
-                let refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
-                let replay = guarded.and_then(|guarded| guarded.replay);
-                Decision::Deny(Denial { report, reason, replay, refunds })
+                if kept == Kept::Nothing {
+                    refunds.extend(charged);
+                }
+                let (mut due, replay) =
+                    guarded.map_or_else(Default::default, |guarded| (guarded.due, guarded.replay));
+                let mut denial = Denial { report, reason, replay, refunds: Vec::new() };
+                if kept != Kept::Nothing {
+                    // What is kept was charged for an answer, which is ours.
+                    let status = denial.status(&policy);
+                    refunds.extend(due.uncounted(&policy, |limit, statuses| {
+                        (kept == Kept::WithoutClaims && limit.counts_claims()) || statuses.include(status)
+                    }));
+                }
+                denial.refunds = refunds.into_iter().filter_map(|owed| owed.pay(local, now)).collect();
+                Decision::Deny(denial)
             }
             (None, None) => Decision::allow(report, Vec::new()),
             (None, Some(guarded)) => {

@@ -35,7 +35,7 @@ use crate::idempotency::StoredResponse;
 use crate::jwt::TokenError;
 use crate::key::{Digest, Facts};
 use crate::local::Local;
-use crate::policy::Policy;
+use crate::policy::{Guard, Policy, Rule};
 use crate::rate_limit::Check;
 use crate::request::Request;
 use crate::store::Op;
@@ -263,6 +263,33 @@ impl Denial {
     /// Why.
     pub fn reason(&self) -> &Reason {
         &self.reason
+    }
+
+    /// The status that it is answered with.
+    pub fn status(&self, policy: &Policy) -> u16 {
+        let guard = |number: usize| policy.guards().get(number).map(Guard::rule);
+        match self.reason {
+            Reason::AmbiguousPath | Reason::AmbiguousKey | Reason::IdempotencyKey { .. } => 400,
+            // Or nobody can tell.
+            Reason::Limits if self.report.verdicts.iter().any(|v| v.ruling == Ruling::Refused) => 429,
+            Reason::Limits | Reason::Open { .. } => 503,
+            Reason::Token(_) | Reason::Revoked => 401,
+            Reason::Locked { guard: number, .. } => match guard(number) {
+                Some(Rule::Lock { status, .. }) => *status,
+                _ => 409,
+            },
+            Reason::InProgress => 409,
+            Reason::Mismatch => 422,
+            Reason::Replay => self.replay().and_then(StoredResponse::parts).map_or(409, |parts| parts.status),
+            Reason::Duplicate(number) => match guard(number) {
+                Some(Rule::Dedup { status, .. }) => *status,
+                _ => 200,
+            },
+            Reason::Unavailable(number) => match guard(number) {
+                Some(Rule::Revocation { unavailable_status, .. }) => *unavailable_status,
+                _ => 503,
+            },
+        }
     }
 
     /// The answer that was given to this request before, for [`Reason::Replay`].
