@@ -114,19 +114,18 @@ fn holds(conditions: &MatchConfig, rules: PathRules, segments: &[Vec<u8>], head:
     method_fits && path_fits && host_fits && header_fits
 }
 
-/// An authority in lower case, without port and trailing dot.
+/// The host that an authority names, in lower case and without dots at its end, whatever stands behind it.
 fn host(authority: &[u8]) -> Vec<u8> {
     if std::str::from_utf8(authority).is_err() {
         return Vec::new();
     }
-    let mut host = authority.to_ascii_lowercase();
-    if let Some(colon) = host.iter().rposition(|b| *b == b':') {
-        let port = host[colon + 1..].iter().all(u8::is_ascii_digit);
-        if port && !host[..colon].ends_with(b":") {
-            host.truncate(colon);
-        }
-    }
-    if host.ends_with(b".") {
+    let is_address = authority.first() == Some(&b'[');
+    let end = match authority.iter().position(|byte| *byte == if is_address { b']' } else { b':' }) {
+        Some(bracket) if is_address => bracket + 1,
+        found => found.unwrap_or(authority.len()),
+    };
+    let mut host = authority[..end].to_ascii_lowercase();
+    while host.ends_with(b".") {
         host.pop();
     }
     host
