@@ -7,12 +7,14 @@
 //!                                          ─ an empty line, and the next request
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use tollgate_shared::config::{self, KeyPart, PolicyConfig};
 use tollgate_shared::exchange::{Decision, Ruling, Source, Step, Verdict, begin};
 use tollgate_shared::id::Id;
+use tollgate_shared::key::Key;
 use tollgate_shared::local::Local;
 use tollgate_shared::path::{Path, PathCase, PathRules};
 use tollgate_shared::policy::Policy;
@@ -52,10 +54,10 @@ struct Host {
     asked: u64,
     now: Timestamp,
     decisions: u64,
-    /// The last decision that charged each limit, whether or not it was given back.
-    changed: Vec<u64>,
-    /// The last decision in which each limit's counter had no room.
-    refused: Vec<u64>,
+    /// The last decision that charged each counter, whether or not it was given back.
+    changed: BTreeMap<Key, u64>,
+    /// The last decision in which each counter had no room for a cost.
+    refused: BTreeMap<(Key, u64), u64>,
 }
 
 impl Host {
@@ -75,8 +77,8 @@ impl Host {
         Self {
             policy: Arc::clone(policy),
             decisions: 0,
-            changed: vec![0; policy.limits().len()],
-            refused: vec![0; policy.limits().len()],
+            changed: BTreeMap::new(),
+            refused: BTreeMap::new(),
             rules,
             local,
             store: with_store.then(check::memory),
@@ -220,9 +222,12 @@ impl Host {
         self.covers_its_limits(&decision);
         self.decisions += 1;
         for verdict in decision.report().verdicts.iter().filter(|verdict| verdict.source != Source::Denials) {
-            let admitted = verdict.ruling == Ruling::Admitted;
-            let last = if admitted { &mut self.changed } else { &mut self.refused };
-            last[verdict.limit] = self.decisions;
+            let (key, cost) = self.counter(verdict.limit, head);
+            if verdict.ruling == Ruling::Admitted {
+                self.changed.insert(key, self.decisions);
+            } else {
+                self.refused.insert((key, cost), self.decisions);
+            }
         }
         for op in decision.settle() {
             check::ops(&self.policy, "tg", std::slice::from_ref(&op));
@@ -231,6 +236,15 @@ impl Host {
         }
         assert!(decision.settle().is_empty(), "settled twice");
         decision
+    }
+
+    /// The counter of a limit that a request is about, and what it costs there.
+    fn counter(&self, limit: usize, head: &Head) -> (Key, u64) {
+        let (_, ops) = check::plan(&self.policy, head, self.now);
+        let name = self.policy.limits()[limit].name();
+        let mut checks = ops.iter().flat_map(Op::checks);
+        let check = checks.find(|check| check::limit_of(&self.policy, "tg", check).name() == name);
+        check.map(|check| (check.key.clone(), check.cost)).expect("each limit of a route is asked")
     }
 
     /// Every limit of the route spoke, unless one remembered refusal was enough.
@@ -254,7 +268,8 @@ impl Host {
             _ => None,
         };
         let Some((millis, limit)) = refused.filter_map(wait).max() else { return };
-        if self.changed[limit] > self.refused[limit] {
+        let (key, cost) = self.counter(limit, head);
+        if self.changed.get(&key) > self.refused.get(&(key, cost)) {
             // It was remembered, and a request of another cost came in between.
             return;
         }

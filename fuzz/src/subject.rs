@@ -86,12 +86,14 @@ fn query(query: &[u8]) {
 /// What readers find in a query or a form, if it is not empty.
 fn parameters(query: &[u8]) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
     let names = |(name, value): (Vec<u8>, Vec<u8>)| (form_decoded(&name), value);
+    let lower = |(name, value): (Vec<u8>, Vec<u8>)| (name.to_ascii_lowercase(), value);
     let php = pairs(query, b"&", false).map(names).map(|(name, value)| (mangled(&name), value));
     let found = [
         ("first", first(pairs(query, b"&", false).map(names), b"t_k", form_decoded)),
         ("last", last(pairs(query, b"&", false).map(names), b"t_k", form_decoded)),
         ("rack", last(pairs(query, b"&;", false).map(names), b"t_k", form_decoded)),
         ("php", last(php, b"t_k", form_decoded)),
+        ("asp.net", first(pairs(query, b"&", false).map(names).map(lower), b"t_k", form_decoded)),
     ];
     found.into_iter().filter_map(|(reader, found)| Some((reader, found.filter(|found| !found.is_empty())?)))
 }

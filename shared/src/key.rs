@@ -21,10 +21,10 @@ use sha2::{Digest as _, Sha256};
 use crate::client_ip::ClientIp;
 use crate::config::{ClientIpConfig, KeyPart};
 use crate::id::Id;
-use crate::json::{Found, find, lower};
+use crate::json::{Found, find, lower, unescape};
 use crate::jwt::Claims;
 use crate::path::{Path, query};
-use crate::request::{Reading, Request, cookie, json_body, parameter};
+use crate::request::{Reading, Request, cookie, json_body, parameter, trim_field, trim_text};
 
 /// The first 128 bits of the SHA-256 of a subject.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +39,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) request: &'a dyn Request,
     /// Of a token that holds.
     pub(crate) claims: Option<&'a Claims>,
+    /// Whether what differs is different, even where an upstream may take it for the same: a wrong duplicate would lose an event.
+    pub(crate) is_exact: bool,
 }
 
 /// Whom or what a key is about.
@@ -103,7 +105,8 @@ impl Digest {
                     ClientIp::parse(client_ip, values.next()?)?.bytes(&mut |bytes| field.line(bytes));
                 }
                 KeyPart::Method => field.method(values.next()?.as_bytes()),
-                KeyPart::Header(_) => field.line(values.next()?.as_bytes().trim_ascii()),
+                KeyPart::Header(_) => field.line(trim_field(values.next()?.as_bytes())),
+                KeyPart::Query(_) | KeyPart::Body(_) => field.line(trim_text(values.next()?.as_bytes())),
                 _ => field.line(values.next()?.as_bytes()),
             }
             field.close(&mut hasher, part);
@@ -212,7 +215,7 @@ struct Field {
 impl Field {
     /// What `part` says of a request.
     fn of(part: &KeyPart, facts: &Facts<'_>) -> Self {
-        let Facts { client_ip, route, path, request, claims } = *facts;
+        let Facts { client_ip, route, path, request, claims, is_exact } = *facts;
         let mut field = Self::default();
         match part.source() {
             KeyPart::ClientIp => {
@@ -224,12 +227,19 @@ impl Field {
             KeyPart::Path => path.subject(&mut |path| field.line(path)),
             KeyPart::Route => field.line(route.as_bytes()),
             KeyPart::Header(name) => {
-                request.header(name.as_str(), &mut |line| field.line(line.trim_ascii()));
+                request.header(name.as_str(), &mut |line| field.line(trim_field(line)));
             }
             KeyPart::Cookie(name) => cookie(request, name, &mut |reading| field.reading(&reading)),
             KeyPart::Query(name) => {
                 request.target(&mut |target| {
-                    parameter(query(target), name, &mut |reading| field.reading(&reading));
+                    // It ends a target for some, and others read on.
+                    if target.contains(&b'#') {
+                        field.several();
+                    }
+                    parameter(query(target), name, &mut |reading| match reading {
+                        Reading::One(value) => field.line(trim_text(&value)),
+                        Reading::Several => field.several(),
+                    });
                 });
             }
             KeyPart::Claim(name) => {
@@ -238,7 +248,14 @@ impl Field {
                 }
             }
             KeyPart::Body(pointer) => {
-                field.found(&json_body(request).map_or(Found::Several, |body| find(body, pointer)));
+                let member = unescape(pointer.as_str().split('/').nth(1).unwrap_or_default());
+                match json_body(request, &member).map_or(Found::Several, |body| find(body, pointer)) {
+                    Found::One(text) => field.line(trim_text(text.as_bytes())),
+                    // Jackson cuts the fraction off where a whole number is asked for.
+                    Found::Fraction(text) if is_exact => field.line(text.as_bytes()),
+                    Found::Fraction(_) | Found::Several => field.several(),
+                    Found::Nothing => {}
+                }
             }
             KeyPart::Const(text) => field.line(text.as_bytes()),
             // There is none around another.
@@ -271,6 +288,7 @@ impl Field {
         match found {
             Found::Nothing => {}
             Found::One(text) => self.line(text.as_bytes()),
+            Found::Fraction(text) => self.line(text.as_bytes()),
             Found::Several => self.several(),
         }
     }

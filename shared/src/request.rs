@@ -9,7 +9,7 @@
 use alloc::borrow::Cow;
 use core::net::IpAddr;
 
-use crate::path::{decode as decode_hex, percent_decode};
+use crate::path::{decode as decode_hex, percent_decode, query};
 
 /// A request head, as the host has it.
 pub trait Request {
@@ -139,10 +139,13 @@ pub(crate) fn cookie(request: &dyn Request, name: &str, read: &mut dyn FnMut(Rea
 
 /// Calls `read` for each parameter of a query that some upstream takes for the one called `name`, in their order.
 ///
-/// Old readers end a parameter at a semicolon, PHP reads other bytes of a name as an underscore, and `name[]` is a list of the
-/// same name for several. The case of names counts.
+/// Old readers end a parameter at a semicolon, PHP reads other bytes of a name as an underscore, `name[]` is a list of the
+/// same name for several, and ASP.NET does not look at the case of names. There is none without a name.
 #[inline(never)]
 pub(crate) fn parameter(query: &[u8], name: &str, read: &mut dyn FnMut(Reading<'_>)) {
+    if name.is_empty() {
+        return;
+    }
     // Many readers stop after a thousand parameters, and what they have read until then is another query.
     if query.iter().filter(|byte| matches!(byte, b'&' | b';')).count() >= MAX_PARAMETERS {
         return read(Reading::Several);
@@ -152,8 +155,11 @@ pub(crate) fn parameter(query: &[u8], name: &str, read: &mut dyn FnMut(Reading<'
         for piece in pair.split(|byte| *byte == b';') {
             let split = piece.iter().position(|byte| *byte == b'=').unwrap_or(piece.len());
             let (key, value) = piece.split_at_checked(split).unwrap_or_default();
-            if form_decode(key).eq(name.bytes()) && is_whole {
-                read(Reading::One(form_decode(value.get(1..).unwrap_or_default()).collect()));
+            let value = value.get(1..).unwrap_or_default();
+            // Old readers of ASP.NET have an encoding of their own for UTF-16.
+            let is_plain = is_whole && !has(value, b"%u") && !has(value, b"%U");
+            if form_decode(key).eq(name.bytes()) && is_plain {
+                read(Reading::One(form_decode(value).collect()));
             } else if is_like_parameter(key, name) {
                 read(Reading::Several);
             }
@@ -192,11 +198,12 @@ fn is_like(own: &[u8], name: &str) -> bool {
 /// Whether some reader takes the parameter with this key for the one called `name`, or for a list of that name. PHP ends a name at a
 /// NUL, and Node's `qs` takes off brackets around one.
 fn is_like_parameter(key: &[u8], name: &str) -> bool {
+    let fold = |byte: u8| underscore(byte).to_ascii_lowercase();
     let is_like = |own: &mut dyn Iterator<Item = u8>| {
         let mut named = name.bytes();
         loop {
             return match (own.next(), named.next()) {
-                (Some(own), Some(named)) if underscore(own) == underscore(named) => continue,
+                (Some(own), Some(named)) if fold(own) == fold(named) => continue,
                 (rest, None) => matches!(rest, None | Some(b'[' | b']' | 0)),
                 _ => false,
             };
@@ -214,7 +221,8 @@ fn underscore(byte: u8) -> u8 {
 
 /// What is between the quotes of a cookie's value, if it has some; `None` where readers differ about its end, or about escapes.
 fn unquote(value: &[u8]) -> Option<&[u8]> {
-    let ends = |byte: &u8| *byte == b',' || byte.is_ascii_whitespace();
+    // The brackets, quotes and backslashes are WebOb's.
+    let ends = |byte: &u8| b",\"[]\\".contains(byte) || byte.is_ascii_whitespace();
     match value {
         [b'"', inner @ .., b'"'] => (!inner.iter().any(|byte| matches!(byte, b'"' | b'\\'))).then_some(inner),
         [b'"', ..] => None,
@@ -222,49 +230,90 @@ fn unquote(value: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether a value begins or ends with a blank that is not ASCII, or with a control character: Django takes those off, others do not.
+/// Whether a value begins or ends with a blank that is not a space: Django takes those off, others do not.
 fn has_blank_end(value: &[u8]) -> bool {
-    let is_blank =
-        |character: char| character.is_whitespace() || character.is_control() || character == '\u{feff}';
-    core::str::from_utf8(value).is_ok_and(|text| text.starts_with(is_blank) || text.ends_with(is_blank))
+    trim_field(value).len() < value.len()
 }
 
-/// The body of a request, if all read it as JSON; `None` if some upstream may read it as something else.
+/// A text without the blanks around it, as frameworks for Python, PHP and Java cut them off from what is sent to them: whatever Unicode
+/// takes for one, control characters, and some that have no width.
+#[inline(never)]
+pub(crate) fn trim_text(text: &[u8]) -> &[u8] {
+    let is_blank =
+        |c: char| c.is_whitespace() || c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{feff}');
+    core::str::from_utf8(text).map_or(text.trim_ascii(), |text| text.trim_matches(is_blank).as_bytes())
+}
+
+/// The same of a header field, whose bytes some take for Latin-1: there, two more are blanks.
+pub(crate) fn trim_field(value: &[u8]) -> &[u8] {
+    let mut rest = value;
+    loop {
+        let is_kept = |byte: &u8| {
+            !(byte.is_ascii_whitespace() || byte.is_ascii_control() || matches!(byte, 0x85 | 0xa0))
+        };
+        let text = trim_text(rest);
+        let start = text.iter().position(is_kept).unwrap_or(text.len());
+        let end = text.iter().rposition(is_kept).map_or(start, |last| last + 1);
+        let trimmed = text.get(start..end).unwrap_or_default();
+        if trimmed.len() == rest.len() {
+            return rest;
+        }
+        rest = trimmed;
+    }
+}
+
+/// The body of a request, if all who look for `member` in it read it as JSON; `None` if some upstream may read it as something else, or
+/// find the member in the query.
 ///
 /// What a body is, its sender says. One that is JSON and a form at once, or JSON in front of the first part of a multipart body, would
 /// show us one value and the upstream another.
 #[inline(never)]
-pub(crate) fn json_body(request: &dyn Request) -> Option<&[u8]> {
+pub(crate) fn json_body<'a>(request: &'a dyn Request, member: &str) -> Option<&'a [u8]> {
     let body = request.body();
-    let (mut types, mut is_json) = (0, true);
+    let mut is_read_otherwise = false;
+    // Rails and others have parameters of all kinds in one list, where those of the query come first.
+    request.target(&mut |target| parameter(query(target), member, &mut |_| is_read_otherwise = true));
+    let mut types = 0;
     request.header("content-type", &mut |line| {
         types += 1;
-        is_json = types == 1 && is_json_type(line, body);
+        is_read_otherwise |= types > 1 || !is_json_type(line, body, member);
     });
+    is_read_otherwise |= types == 0 && is_form_with(body, member);
     request.header("content-encoding", &mut |line| {
-        is_json &= matches!(line.trim_ascii(), b"" | b"identity");
+        is_read_otherwise |= !matches!(line.trim_ascii(), b"" | b"identity");
     });
-    (is_json || body.is_empty()).then_some(body)
+    (!is_read_otherwise || body.is_empty()).then_some(body)
 }
 
-/// Whether a body of this `Content-Type` is read as JSON, or not at all.
-fn is_json_type(line: &[u8], body: &[u8]) -> bool {
+/// Whether a body of this `Content-Type` is read as JSON by those who look for `member`, or not at all.
+fn is_json_type(line: &[u8], body: &[u8], member: &str) -> bool {
     let line = line.to_ascii_lowercase();
-    let has = |part: &[u8]| line.windows(part.len()).any(|window| window == part);
     let end = line.iter().position(|byte| *byte == b';').unwrap_or(line.len());
     let (kind, parameters) = line.split_at_checked(end).unwrap_or_default();
     let kind = kind.trim_ascii();
+    // Some look for these anywhere.
+    let is_odd = |text: &[u8]| has(text, b"multipart") || has(text, b"urlencoded");
     let is_json = match kind {
-        b"" | b"text/plain" => true,
-        // Some programs say this of whatever they send. It is one field whose name begins as JSON does if nothing divides it.
-        b"application/x-www-form-urlencoded" => !body.iter().any(|byte| matches!(byte, b'&' | b';')),
+        // Some programs say these of whatever they send, and some readers take all of them for a form.
+        b"" | b"text/plain" | b"application/x-www-form-urlencoded" => !is_form_with(body, member),
         // `ndjson` is several documents, and `ubjson` another format.
         _ => match kind.strip_suffix(b"json").and_then(<[u8]>::last) {
-            Some(b'/' | b'+' | b'-') => !has(b"urlencoded"),
+            Some(b'/' | b'+' | b'-') => !is_odd(kind),
             _ => false,
         },
     };
-    is_json && !has(b"multipart") && is_utf8(parameters, body)
+    is_json && !is_odd(parameters) && is_utf8(parameters, body)
+}
+
+/// Whether a reader of forms finds this field in a body.
+fn is_form_with(body: &[u8], field: &str) -> bool {
+    let mut is_there = false;
+    parameter(body, field, &mut |_| is_there = true);
+    is_there
+}
+
+fn has(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// Whether all charsets that parameters of a `Content-Type`, in small letters, name read these bytes as UTF-8 does.
@@ -391,10 +440,32 @@ mod tests {
             ("x=\"y\" T_k=a", "!"),
             ("t_k=a\u{a0}", "!"),
             ("t_k=\u{2003}a", "!"),
+            ("t_k=a[b", "!"),
+            ("t_k=a\\b", "!"),
+            ("t_k=\u{e0}a\u{e0}", "!"),
             ("t_k=a\u{1f}", "!"),
             ("t_k=\u{e9}a\u{a0}b\u{e9}", "\u{e9}a\u{a0}b\u{e9}"),
         ] {
             assert_eq!(read(line), said, "{line}");
+        }
+    }
+
+    #[test]
+    fn blanks_are_cut_off_at_both_ends_alone() {
+        for (text, trimmed) in [
+            ("", ""),
+            (" \t\u{85}\u{a0}\u{2003}\u{3000}\u{1f}a\u{a0}b\u{1}\u{200b}\u{200e}\u{feff}", "a\u{a0}b"),
+            ("\u{e0}", "\u{e0}"),
+        ] {
+            assert_eq!(trim_text(text.as_bytes()), trimmed.as_bytes());
+        }
+        for (field, trimmed) in [
+            (&b"\x85 \xa0V\xa0W\x1f\xa0"[..], &b"V\xa0W"[..]),
+            (b"\xa0\xc2\xa0V", b"V"),
+            (b"\xa0", b""),
+            (b"\xff ", b"\xff"),
+        ] {
+            assert_eq!(trim_field(field), trimmed);
         }
     }
 
@@ -417,6 +488,10 @@ mod tests {
             ("user=a&[user=b", "a|!"),
             ("user=a&user[]=b", "a|!"),
             ("user=a&users=b&xuser=c", "a"),
+            ("user=a&USER=b", "a|!"),
+            ("uSer=a", "!"),
+            ("user=%u0061", "!"),
+            ("user=%25u0061", "%u0061"),
         ] {
             assert_eq!(read(query), said, "{query}");
         }

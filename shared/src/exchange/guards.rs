@@ -140,7 +140,7 @@ impl Call {
                     if *on_duplicate == OnDuplicate::Mark {
                         self.speak_for(DUPLICATE);
                     }
-                    let subject = subjects.get(place.subject);
+                    let subject = subjects.exact(place.subject);
                     if subject.parts == Parts::Complete {
                         let (key, holder) = (guard.keys().key(subject.digest), local.next_holder());
                         self.claim(

@@ -94,8 +94,14 @@ fn begin_with<S: Shards>(
     let Some(route) = report.route.and_then(|route| policy.routes().get(route)) else {
         return Step::Decide(Decision::allow(report, forged(policy, request)));
     };
-    let facts =
-        Facts { client_ip: policy.client_ip(), route: route.name(), path: &path, request, claims: None };
+    let facts = Facts {
+        client_ip: policy.client_ip(),
+        route: route.name(),
+        path: &path,
+        request,
+        claims: None,
+        is_exact: false,
+    };
     let (subjects, mut checks) = (Subjects::new(route, facts), Checks::new(policy, route));
     let refused = |mut report: Report, verdict| {
         report.verdicts = Vec::from([verdict]);

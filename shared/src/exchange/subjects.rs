@@ -33,6 +33,12 @@ impl<'a> Subjects<'a> {
         &self.facts
     }
 
+    /// The subject by which requests that differ in anything are told apart.
+    pub(super) fn exact(&self, number: usize) -> Subject {
+        let parts = self.route.subjects().get(number).map_or(&[][..], Vec::as_slice);
+        Subject::of(parts, &Facts { is_exact: true, ..self.facts })
+    }
+
     pub(super) fn get(&self, number: usize) -> Subject {
         match self.latest.get() {
             Some((latest, subject)) if latest == number => subject,

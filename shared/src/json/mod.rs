@@ -24,7 +24,7 @@ mod text;
 use alloc::vec::Vec;
 
 pub(crate) use number::Number;
-pub(crate) use pointer::{Found, find};
+pub(crate) use pointer::{Found, find, unescape};
 pub(crate) use text::{Text, lower};
 
 /// Reads a document from its beginning.

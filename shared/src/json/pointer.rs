@@ -1,6 +1,7 @@
 //! What stands in a document at a pointer (RFC 6901), if there is one reading of it.
 
 use alloc::borrow::Cow;
+use alloc::string::String;
 
 use super::{Reader, Stop, Value};
 
@@ -11,6 +12,8 @@ pub(crate) enum Found<'a> {
     Nothing,
     /// One value: a text, or a number or a boolean as a text.
     One(Cow<'a, str>),
+    /// A number that is not whole.
+    Fraction(String),
     /// Several values, or one with several readings. A list or an object is one: what takes it for a text has its own way, and
     /// JavaScript reads `[7]` as `"7"`.
     Several,
@@ -43,9 +46,11 @@ impl<'a> Search<'a> {
         let Some(pointer) = pointer.strip_prefix('/') else {
             self.found = match &value {
                 Value::Text(text) => text.decode().map_or(Found::Several, Found::One),
-                Value::Number(number) => {
-                    number.text().map_or(Found::Several, |text| Found::One(Cow::Owned(text)))
-                }
+                Value::Number(number) => match number.text() {
+                    Some(text) if text.contains('.') => Found::Fraction(text),
+                    Some(text) => Found::One(Cow::Owned(text)),
+                    None => Found::Several,
+                },
                 Value::NotANumber | Value::List | Value::Object => Found::Several,
                 Value::Boolean(boolean) => Found::One(Cow::Borrowed(if *boolean { "true" } else { "false" })),
                 Value::Null => Found::Nothing,
@@ -101,7 +106,7 @@ fn index(token: &str) -> Option<usize> {
 }
 
 /// The name that a token stands for.
-fn unescape(token: &str) -> Cow<'_, str> {
+pub(crate) fn unescape(token: &str) -> Cow<'_, str> {
     if token.contains('~') {
         Cow::Owned(token.replace("~1", "/").replace("~0", "~"))
     } else {
@@ -199,6 +204,7 @@ mod tests {
             let ours = match find(&[text, Vec::from(b" ")].concat(), &pointer) {
                 Found::One(text) => Some(text.into_owned()),
                 Found::Nothing => None,
+                Found::Fraction(text) => Some(text),
                 Found::Several => {
                     prop_assert!(holds_others, "each name stands once");
                     return Ok(());

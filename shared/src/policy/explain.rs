@@ -75,8 +75,16 @@ impl Policy {
             Token::parse(&text)
         });
         let claims: Option<&Claims> = token.as_ref().and_then(|token| token.as_ref().ok()).map(Token::claims);
-        let facts = Facts { client_ip: &self.client_ip, route: route.name(), path: &path, request, claims };
-        let counted = |number: usize, subject: Option<usize>| {
+        let facts = Facts {
+            client_ip: &self.client_ip,
+            route: route.name(),
+            path: &path,
+            request,
+            claims,
+            is_exact: false,
+        };
+        let counted = |number: usize, subject: Option<usize>, is_exact| {
+            let facts = Facts { is_exact, ..facts };
             let mut parts = Vec::new();
             let key = subject.and_then(|subject| route.subjects.get(subject)).map_or(&[][..], Vec::as_slice);
             let subject = Subject::seen(key, &facts, &mut |part, lines, value| {
@@ -91,14 +99,15 @@ impl Policy {
         };
         for place in &route.limits {
             let Some(limit) = self.limits.get(place.limit) else { continue };
-            let (told_of, digest) = counted(place.limit, Some(place.subject));
+            let (told_of, digest) = counted(place.limit, Some(place.subject), false);
             let key = Some(limit.keys().key(digest));
             told.limits.push(Counted { cost: limit.cost_of(request), key, ..told_of });
         }
         for place in &route.guards {
             let Some(guard) = self.guards.get(place.guard) else { continue };
             let has_key = !guard.key().is_empty();
-            let (told_of, digest) = counted(place.guard, has_key.then_some(place.subject));
+            let is_exact = matches!(guard.rule(), Rule::Dedup { .. });
+            let (told_of, digest) = counted(place.guard, has_key.then_some(place.subject), is_exact);
             let key = match guard.rule() {
                 Rule::CircuitBreaker { .. } => Some(guard.keys().whole()),
                 Rule::Dedup { .. } | Rule::Lock { .. } => Some(guard.keys().key(digest)),
