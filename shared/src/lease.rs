@@ -73,7 +73,7 @@ impl Lease {
 
     /// Makes the lease end `span` from now, earlier or later than it would have.
     pub(crate) fn end_in(&mut self, span: Span, now: u64) {
-        self.term.set(now.saturating_add(span.as_millis()), 0, now);
+        self.term.set(now.saturating_add(span.as_millis()), now);
     }
 
     pub(crate) fn is_held(&self, now: u64) -> bool {
@@ -98,7 +98,7 @@ impl Lease {
     }
 
     fn prolong(&mut self, lease: Span, now: u64) {
-        self.term.prolong(now.saturating_add(lease.as_millis()), 0, now);
+        self.term.prolong(now.saturating_add(lease.as_millis()), now);
     }
 }
 
@@ -166,6 +166,16 @@ mod tests {
     }
 
     #[test]
+    fn clocks_that_differ_by_less_than_a_minute_let_no_second_holder_in() {
+        let (mut lease, half) = (Lease::default(), Span::from_millis(30_000).unwrap());
+        assert!(lease.acquire(A, half, true, 1_000_010).is_some());
+        for (now, rest) in [(960_000, 70_010), (1_000_000, 30_010), (1_030_009, 1)] {
+            lease = Lease::load(&lease.words(), now);
+            assert_eq!((lease.acquire(B, half, true, now), lease.rest(now)), (None, rest));
+        }
+    }
+
+    #[test]
     fn fences_rise_whatever_the_clock_does() {
         let mut lease = Lease::default();
         assert_eq!(lease.acquire(A, SECOND, true, 5000), Some(5000));
@@ -184,9 +194,9 @@ mod tests {
         lease.release(A, 5500);
         assert_eq!(lease.expires(5500), None);
         lease.acquire(A, SECOND, true, 5500);
-        assert_eq!(lease.expires(5500), Some(6500 + FENCE_KEPT));
+        assert_eq!(lease.expires(5500), Some(6500 + 86_400_000));
         lease.release(A, 5600);
-        assert_eq!(lease.expires(5600), Some(5600 + FENCE_KEPT));
+        assert_eq!(lease.expires(5600), Some(5600 + 86_400_000));
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! end, which was told by a host's clock. Redis itself forgets the key a minute after the end by its own clock. So a revocation
 //! lasts too long only if both clocks were ahead.
 
-use crate::time::{Span, Term, Timestamp};
+use crate::time::{CLOCKS_DIFFER, Span, Term, Timestamp};
 
 /// What is revoked under one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Revocation {
 impl Revocation {
     /// Whether it is in force. It is for a minute longer than it has to be, so that hosts' clocks need not be equal.
     pub(crate) fn is_in_force(&self, now: Timestamp) -> bool {
-        now < self.until.plus(GRACE)
+        now < self.until.plus(CLOCKS_DIFFER)
     }
 
     /// Whether a token is revoked that was issued then, or does not say when.
@@ -83,7 +83,7 @@ impl State {
     /// Revokes what was issued within `reach`, for `ttl`: the moment up to which that is.
     pub(crate) fn revoke(&mut self, reach: &Reach, ttl: Span, now: u64) -> Timestamp {
         self.before = self.before.max(reach.least()).max(now.saturating_add(reach.leeway));
-        self.term.prolong(ends(reach, ttl), GRACE, now);
+        self.term.prolong(ends(reach, ttl), now);
         Timestamp::from_millis(self.before)
     }
 
@@ -96,7 +96,7 @@ impl State {
 
     /// The moment from which the revocation means nothing.
     pub(crate) fn expires(&self, now: u64) -> u64 {
-        self.term.latest(now).saturating_add(GRACE)
+        self.term.latest(now).saturating_add(CLOCKS_DIFFER)
     }
 }
 
@@ -110,8 +110,6 @@ pub(crate) fn time_to_live(millis: u64) -> Span {
     Span::from_millis(millis.max(1)).unwrap_or(Span::MAX)
 }
 
-/// Milliseconds for which a revocation is in force after its end: by so much hosts' clocks may differ.
-const GRACE: u64 = 60_000;
 /// The latest moment that may be named: Lua counts in doubles, exact to 2⁵³.
 const LATEST: u64 = (1 << 53) - 1;
 
@@ -173,7 +171,7 @@ mod tests {
         assert!(state.has_changed());
         for now in [5000, 64_999] {
             state = State::load(&state.words(), now);
-            assert_eq!(state.revocation(now), Some(Revocation { before: at(902_000), until: at(125_000) }));
+            assert_eq!(state.revocation(now), Some(Revocation { before: at(902_000), until: at(65_000) }));
         }
         assert!(!state.has_changed());
     }

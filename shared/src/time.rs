@@ -65,8 +65,11 @@ impl Validity {
 /// The end of something that was begun for a time, by a clock that may be set back before it ends.
 ///
 /// What ends later than it can was begun by a clock that was ahead, or the clock is behind now. It lasts for as long from the moment
-/// when that was noticed as it was begun for, so that it is in force for all of its time, and for no longer than that. The end itself
-/// is kept: a clock that was behind for a moment only finds it as it was.
+/// when that was noticed as it was begun for. The end itself is kept: a clock that was behind for a moment only finds it as it was.
+/// Clocks that differ by no more than a minute are taken for equal, and what they disagree about lasts for as much longer.
+///
+/// One clock that is set back and forward again cannot be told from time that passes: if it is set back behind the beginning, asked, and
+/// set forward, the term is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Term {
     until: u64,
@@ -78,7 +81,7 @@ pub(crate) struct Term {
 impl Term {
     /// What `words` say at `now`.
     pub(crate) fn load([until, span, noticed]: [u64; 3], now: u64) -> Self {
-        let is_news = until > now.saturating_add(span) && !(1..=now).contains(&noticed);
+        let is_news = is_too_late(until, span, now) && !(1..=now).contains(&noticed);
         Self { until, span, noticed: if is_news { now } else { noticed }, changed: is_news }
     }
 
@@ -95,7 +98,7 @@ impl Term {
 
     /// When it ends.
     pub(crate) fn end(&self, now: u64) -> u64 {
-        if self.until > now.saturating_add(self.span) {
+        if is_too_late(self.until, self.span, now) {
             let noticed = if self.noticed == 0 { now } else { self.noticed };
             noticed.saturating_add(self.span)
         } else {
@@ -108,15 +111,14 @@ impl Term {
         self.until.max(self.end(now))
     }
 
-    /// Makes it end then, earlier or later than it would have. Clocks that differ by no more than `slack` are taken for equal.
-    pub(crate) fn set(&mut self, until: u64, slack: u64, now: u64) {
-        let span = until.saturating_sub(now).saturating_add(slack);
-        (self.until, self.span, self.noticed) = (until, span, 0);
+    /// Makes it end then, earlier or later than it would have.
+    pub(crate) fn set(&mut self, until: u64, now: u64) {
+        (self.until, self.span, self.noticed) = (until, until.saturating_sub(now), 0);
     }
 
     /// Makes it end no earlier than that.
-    pub(crate) fn prolong(&mut self, until: u64, slack: u64, now: u64) {
-        self.set(self.end(now).max(until), slack, now);
+    pub(crate) fn prolong(&mut self, until: u64, now: u64) {
+        self.set(self.end(now).max(until), now);
     }
 
     /// Ends it now.
@@ -124,6 +126,14 @@ impl Term {
         self.until = 0;
     }
 }
+
+/// Whether what was begun for `span` milliseconds ends later than it can, by more than clocks differ.
+fn is_too_late(until: u64, span: u64, now: u64) -> bool {
+    until > now.saturating_add(span).saturating_add(CLOCKS_DIFFER)
+}
+
+/// By how many milliseconds the clocks of hosts may differ: a minute.
+pub(crate) const CLOCKS_DIFFER: u64 = 60_000;
 
 /// A length of time in whole milliseconds, at least one and at most 366 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

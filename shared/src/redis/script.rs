@@ -88,11 +88,11 @@ pub const RATE_LIMIT: Script =
 pub const REFUND: Script = script!("../scripts/refund.lua", "873bf64512d7ca13909ece5d2dd499ad56f85b97");
 
 /// Performs [`Op::Acquire`], [`Op::Extend`] and [`Op::Release`].
-pub const LEASE: Script = script!("../scripts/lease.lua", "8b04205f8d0a04c9f385c5dd0c3d2aaef70b1919");
+pub const LEASE: Script = script!("../scripts/lease.lua", "b179f2bf407ba441ddcaff67a39161c8bfb5c5f9");
 
 /// Performs [`Op::Reserve`], [`Op::Keep`] and [`Op::Abandon`].
 pub const IDEMPOTENCY: Script =
-    script!("../scripts/idempotency.lua", "ae1ca9deb284d946f0d3e64167269e9ce40cc34c");
+    script!("../scripts/idempotency.lua", "526c65b9e14bbc2d5d1c365095b56da869b80678");
 
 /// Performs [`Op::View`], [`Op::Probe`], [`Op::Report`] and [`Op::Force`].
 pub const CIRCUIT_BREAKER: Script =

@@ -28,8 +28,8 @@ local function put(name, ends, last)
   call('SET', key, head .. last, 'PX', max(0, ends - now) + 60000)
 end
 
--- It ends later than it can: the clock was ahead when it was written, or is behind now.
-if till > now + span then
+-- It ends later than it can, by more than clocks differ: one was ahead when it was written, or is behind now.
+if till > now + span + 60000 then
   if noticed == 0 or noticed > now then
     noticed = now
     put(held_by, till, response)

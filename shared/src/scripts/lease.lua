@@ -24,8 +24,8 @@ local function put(name, ends, rest)
   call('SET', key, string.format('%s %d %d %d', name, ends, fence, span) .. rest, 'PX', max(0, ends - now) + grace)
 end
 
--- It ends later than it can: the clock was ahead when it was taken, or is behind now.
-if till > now + span then
+-- It ends later than it can, by more than clocks differ: one was ahead when it was taken, or is behind now.
+if till > now + span + 60000 then
   if noticed == 0 or noticed > now then
     noticed = now
     put(held_by, till, string.format(' %d', noticed))
