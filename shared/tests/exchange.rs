@@ -158,6 +158,39 @@ fn what_passed_without_the_store_is_asked_about_again() {
     assert_eq!(*denial.reason(), Reason::Revoked);
 }
 
+/// Requests with a revoked token that are under way at once fill the counter of its owner for a moment. What is remembered of that would
+/// keep the owner out for longer.
+#[test]
+fn a_revoked_token_does_not_keep_its_owner_out() {
+    let limit = |name: &str, key: &str| {
+        format!(
+            r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["{key}"] }}"#
+        )
+    };
+    let mut host = Host::new(&format!(
+        r#"{{ "jwt": {{ "verified_by": "envoy" }}, "default": {{ "revocation": {{}}, "rate_limits": [{}, {}] }} }}"#,
+        limit("user", "claim:sub"),
+        limit("ip", "client_ip"),
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = |user, last| Head { user, ip: IpAddr::from([192, 0, 2, last]) };
+    let first = host.call(&ask(THIEF, 1), now);
+    let [.., Op::IsRevoked { key }] = first.batch() else { panic!("{:?}", first.batch()) };
+    let reach = Reach { now, ..Reach::default() };
+    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(60_000).unwrap(), reach };
+    host.store.perform(&revoke, now).unwrap();
+    let outcomes = host.perform(&first, now);
+    for (last, reason) in [(1, Reason::Limits), (3, Reason::Revoked)] {
+        let call = host.call(&ask(THIEF, last), now);
+        let Decision::Deny(denial) = host.finish(call, now) else { panic!("it is revoked") };
+        assert_eq!(*denial.reason(), reason);
+    }
+    let Step::Decide(mut refused) = first.resume(&mut host.local, outcomes, now) else { panic!("one call") };
+    host.settle(&mut refused, now);
+    let owner = host.call(&ask("x", 2), now);
+    assert!(matches!(host.finish(owner, now), Decision::Allow(_)));
+}
+
 /// A request that is turned away by what it claims has made its attempt, which its limits go on counting.
 #[test]
 fn what_a_lock_turns_away_stays_counted() {
@@ -483,8 +516,11 @@ impl Request for Head {
     }
 
     fn verified_claims(&self, name: &str, read: &mut dyn FnMut(&[u8])) {
-        if name == "payload" && self.user != FORGER {
-            read(br#"{"sub":"x","jti":"1","iat":1800000000,"exp":1801000000}"#);
+        match self.user {
+            _ if name != "payload" => {}
+            FORGER => {}
+            THIEF => read(br#"{"sub":"x","jti":"2","iat":1800000000,"exp":1801000000}"#),
+            _ => read(br#"{"sub":"x","jti":"1","iat":1800000000,"exp":1801000000}"#),
         }
     }
 
@@ -495,6 +531,8 @@ impl Request for Head {
 
 /// A user whose token nobody has verified.
 const FORGER: &str = "forger";
+/// A user with another token of the same subject.
+const THIEF: &str = "thief";
 /// A key, and a token that it has signed, valid until 3600 s after 1800057600.
 const ES256_KEY: &str = r#"{"kty": "EC", "x": "DudNeBg5BxVzOL4-kkuGedVSoM_rwII5JfJIaaZFR1w", "y": "UdOxEd-0XrnFJ2CNurnyVYMKVmc-7iZfewhbnWNKhYs", "crv": "P-256", "alg": "ES256", "kid": "ES256"}"#;
 const ES256_TOKEN: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCIsImtpZCI6IkVTMjU2In0.eyJzdWIiOiJhbm4iLCJpYXQiOjE4MDAwNTc2MDAsImV4cCI6MTgwMDA2MTIwMH0.iivGoj1M8Q9Q3KDAp-S4dkgRPvyIYiA9V4Mube6bMZRCsjYfk2Su8DCHDDD03ZZ9GH9r5OshdCfDIRUvz33OJw";

@@ -8,13 +8,13 @@ use alloc::vec::Vec;
 use super::completion::Due;
 use super::guards::Asked;
 use super::later::Held;
-use super::limits::{self, Performed};
+use super::limits::{self, Performed, Refused};
 use super::{Admission, Decision, Denial, Later, Reason, Report, Ruling, Step, Verdict};
 use crate::config::CountConfig;
 use crate::idempotency::StoredResponse;
 use crate::key::Digest;
 use crate::local::Local;
-use crate::policy::{Policy, RouteLimit};
+use crate::policy::{Guard, Policy, RouteLimit, Rule};
 use crate::store::memory::Shards;
 use crate::store::{Op, Outcome, StoreError};
 use crate::time::{Span, Timestamp, Validity};
@@ -202,11 +202,18 @@ impl Call {
         // An operation alone either admits or charges nothing.
         let is_alone = ops.len() == 1;
         let mut answered = ops.into_iter().zip(outcomes);
+        let mut refused = Vec::new();
         if of_limits > 0 {
-            self.judge_limits(local, answered.by_ref().take(of_limits), is_alone, now);
+            self.judge_limits(local, answered.by_ref().take(of_limits), is_alone, now, &mut refused);
         }
         for (asked, (op, outcome)) in asked.into_iter().zip(answered) {
             self.judge_guard(local, asked, &op, outcome, now);
+        }
+        for refused in refused {
+            // Whose token was revoked can fill its owner's counter for a moment, and must not keep him out for longer.
+            if !(refused.counts_claims && self.has_no_valid_token()) {
+                refused.remember(local, self.began);
+            }
         }
         let claims = self.guarded.as_ref().is_some_and(|guarded| !guarded.claims.is_empty());
         if self.reason.is_none() && claims {
@@ -221,14 +228,23 @@ impl Call {
         Step::Decide(self.decide(local, now))
     }
 
+    /// Whether the token has been revoked, or nobody can tell.
+    fn has_no_valid_token(&self) -> bool {
+        self.report.guards.iter().any(|verdict| {
+            let rule = self.policy.guards().get(verdict.guard).map(Guard::rule);
+            verdict.ruling.refuses() && matches!(rule, Some(Rule::Revocation { .. }))
+        })
+    }
+
     fn judge_limits<S: Shards>(
         &mut self,
         local: &mut Local<S>,
         answered: impl Iterator<Item = (Op, Result<Outcome, StoreError>)>,
         is_alone: bool,
         now: Timestamp,
+        refused: &mut Vec<Refused>,
     ) {
-        let Self { policy, report, charged_by_claims, charged, guarded, began, .. } = self;
+        let Self { policy, report, charged_by_claims, charged, guarded, .. } = self;
         let mut note = |op, outcome: &Outcome, limits: &mut dyn Iterator<Item = usize>, to_memory| {
             let [by_claims, others] = limits::refunds(policy, op, outcome, limits);
             charged_by_claims.extend(by_claims.map(|op| Owed { op, to_memory }));
@@ -251,7 +267,15 @@ impl Call {
             let numbers = group.iter().filter_map(|index| limits.get(*index)).map(|place| place.limit);
             match outcome {
                 Ok(outcome) => {
-                    limits::decided(policy, &op, &outcome, numbers.clone(), local, *began, verdicts);
+                    limits::decided(
+                        &op,
+                        &outcome,
+                        numbers.clone(),
+                        verdicts,
+                        &mut |check, standing, limit| {
+                            refused.push(Refused::new(policy, check, standing, limit));
+                        },
+                    );
                     count(guarded, policy, &op, &outcome, numbers.clone(), false);
                     if !is_alone {
                         note(op, &outcome, &mut { numbers }, false);

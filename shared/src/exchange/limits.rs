@@ -135,23 +135,51 @@ pub(super) fn refunds(
     [of_claims, checks].map(|checks| (!checks.is_empty()).then_some(Op::Refund { checks, at: *at }))
 }
 
-/// Adds the verdicts on an operation that was performed.
-pub(super) fn decided<S: Shards>(
-    policy: &Policy,
+/// Adds the verdicts on an operation that was performed, and calls `refused` with each check that was and the number of its limit.
+pub(super) fn decided(
     op: &Op,
     outcome: &Outcome,
     limits: impl Iterator<Item = usize>,
-    local: &mut Local<S>,
-    began: Timestamp,
     verdicts: &mut Vec<Verdict>,
+    refused: &mut dyn FnMut(&Check, &Standing, usize),
 ) {
     let Outcome::RateLimit { standings, .. } = outcome else { return };
     for ((check, standing), limit) in op.checks().iter().zip(standings).zip(limits) {
-        if check.enforced {
-            let refundable = policy.limits().get(limit).is_some_and(Limit::is_refundable);
-            local.denials.remember(&check.key, check.cost, standing, refundable, began);
+        let verdict = verdict(limit, check, standing, Source::Store);
+        if verdict.ruling == Ruling::Refused {
+            refused(check, standing, limit);
         }
-        verdicts.push(verdict(limit, check, standing, Source::Store));
+        verdicts.push(verdict);
+    }
+}
+
+/// A check that was refused, to be remembered.
+pub(super) struct Refused {
+    key: Key,
+    cost: u64,
+    standing: Standing,
+    /// Whether what filled the counter may be given back.
+    is_refundable: bool,
+    /// Whether the counter is that of what a token claims.
+    pub(super) counts_claims: bool,
+}
+
+impl Refused {
+    pub(super) fn new(policy: &Policy, check: &Check, standing: &Standing, limit: usize) -> Self {
+        let limit = policy.limits().get(limit);
+        Self {
+            key: check.key.clone(),
+            cost: check.cost,
+            standing: *standing,
+            is_refundable: limit.is_some_and(Limit::is_refundable),
+            counts_claims: limit.is_some_and(Limit::counts_claims),
+        }
+    }
+
+    /// Has `local` remember it, as of when the call began.
+    pub(super) fn remember<S: Shards>(self, local: &mut Local<S>, began: Timestamp) {
+        let Self { key, cost, standing, is_refundable, .. } = self;
+        local.denials.remember(key, cost, &standing, is_refundable, began);
     }
 }
 

@@ -62,7 +62,7 @@ impl Denials {
     /// the counter may be given back.
     pub(crate) fn remember(
         &mut self,
-        key: &Key,
+        key: Key,
         cost: u64,
         standing: &Standing,
         refundable: bool,
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_denial_holds_until_its_time_for_the_same_cost() {
         let mut denials = Denials::new(10);
-        denials.remember(&key(1), 2, &refused(100), false, at(1000));
+        denials.remember(key(1), 2, &refused(100), false, at(1000));
         assert_eq!(denials.find(&key(1), 2, at(1099)).map(|s| s.retry), Some(Retry::After(1)));
         assert_eq!(denials.find(&key(1), 3, at(1000)), None, "it would be told too early a time");
         assert_eq!(denials.find(&key(1), 1, at(1000)), None);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_ends_a_denial() {
         let mut denials = Denials::new(10);
-        denials.remember(&key(1), 1, &refused(1000), false, at(60_000));
+        denials.remember(key(1), 1, &refused(1000), false, at(60_000));
         assert!(denials.find(&key(1), 1, at(60_000)).is_some());
         assert_eq!(denials.find(&key(1), 1, at(50_000)), None);
         assert!(denials.by_key.is_empty() && denials.by_end.is_empty());
@@ -135,7 +135,7 @@ mod tests {
     fn a_full_cache_forgets_what_ends_first() {
         let mut denials = Denials::new(2);
         for (n, retry) in [(1, 300), (2, 100), (3, 200), (3, 250)] {
-            denials.remember(&key(n), 1, &refused(retry), false, at(0));
+            denials.remember(key(n), 1, &refused(retry), false, at(0));
         }
         assert_eq!((denials.by_key.len(), denials.by_end.len()), (2, 2));
         assert_eq!(denials.find(&key(2), 1, at(1)), None);
