@@ -86,7 +86,7 @@ impl Denials {
         {
             self.by_key.remove(&first);
         }
-        self.by_end.insert((entry.valid.until(), key.clone()));
+        self.by_end.insert((entry.valid.until(), key));
     }
 }
 
