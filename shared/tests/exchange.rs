@@ -263,6 +263,80 @@ fn who_loses_the_race_for_a_probe_pays_nothing() {
     assert_eq!(denial.report().verdicts[0].standing.unwrap().remaining, 7);
 }
 
+/// Of a claim whose answer was lost nobody knows whether it was taken. It is given back: at once if the request is refused, and otherwise with
+/// its end, but for a mark, which stays. What was never asked is not.
+#[test]
+fn what_was_perhaps_taken_is_given_back() {
+    let guards = [
+        r#""lock": { "key": ["const:a"], "lease": "30s", "on_store_error": "MODE" }"#,
+        r#""dedup": { "key": ["const:a"], "ttl": "30s", "on_store_error": "MODE" }"#,
+        r#""idempotency": { "key": ["const:a"], "on_store_error": "MODE" }"#,
+    ];
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    for (error, is_asked) in [
+        (StoreError::Timeout, true),
+        (StoreError::Unreachable, true),
+        (StoreError::Garbage, true),
+        (StoreError::Open, false),
+        (StoreError::Busy, false),
+    ] {
+        for (guard, at_end) in guards.iter().zip([true, false, false]) {
+            for (mode, passes) in [("deny", false), ("allow", true)] {
+                let policy = format!(r#"{{ "default": {{ {} }} }}"#, guard.replace("MODE", mode));
+                let mut host = Host::new(&policy);
+                let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
+                let step = call.resume(&mut host.local, [Err(error.clone())], now);
+                let Step::Decide(mut decision) = step else { panic!("one call") };
+                let told = decision.settle().len();
+                match decision {
+                    Decision::Deny(_) => assert!(!passes && (told == 1) == is_asked, "{error} {guard}"),
+                    Decision::Allow(mut admission) => {
+                        let ended = admission.completion().map_or(0, |mut completion| {
+                            let told = completion.responded(&mut host.local, 500, now).len();
+                            told + completion.ended(&mut host.local, now).len()
+                        });
+                        let abandoned = guard.contains("idempotency");
+                        assert!(passes && told == 0, "{error} {guard}");
+                        assert_eq!(ended == 1, is_asked && (at_end || abandoned), "{error} {guard}: {ended}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Exactly what was charged is given back: no check that had no room in shadow mode, none that costs nothing, and none of limits that
+/// are refused together.
+#[test]
+fn what_was_charged_is_given_back_and_nothing_else() {
+    let limit = |name: &str, key: &str, quota: u32, more: &str| {
+        format!(
+            r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": {quota}, "window": "1d", "key": ["{key}"]{more} }}"#
+        )
+    };
+    // The first two and the last two are of one subject each, and refused together.
+    let mut host = Host::new(&format!(
+        r#"{{ "default": {{ "rate_limits": [{}, {}, {}, {}, {}] }} }}"#,
+        limit("shadow", "client_ip", 1, r#", "shadow": true"#),
+        limit("free", "client_ip", 9, r#", "cost": { "header": "x-user", "max": 9 }"#),
+        limit("paid", "client_ip", 9, ""),
+        limit("last", "const:all", 1, ""),
+        limit("room", "const:all", 9, ""),
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "0", ip: IpAddr::from([192, 0, 2, 1]) };
+    let call = host.call(&ask, now);
+    assert!(matches!(host.finish(call, now), Decision::Allow(_)));
+    let call = host.call(&ask, now);
+    let outcomes = host.perform(&call, now);
+    let Step::Decide(mut decision) = call.resume(&mut host.local, outcomes, now) else { panic!("one call") };
+    assert!(matches!(decision, Decision::Deny(_)));
+    let refunds = decision.settle();
+    let [Op::Refund { checks, .. }] = &refunds[..] else { panic!("{refunds:?}") };
+    let names: Vec<_> = checks.iter().map(|check| check.key.as_str().rsplit(':').next().unwrap()).collect();
+    assert_eq!(names, ["paid"]);
+}
+
 /// Keys are fetched when a token names one that is not there, refreshed from time to time by one request, and kept when a fetch fails.
 #[test]
 fn keys_are_fetched_when_they_are_wanted() {
@@ -511,6 +585,7 @@ impl Request for Head {
         match name {
             "x-user" => read(self.user.as_bytes()),
             "x-token" => read(ES256_TOKEN.as_bytes()),
+            "idempotency-key" => read(b"k"),
             _ => {}
         }
     }
