@@ -368,3 +368,44 @@ impl ErrorCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString as _;
+
+    use super::*;
+
+    #[test]
+    fn a_code_is_the_capitals_in_front_of_an_error() {
+        for (text, code) in [
+            ("OOM command not allowed", "OOM"),
+            ("NOPERM", "NOPERM"),
+            ("ABCDEFGHIJKLMNOPQ", "ABCDEFGHIJKLMNOP"),
+            ("", "?"),
+            ("err tg:{secret}", "?"),
+            ("ERRé", "ERR"),
+        ] {
+            assert_eq!(ErrorCode::of(text).as_str(), code, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_whether_the_store_may_have_done_it() {
+        for (error, was_asked, kind, text) in [
+            (StoreError::Timeout, true, "timeout", "the store did not answer in time"),
+            (StoreError::Status(403), true, "status", "the store refused the token"),
+            (StoreError::Status(500), true, "status", "the store answered with status 500"),
+            (
+                StoreError::Refused(ErrorCode::of("OOM x")),
+                true,
+                "refused",
+                "the store refused the operation (OOM)",
+            ),
+            (StoreError::Open, false, "open", "the store is not asked because it failed just now"),
+            (StoreError::Busy, false, "busy", "too many requests wait for the store already"),
+            (StoreError::Contention, false, "contention", "the embedded memory is contended"),
+        ] {
+            assert_eq!((error.was_asked(), error.kind(), &*error.to_string()), (was_asked, kind, text));
+        }
+    }
+}
