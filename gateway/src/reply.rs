@@ -205,11 +205,15 @@ impl Pieces {
             Some(Err(failure)) => return write_failure(out, &failure.to_string(), self.format),
             None => return write_failure(out, NO_REPLY, self.format),
         };
-        if reply.len() <= self.sizes.chunk || error(&reply).is_some() {
+        if reply.len() <= self.sizes.chunk {
             return write_result(out, sending, &reply, self.format);
         }
         match self.format {
             Format::Resp2 => self.value = Some(Value::new(reply, None)),
+            Format::Json(_) if error(&reply).is_some() => {
+                out.extend_from_slice(br#"{"error":"#);
+                self.value = Some(Value::new(reply, Some(Encoding::Text)));
+            }
             Format::Json(_) if is_too_deep(&reply) => write_error(out, TOO_DEEP),
             Format::Json(encoding) => {
                 out.extend_from_slice(br#"{"result":"#);

@@ -60,13 +60,16 @@ impl<'a> Iterator for Arguments<'a> {
     }
 }
 
-/// Finds where replies end in bytes that arrive in any pieces, and looks at no byte of a string.
+/// Finds where replies end in bytes that arrive in any pieces, and looks at no byte of a string. A status or an error may be as
+/// long as a string: scripts make them.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
     /// How far it has come.
     at: usize,
     /// Bytes of a string, and of the line end behind it, that are still to come.
     string: usize,
+    /// Whether it is inside of a status or an error, whose length nobody says.
+    in_text: bool,
     /// The arrays it is inside of, each with the number of elements still to come.
     open: Vec<u64>,
 }
@@ -92,15 +95,38 @@ impl Scanner {
                 }
             }
             let rest = bytes.get(self.at..).unwrap_or_default();
-            let Some(end) = memchr::memchr(b'\n', rest) else {
-                return if rest.len() > LONGEST_LINE { Err(Malformed) } else { Ok(false) };
+            if self.in_text {
+                let Some(end) = memchr::memchr(b'\n', rest) else {
+                    // A carriage return may be half of the line end.
+                    self.at += rest.strip_suffix(b"\r").unwrap_or(rest).len();
+                    return Ok(false);
+                };
+                if end == 0 || rest.get(end - 1) != Some(&b'\r') {
+                    return Err(Malformed);
+                }
+                self.at += end + 1;
+                self.in_text = false;
+                if self.complete() {
+                    return Ok(true);
+                }
+                continue;
+            }
+            let kind = match rest.first() {
+                None => return Ok(false),
+                Some(b'+' | b'-') => {
+                    self.at += 1;
+                    self.in_text = true;
+                    continue;
+                }
+                Some(kind) => kind,
             };
-            let (line, _) = rest.split_at(end + 1);
-            let (kind, text) = line.split_first().ok_or(Malformed)?;
-            let text = text.strip_suffix(b"\r\n").ok_or(Malformed)?;
-            self.at += line.len();
+            let Some(end) = memchr::memchr(b'\n', rest) else {
+                let may_go_on = matches!(kind, b':' | b'$' | b'*') && rest.len() < LONGEST_NUMBER;
+                return if may_go_on { Ok(false) } else { Err(Malformed) };
+            };
+            let text = rest.get(1..end).and_then(|text| text.strip_suffix(b"\r")).ok_or(Malformed)?;
+            self.at += end + 1;
             let more = match kind {
-                b'+' | b'-' => false,
                 b':' => {
                     if !is_integer(text) {
                         return Err(Malformed);
@@ -251,8 +277,8 @@ fn is_integer(text: &[u8]) -> bool {
     matches!(digits, [b'0'] | [b'1'..=b'9', ..]) && digits.iter().all(u8::is_ascii_digit)
 }
 
-/// Error lines repeat arguments, but cut them short; no line of Redis is as long as this.
-const LONGEST_LINE: usize = 1 << 20;
+/// Longer than any line that is a number, its kind and its end included.
+const LONGEST_NUMBER: usize = 32;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -301,10 +327,28 @@ pub(crate) mod tests {
             b":1x\r\n",
             b":\r\n",
             b":01\r\n",
+            b":11111111111111111111111111111111111111111",
             b"%1\r\n",
+            b"+\n",
+            b"+O\rK\n",
             b"\r\n",
         ] {
             assert_eq!(ends(bytes, 1), Err(Malformed), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_status_and_an_error_are_passed_over_as_they_come() {
+        for kind in ["+", "-", "*2\r\n:1\r\n-"] {
+            let reply = format!("{kind}{}\r\n", "x\r".repeat(4000));
+            for size in [1, 2, 1000, 10_000] {
+                assert_eq!(ends(reply.as_bytes(), size), Ok(vec![reply.len()]), "{kind} {size}");
+            }
+            let (mut scanner, whole) = (Scanner::default(), reply.as_bytes());
+            assert_eq!(scanner.advance(&whole[..whole.len() - 1]), Ok(false));
+            assert_eq!(scanner.position(), whole.len() - 2, "all but the end may be thrown away");
+            scanner.rebase();
+            assert_eq!(scanner.advance(b"\r\n"), Ok(true));
         }
     }
 

@@ -48,6 +48,11 @@ async fn metric(server: &Server, name: &str) -> u64 {
     text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
 }
 
+/// The same of a number that is told of the only token.
+async fn labelled(server: &Server, name: &str) -> u64 {
+    metric(server, &format!(r#"{name}{{token="default"}}"#)).await
+}
+
 #[tokio::test]
 async fn what_is_no_http_and_heads_too_large_are_refused_in_json() {
     let redis = Redis::start().await;
@@ -207,6 +212,56 @@ async fn every_answer_has_some_memory_before_redis_is_asked() {
     }
     // What was refused has not run.
     assert_eq!(client.get("/get/n").await.json["result"], "51");
+}
+
+/// A script chooses what its status and its error say, and how long they are.
+#[tokio::test]
+async fn lines_of_scripts_are_as_long_as_strings_may_be_and_harm_nobody_else() {
+    let redis = Redis::start().await;
+    let flags = ["--threads", "1", "--max-response", "4MiB", "--command-timeout", "20s"];
+    let server = Server::start_with(&redis.url(), &flags).await;
+    let (mut client, mut other) = (server.client().await, server.client().await);
+    let eval = |script: &str| serde_json::json!(["EVAL", script, 0]).to_string();
+    for (script, status) in [
+        ("return {ok=string.rep('x',n)}", 200),
+        ("return {err='MINE '..string.rep('x',n)}", 400),
+        ("return {1,{ok=string.rep('x',n)}}", 200),
+        ("return {1,{err='MINE '..string.rep('x',n)}}", 200),
+        ("return redis.error_reply('MINE '..string.rep('x',n))", 400),
+        ("error('MINE '..string.rep('x',n))", 400),
+    ] {
+        for (size, too_large) in [(1_100_000, false), (3 << 20, false), (5 << 20, true)] {
+            let script = eval(&format!("local n={size} {script}"));
+            // The other's command waits behind the script.
+            let (answer, pong) = tokio::join!(client.post("/", script.clone()), other.get("/ping"));
+            assert_eq!(pong.raw(), (200, r#"{"result":"PONG"}"#), "{script}");
+            if too_large {
+                let text = "ERR max response size exceeded: more than 4194304 bytes, what was sent has run";
+                assert_eq!(answer.error(), (502, text), "{script}");
+            } else {
+                assert_eq!(answer.status, status, "{script}");
+                assert!(answer.text.contains(&"x".repeat(size)), "{script}: {}", answer.text.len());
+            }
+        }
+    }
+    // Others that a script can make up.
+    for (script, status) in [
+        ("return {ok='a\\r\\n+b\\n'}", 200),
+        ("return {err='a\\r\\n+b\\n'}", 400),
+        ("redis.setresp(3) return {double=1e308}", 200),
+        ("redis.setresp(3) return {big_number='123456789012345678901234567890'}", 200),
+        ("redis.setresp(3) return {map={a={set={b=true}}}}", 200),
+        ("redis.setresp(3) return {verbatim_string={format='txt',string='a\\r\\n'}}", 200),
+        ("return 2^63", 200),
+        ("return 0/0", 200),
+        ("local t={} for i=1,100000 do t[i]=i end return t", 200),
+        ("local t={} for i=1,7000 do t={t} end return t", 200),
+    ] {
+        let (answer, pong) = tokio::join!(client.post("/", eval(script)), other.get("/ping"));
+        assert_eq!(pong.raw(), (200, r#"{"result":"PONG"}"#), "{script}");
+        assert_eq!(answer.status, status, "{script}: {}", answer.text);
+    }
+    assert_eq!(labelled(&server, "redis_connections_lost_total").await, 0);
 }
 
 #[tokio::test]

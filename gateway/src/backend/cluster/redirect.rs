@@ -21,6 +21,10 @@ pub(super) enum Refusal {
 impl Refusal {
     /// What the error that `asked` gave says, if it is one of these.
     pub(super) fn read(error: &[u8], asked: &Address) -> Option<Self> {
+        // A longer one was made up by a script, and what is kept of it would be counted by nobody.
+        if error.len() > LONGEST {
+            return None;
+        }
         let text = std::str::from_utf8(error).ok()?;
         let (code, rest) = text.split_once(' ')?;
         Some(match code {
@@ -39,6 +43,9 @@ impl Refusal {
         })
     }
 }
+
+/// Longer than any of these, in bytes: a host has at most 255.
+const LONGEST: usize = 512;
 
 /// `3999 127.0.0.1:6381`; a host that is missing is the one that was asked.
 fn place(text: &str, asked: &Address) -> Option<(u16, Address)> {
@@ -76,6 +83,8 @@ mod tests {
             "MOVEDX 1 h:1",
             "ERR MOVED 1 h:1",
             "WRONGTYPE x",
+            &format!("CLUSTERDOWN {}", "x".repeat(1000)),
+            &format!("MOVED 1 {}:1", "h".repeat(1000)),
         ] {
             assert_eq!(read(error), None, "{error}");
         }
