@@ -8,6 +8,7 @@
 //! restrictions may not use them. Scripts may do what Redis lets scripts do; this list does not see into them.
 
 use super::Info;
+use super::info::is_word;
 use crate::resp::Arguments;
 
 /// A command that has to be allowed by name, and why.
@@ -28,7 +29,7 @@ impl Danger {
             Some(info) if !info.dangerous && !is_listed_here_alone(info.name) => None,
             Some(info) if info.name == "COPY" => {
                 // Behind the two keys.
-                let names_database = arguments.skip(2).any(|word| word.eq_ignore_ascii_case(b"DB"));
+                let names_database = arguments.skip(2).any(|word| is_word(word, "DB"));
                 if names_database { find(COPY_DB) } else { None }
             }
             Some(info) => DANGERS.iter().find(|danger| match danger.name.split_once(' ') {

@@ -215,8 +215,10 @@ impl Keys {
         match self.begin {
             Begin::Index(index) => self.add_from(index, found, arguments),
             Begin::Keyword(word, from) => {
-                for place in (from..arguments.len()).filter(|place| is_word(arguments, *place, word)) {
-                    self.add_from(place + 1, found, arguments);
+                for place in from..arguments.len() {
+                    if arguments.get(place).is_some_and(|argument| is_word(argument, word)) {
+                        self.add_from(place + 1, found, arguments);
+                    }
                 }
             }
             Begin::Unknown => found.complete = false,
@@ -247,22 +249,55 @@ impl Keys {
     }
 }
 
+/// Where the options of `XREAD` or `XREADGROUP` end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamOptions {
+    /// At `STREAMS`, which is this argument.
+    Streams(usize),
+    /// At `BLOCK`.
+    Block,
+    /// At one that is not known, and neither is how many values it has.
+    Unknown,
+    /// At the end of the command, where Redis finds a syntax error.
+    Unfinished,
+}
+
+impl StreamOptions {
+    /// Reads them as Redis does: they come in any order, and a value may be any word, such as `BLOCK` for the name of a group.
+    pub(super) fn of<'a>(arguments: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut arguments = arguments.enumerate().skip(1);
+        while let Some((place, option)) = arguments.next() {
+            let is = |name: &str| is_word(option, name);
+            if is("STREAMS") {
+                return Self::Streams(place);
+            }
+            if is("BLOCK") {
+                return Self::Block;
+            }
+            // `CLAIM` is there since Redis 8.4.
+            let values = [("GROUP", 2), ("COUNT", 1), ("CLAIM", 1), ("NOACK", 0)];
+            match values.into_iter().find(|(name, _)| is(name)) {
+                Some((_, values)) => arguments.by_ref().take(values).for_each(drop),
+                None => return Self::Unknown,
+            }
+        }
+        Self::Unfinished
+    }
+}
+
 /// Where the streams of `XREAD` and `XREADGROUP` are: the first half of what is behind the option `STREAMS`. Nothing where
 /// Redis would find a syntax error.
 fn streams(arguments: &[&[u8]]) -> Option<Range<usize>> {
-    let mut place = 1;
-    while !is_word(arguments, place, "STREAMS") {
-        let values = [("GROUP", 2), ("COUNT", 1), ("BLOCK", 1), ("NOACK", 0)];
-        let (_, values) = values.into_iter().find(|(option, _)| is_word(arguments, place, option))?;
-        place += 1 + values;
-    }
+    let StreamOptions::Streams(place) = StreamOptions::of(arguments.iter().copied()) else { return None };
     let begin = place + 1;
     let count = arguments.len().checked_sub(begin)?;
     (count > 0 && count.is_multiple_of(2)).then_some(begin..begin + count / 2)
 }
 
-fn is_word(arguments: &[&[u8]], place: usize, word: &str) -> bool {
-    arguments.get(place).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
+/// Whether Redis takes an argument for this word. It compares them as C strings: in any case, and only up to a NUL.
+pub(super) fn is_word(argument: &[u8], word: &str) -> bool {
+    let end = memchr::memchr(0, argument).unwrap_or(argument.len());
+    argument.get(..end).is_some_and(|text| text.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// A number of keys as Redis reads it: digits alone.
@@ -322,12 +357,15 @@ mod tests {
             ("XREAD COUNT 2 STREAMS s t 0 0", "s t"),
             ("XREADGROUP GROUP g c STREAMS s t > >", "s t"),
             ("ZUNIONSTORE d 2 a b WEIGHTS 1 2", "d a b"),
+            ("XREADGROUP GROUP g c CLAIM STREAMS STREAMS s >", "s"),
             ("XREADGROUP NOACK GROUP streams streams STREAMS s >", "s"),
             ("xread count 1 streams streams STREAMS 0 0", "streams STREAMS"),
             ("GEORADIUS a 1 2 3 m STORE d", "a d"),
             ("GEORADIUS a 1 2 3 m STORE d store e Store", "a d e"),
             ("GEORADIUS a 1 2 3 m STORE d STOREDIST e", "a d e"),
             ("GEORADIUSBYMEMBER a b 3 m STORE STORE STORE d", "a STORE STORE d"),
+            ("GEORADIUS a 1 2 3 m STORE\0x d store\0 e STOREx f", "a d e"),
+            ("XREAD COUNT\0 2 streams\0x s 0", "s"),
             ("OBJECT ENCODING a", "a"),
             ("PING", ""),
             ("LMPOP 2 a b LEFT", "a b"),
@@ -353,6 +391,7 @@ mod tests {
             ("XREAD NOSUCH STREAMS s 0", ""),
             ("XREAD STREAMS s t 0", ""),
             ("XREAD STREAMS", ""),
+            ("XREAD BLOCK 1 STREAMS s 0", ""),
         ] {
             let words: Vec<&str> = words.split(' ').collect();
             let found = found(&words);

@@ -4,11 +4,19 @@
 //! client at once; refusing one too many costs a clear error.
 
 use super::Info;
+use super::info::StreamOptions;
 use crate::resp::{Arguments, command};
 
 /// The error that answers a command which may not be sent.
 pub(super) fn reason(mut arguments: Arguments<'_>, info: Option<&Info>) -> Option<String> {
+    let all = arguments.clone();
     let name = arguments.next()?;
+    if has_nul(name)
+        || Info::find(name).is_some_and(|info| !info.subcommands.is_empty())
+            && all.clone().nth(1).is_some_and(has_nul)
+    {
+        return Some("ERR Command is not available: there is a NUL in its name".to_owned());
+    }
     let mut upper = [0; LONGEST_NAME];
     let reason = match uppercase(name, &mut upper)? {
         b"SUBSCRIBE" | b"PSUBSCRIBE" => {
@@ -22,12 +30,13 @@ pub(super) fn reason(mut arguments: Arguments<'_>, info: Option<&Info>) -> Optio
         b"MULTI" | b"EXEC" | b"DISCARD" | b"WATCH" | b"UNWATCH" => {
             "transactions are sent whole, to `/multi-exec`"
         }
-        b"XREAD" | b"XREADGROUP" => {
-            if !blocks(arguments) {
-                return None;
+        b"XREAD" | b"XREADGROUP" => match StreamOptions::of(all) {
+            StreamOptions::Block => BLOCKS,
+            StreamOptions::Unknown => {
+                "an option in front of `STREAMS` is not known here, and it may block the shared connection"
             }
-            BLOCKS
-        }
+            StreamOptions::Streams(_) | StreamOptions::Unfinished => return None,
+        },
         b"HELLO" | b"AUTH" | b"SELECT" | b"QUIT" | b"RESET" | b"READONLY" | b"READWRITE" | b"ASKING" => {
             "it changes the shared connection"
         }
@@ -50,31 +59,18 @@ pub(super) fn instead(mut arguments: Arguments<'_>, info: Option<&Info>) -> Opti
     (info.is_some_and(|info| info.name == "SETINFO") && of_client()).then(|| command(&["PING", "OK"]))
 }
 
+/// Whether Redis may know a name by what stands in front of a NUL. It looks names up in a hash table: one with a NUL has the hash of
+/// another name, and where both happen to be in one place of the table, they are the same to it.
+fn has_nul(name: &[u8]) -> bool {
+    name.contains(&0)
+}
+
 /// `name` in upper case, or nothing when it is longer than any name that matters.
 fn uppercase<'a>(name: &[u8], upper: &'a mut [u8; LONGEST_NAME]) -> Option<&'a [u8]> {
     let upper = upper.get_mut(..name.len())?;
     upper.copy_from_slice(name);
     upper.make_ascii_uppercase();
     Some(upper)
-}
-
-/// Whether the options of `XREAD` or `XREADGROUP` hold `BLOCK`. They come in any order before `STREAMS`, and a group may
-/// be called `block`. What follows an unknown word is left to Redis, which stops there with a syntax error.
-fn blocks<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> bool {
-    while let Some(option) = args.next() {
-        let mut upper = [0; LONGEST_NAME];
-        let values = match uppercase(option, &mut upper) {
-            Some(b"BLOCK") => return true,
-            Some(b"GROUP") => 2,
-            Some(b"COUNT") => 1,
-            Some(b"NOACK") => 0,
-            _ => return false,
-        };
-        for _ in 0..values {
-            args.next();
-        }
-    }
-    false
 }
 
 /// The subcommands of `CLIENT` that leave the connection as it is. The list names what is allowed, so that a subcommand
@@ -161,6 +157,17 @@ mod tests {
             "XREAD COUNT 1 BLOCK 5 STREAMS s $",
             "xreadgroup group g c block 0 streams s >",
             "xreadgroup noack block 1 group g c streams s >",
+            "xreadgroup group g c claim 1000 block 0 streams s >",
+            "xreadgroup group g c claim block block 0 streams s >",
+            "xreadgroup group g c nosuch block 0 streams s >",
+            "xreadgroup group g c nosuch 1 2 block 0 streams s >",
+            "xread nosuch 1 streams s $",
+            "xread s block 0 streams",
+            "xread block\0 0 streams s $",
+            "blpop\0x k 0",
+            "nosuch\0",
+            "client\0 id",
+            "client id\0",
         ] {
             assert!(refused(words), "{words}");
         }
@@ -177,6 +184,12 @@ mod tests {
             "xread streams block 0",
             "xreadgroup group block block streams s >",
             "xread count block streams block 0",
+            "xreadgroup group g c claim block streams s >",
+            "xreadgroup group g c",
+            "xread count\0x block streams\0 block 0",
+            "get k\0",
+            "xread count",
+            "xread",
             "blpopx k",
             "averyveryverylongcommandname",
         ] {

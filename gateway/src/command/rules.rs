@@ -11,6 +11,7 @@ use std::sync::Arc;
 use anyhow::ensure;
 
 use super::danger::{self, Danger};
+use super::info::is_word;
 use super::{Access, Info, Scripts};
 use crate::resp::Arguments;
 
@@ -210,7 +211,7 @@ fn literal(pattern: &[u8]) -> &[u8] {
 /// The patterns given to `SCAN`; nothing where there are none, and where Redis would find a syntax error.
 fn scan_patterns<'a>(arguments: &'a [&'a [u8]]) -> Option<impl Iterator<Item = &'a [u8]>> {
     let (options, rest) = arguments.get(2..)?.as_chunks::<2>();
-    let patterns = options.iter().filter(|[option, _]| option.eq_ignore_ascii_case(b"MATCH"));
+    let patterns = options.iter().filter(|[option, _]| is_word(option, "MATCH"));
     (rest.is_empty() && patterns.clone().next().is_some()).then(|| patterns.map(|[_, pattern]| *pattern))
 }
 

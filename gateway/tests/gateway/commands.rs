@@ -270,6 +270,11 @@ fn write(syntax: &Syntax, random: &mut Random) -> Vec<String> {
     }
     let mut command = syntax.name.clone();
     command.append(&mut words);
+    if command.len() > 1 && random.below(4) == 0 {
+        // Redis compares words only up to a NUL.
+        let place = 1 + random.below(command.len() - 1);
+        command[place].push_str("\0x");
+    }
     for word in &mut command {
         match random.below(6) {
             0 if !word.contains(':') => *word = word.to_lowercase(),

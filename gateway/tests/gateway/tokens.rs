@@ -331,6 +331,67 @@ async fn a_key_that_is_named_twice_is_no_way_to_a_foreign_one() {
     assert_eq!(ask(&server, "token-of-app", "/", &own).await.json["result"], 1);
 }
 
+/// Redis compares names and options as C strings, which end at a NUL.
+#[tokio::test]
+async fn a_nul_hides_no_name_and_no_option() {
+    let redis = Redis::start().await;
+    redis.ask(&["GEOADD", "app:g", "1", "1", "here"]).await;
+    redis.ask(&["SET", "app:s", "own"]).await;
+    redis.ask(&["SET", "victim:s", "foreign"]).await;
+    redis.ask(&["XGROUP", "CREATE", "app:x", "g", "0", "MKSTREAM"]).await;
+    let toml = "[[tokens]]\nname = 'all'\ntoken_env = 'ALL_TOKEN'\n\
+                [[tokens]]\nname = 'app'\ntoken_env = 'APP_TOKEN'\nkey_prefixes = ['app:']\nallow = ['SCAN']";
+    let server = serve(&redis, toml).await;
+    for (token, words) in [
+        ("app", json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "STORE\0x", "victim:s"])),
+        ("app", json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "storedist\0", "victim:s"])),
+        ("app", json!(["SCAN", 0, "MATCH", "app:*", "MATCH\0", "*", "COUNT", 100])),
+        ("all", json!(["COPY", "app:s", "app:s", "DB\0", 1])),
+        ("all", json!(["XREAD", "BLOCK\0", 0, "STREAMS", "app:x", "$"])),
+        ("all", json!(["XREADGROUP", "GROUP", "g", "c", "Block\0x", 0, "STREAMS", "app:x", ">"])),
+    ] {
+        let answer = ask(&server, &format!("token-of-{token}"), "/", &words.to_string()).await;
+        let error = answer.json["error"].as_str().unwrap_or_default();
+        assert!(
+            error.starts_with("NOPERM") || error.starts_with("ERR Command is not"),
+            "{words} {}",
+            answer.text
+        );
+    }
+    assert_eq!(redis.ask(&["GET", "victim:s"]).await, "Ok(bulk-string('\"foreign\"'))");
+    // Values may hold one, and options that only look like another.
+    for words in
+        [json!(["SET", "app:s\0STORE", "a\0b"]), json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "STOR"])]
+    {
+        let answer = ask(&server, "token-of-app", "/", &words.to_string()).await;
+        assert!(!answer.text.contains("NOPERM"), "{words} {answer:?}");
+    }
+    // Redis looks names up in a hash table, where one with a NUL may meet the one in front of it: in one of some hundred tries.
+    for (name, rest) in
+        [("CLIENT", &["SETNAME", "x"][..]), ("CONFIG", &["GET", "dir"]), ("SCRIPT", &["DEBUG", "NO"])]
+    {
+        for place in 0..2 {
+            for round in 0..8 {
+                let commands: Vec<Vec<String>> = (0..500)
+                    .map(|number| {
+                        let mut words: Vec<String> =
+                            [name].iter().chain(rest).map(|word| (*word).to_owned()).collect();
+                        words[place] += &format!("\0{round}{number}");
+                        words
+                    })
+                    .collect();
+                let answer = ask(&server, "token-of-all", "/pipeline", &json!(commands).to_string()).await;
+                for (words, answer) in commands.iter().zip(answer.json.as_array().unwrap()) {
+                    let error = answer["error"].as_str().unwrap_or_default();
+                    let refused =
+                        error.starts_with("ERR Command is not available") || error.starts_with("NOPERM");
+                    assert!(refused, "{words:?} {answer}");
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn nobody_changes_which_script_a_digest_calls() {
     let (one, two) = (Redis::start().await, Redis::start().await);
