@@ -89,7 +89,7 @@ pub struct Settings {
     /// Serve without a token: everyone who reaches the port owns the Redis
     ///
     /// But for web pages, which browsers let send requests from anywhere: those of other origins are refused, see --origins, and
-    /// so is a `Host` that may be a page's own, see --hosts.
+    /// so is a `Host` that may be a page's own, see --hosts. Nor may a browser open a command in a window: use a program.
     #[arg(long, env = "TOLLGATE_NO_AUTH", value_name = "BOOL", help_heading = TOKENS,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) no_auth: Option<bool>,

@@ -2,7 +2,7 @@
 //!
 //! A browser sends requests for any page, and by `GET` it asks nobody before. With a token that does no harm, because pages do not
 //! know it. Without one, a wrong "yes" lets every page that a developer looks at write to the Redis behind a gateway on loopback.
-//! What tells a page is what no page can change: `Origin`, `Sec-Fetch-Site`, and `Host`, which names the page's own host after a
+//! What tells a page is what no page can change: `Origin`, the fields that begin with `Sec-Fetch-`, and `Host`, which names the page's own host after a
 //! name was bound to another address ("DNS rebinding").
 //!
 //! Conversely a page of another origin may read answers only if they say so. `origins` say for which that is.
@@ -88,6 +88,10 @@ impl Shared {
             let text = "ERR web pages of other origins may not use a gateway without a token: name theirs in `--origins`";
             return Some(Failure::new(Kind::Origin, text));
         }
+        if !matches!(route, Route::Details | Route::Metrics) && is_navigation(&head.headers) {
+            let text = "ERR a browser may not open this at a gateway without a token: a web page may have sent it here";
+            return Some(Failure::new(Kind::Origin, text));
+        }
         // Names that operators use for metrics are theirs to choose, and no page changes anything there.
         if role == Role::Clients && self.over_tcp && !host.is_none_or(|host| is_ours(host, &self.hosts)) {
             let text = "ERR this `Host` may be a web page's own: a gateway without a token is asked by address, by `localhost`, \
@@ -135,26 +139,26 @@ fn is_of_another_page(headers: &HeaderMap, host: Option<&str>, origins: &[Origin
         return !is_among(&origin, origins) && !origin.to_str().is_ok_and(own);
     }
     match headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
-        // What was typed, or is bookmarked, comes from no page.
         Some(b"same-origin" | b"none") => false,
         Some(_) => true,
-        // Browsers leave the field out where they do not trust the network, which loopback is always trusted to be.
-        None => is_browser(headers) && !host.is_some_and(is_loopback),
+        // Browsers leave the field out where they do not trust the network, and older ones everywhere.
+        None => is_browser(headers),
     }
+}
+
+/// Whether a browser opens this: in a window, in a frame, or for a form. Where somebody typed an address or followed a link from
+/// a mail, `Sec-Fetch-Site` says `none`, whatever pages the browser was sent on by since.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let is = |name: &HeaderName, values: &[&str]| {
+        headers.get(name).is_some_and(|found| values.iter().any(|value| value.as_bytes() == found.as_bytes()))
+    };
+    is(&SEC_FETCH_MODE, &["navigate", "nested-navigate"])
+        || is(&SEC_FETCH_DEST, &["document", "iframe", "frame", "fencedframe", "embed", "object"])
 }
 
 /// Whether it says that it is one. A page that sends without asking can make its browser say nothing else.
 fn is_browser(headers: &HeaderMap) -> bool {
     headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
-}
-
-fn is_loopback(host: &str) -> bool {
-    let name = name(host);
-    is_localhost(&name) || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn is_localhost(name: &str) -> bool {
-    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Without the port, and without the brackets of an address.
@@ -179,6 +183,8 @@ fn is_ours(host: &str, hosts: &[Host]) -> bool {
 /// Domains that the Internet has none of.
 const PRIVATE: [&str; 5] = ["localhost", "local", "internal", "svc", "test"];
 
+static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 #[cfg(test)]

@@ -78,6 +78,9 @@ async fn without_a_token_no_page_of_another_origin_gets_anything_done() {
         ("rebound, by what says it is no browser", &[("host", "evil.example")]),
         // Browsers trust no network but loopback enough to say where a request comes from.
         ("image from the network", &[("host", "192.168.1.5:8079"), ("user-agent", AGENT)]),
+        // Older browsers never say it.
+        ("image of an older browser", &[("user-agent", AGENT)]),
+        ("image of an older browser, by name", &[("host", "localhost:8079"), ("user-agent", AGENT)]),
     ] {
         for (method, path) in [
             (Method::GET, "/set/hacked/1"),
@@ -97,17 +100,41 @@ async fn without_a_token_no_page_of_another_origin_gets_anything_done() {
     for (what, fields) in [
         ("curl", &[("user-agent", "curl/8.5.0"), ("accept", "*/*")][..]),
         ("Node", &[("user-agent", "node"), ("sec-fetch-mode", "cors"), ("accept-language", "*")]),
-        ("typed", &[("user-agent", AGENT), ("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")]),
         ("its own page", &[("user-agent", AGENT), ("sec-fetch-site", "same-origin"), ("origin", &origin)]),
         ("a page that may", &[("user-agent", AGENT), ("sec-fetch-site", "cross-site"), ("origin", APP)]),
         ("another name", &[("host", "gateway.example:8079")]),
         ("a container", &[("host", "redis-http:8079")]),
         ("a cluster", &[("host", "tollgate.tollgate.svc.cluster.local:8079")]),
-        ("localhost", &[("host", "localhost:8079"), ("user-agent", AGENT)]),
+        ("localhost", &[("host", "localhost:8079"), ("user-agent", AGENT), ("sec-fetch-site", "none")]),
     ] {
         let fields: Vec<_> = [("host", own.as_str())].iter().chain(fields).copied().collect();
         assert_eq!(ask(&server, Method::GET, "/ping", &fields).await.0, 200, "{what}");
     }
+    // What a browser opens may be what a page has sent it on to, whoever began.
+    for (what, fields) in [
+        (
+            "typed",
+            &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")][..],
+        ),
+        ("mode", &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")]),
+        ("older mode", &[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "nested-navigate")]),
+        ("frame", &[("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "iframe")]),
+        ("object", &[("sec-fetch-site", "none"), ("sec-fetch-dest", "object")]),
+        ("form", &[("sec-fetch-site", "same-origin"), ("origin", &origin), ("sec-fetch-mode", "navigate")]),
+        (
+            "form of a page that may",
+            &[("sec-fetch-site", "cross-site"), ("origin", APP), ("sec-fetch-mode", "navigate")],
+        ),
+    ] {
+        let fields: Vec<_> = [("host", own.as_str())].iter().chain(fields).copied().collect();
+        for path in ["/set/hacked/1", "/ping", "/subscribe/x", "/monitor"] {
+            assert_eq!(ask(&server, Method::GET, path, &fields).await.0, 403, "{what}: {path}");
+            assert_eq!(ask(&server, Method::POST, path, &fields).await.0, 403, "{what}: {path}");
+        }
+        // Somebody looks at what changes nothing, and no page can read it.
+        assert_eq!(ask(&server, Method::GET, "/metrics", &fields).await.0, 200, "{what}");
+    }
+    assert_eq!(server.client().await.get("/get/hacked").await.raw(), (200, r#"{"result":null}"#));
     // Those two tell nothing, and whoever probes may use any name.
     for path in ["/health", "/ready"] {
         let fields = [("host", "probe.example"), ("sec-fetch-site", "cross-site")];
@@ -221,17 +248,20 @@ async fn a_page_may_use_the_tokens_that_are_for_its_origin() {
 
 /// A server of one page.
 async fn page(html: String) -> u16 {
+    let fields = format!("content-type: text/html; charset=utf-8\r\ncontent-length: {}", html.len());
+    answers(format!("HTTP/1.1 200 OK\r\n{fields}\r\nconnection: close\r\n\r\n{html}")).await
+}
+
+/// A server that always says this.
+async fn answers(text: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
-            let html = html.clone();
+            let text = text.clone();
             tokio::spawn(async move {
                 let _ = socket.read(&mut [0; 4096]).await;
-                let head =
-                    "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\nconnection: close\r\n";
-                let answer = format!("{head}content-length: {}\r\n\r\n{html}", html.len());
-                let _ = socket.write_all(answer.as_bytes()).await;
+                let _ = socket.write_all(text.as_bytes()).await;
             });
         }
     });
@@ -346,6 +376,12 @@ async fn a_browser_does_nothing_for_a_page_at_a_gateway_without_a_token() {
     // The page was looked at, and its requests were sent.
     assert_eq!(told.as_array().unwrap().len(), things.len(), "{told}");
     assert_eq!(told[3], "image", "{told}");
+    // Somebody follows a link from a mail, or types an address: to the browser that is no page's doing, wherever it is sent on to.
+    let gateway = format!("http://127.0.0.1:{}/set/e/1", server.address.port());
+    let fields = "content-length: 0\r\nconnection: close";
+    let port = answers(format!("HTTP/1.1 302 Found\r\nlocation: {gateway}\r\n{fields}\r\n\r\n")).await;
+    let told = look_at(&format!("http://localhost:{port}/")).await;
+    assert!(told["error"].as_str().unwrap_or_default().starts_with("ERR a browser may not"), "{told}");
     assert_eq!(redis.ask(&["DBSIZE"]).await, "Ok(int(0))");
     let (_, metrics) = server.client().await.bytes(request(Method::GET, "/metrics", "")).await;
     let metrics = String::from_utf8(metrics.to_vec()).unwrap();
