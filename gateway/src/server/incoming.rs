@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use hyper::Version;
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper::header::{EXPECT, HeaderMap};
+use hyper::header::EXPECT;
+use hyper::http::request::Parts;
 use tokio::time::timeout;
 
 use super::Shared;
@@ -69,10 +71,14 @@ pub(crate) async fn read(body: Body, shared: &Arc<Shared>) -> Result<(Bytes, Gra
 
 /// Throws away the body of a request that is refused. hyper closes a connection whose request was not read to its end, which
 /// the client would meet instead of the answer, or with its next request. A client that waits to be told whether it should send
-/// its body is not made to.
-pub(crate) async fn skip(mut body: Body, headers: &HeaderMap, shared: &Shared) {
+/// its body is not made to. HTTP/2 ends a stream without the others, so nothing is waited for there: a thousand streams would.
+pub(crate) async fn skip(mut body: Body, head: &Parts, shared: &Shared) {
     // Nor is one waited for that is too large to be read to its end.
-    if body.is_empty() || headers.contains_key(EXPECT) || body.announced() > shared.limits.body {
+    if body.is_empty()
+        || head.version > Version::HTTP_11
+        || head.headers.contains_key(EXPECT)
+        || body.announced() > shared.limits.body
+    {
         return;
     }
     let mut size = 0_usize;

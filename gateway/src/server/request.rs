@@ -40,7 +40,7 @@ impl Worker {
 
     async fn take_down(
         self: Rc<Self>,
-        (head, body): (Parts, Body),
+        (mut head, body): (Parts, Body),
         role: Role,
         pulse: Rc<Pulse>,
         underway: Underway,
@@ -48,7 +48,8 @@ impl Worker {
         let begun = Instant::now();
         let route = Route::of(head.uri.path());
         let id = self.ids.of_request(&head.headers);
-        let mut answer = match self.answer(route, role, &head, body, &pulse).await {
+        let sharing = self.shared.sharing(&head, role);
+        let mut answer = match self.answer(route, role, &mut head, body, &pulse).await {
             Ok(answer) => answer,
             Err(failure) => {
                 self.recorder.errors(failure.kind, 1);
@@ -56,7 +57,7 @@ impl Worker {
                 failure.answer()
             }
         };
-        answer.sharing = self.shared.sharing(&head, role);
+        answer.sharing = sharing;
         // HTTP/2 ends a stream alone.
         answer.closes = (answer.closes | pulse.take_left()) && head.version <= Version::HTTP_11;
         if answer.events.is_some() {
@@ -74,7 +75,7 @@ impl Worker {
         self: &Rc<Self>,
         route: Route,
         role: Role,
-        head: &Parts,
+        head: &mut Parts,
         body: Body,
         pulse: &Pulse,
     ) -> Result<Answer, Failure> {
@@ -85,7 +86,7 @@ impl Worker {
         if problem.is_none()
             && let Some(preflight) = self.shared.preflight(head, role)
         {
-            incoming::skip(body, &head.headers, &self.shared).await;
+            incoming::skip(body, head, &self.shared).await;
             return Ok(preflight);
         }
         let refusal = if problem.is_some() {
@@ -99,29 +100,33 @@ impl Worker {
             None
         };
         if let Some(failure) = refusal {
-            incoming::skip(body, &head.headers, &self.shared).await;
+            incoming::skip(body, head, &self.shared).await;
             return Err(failure);
         }
         match route {
             Route::Health => Ok(health::live()),
             Route::Ready => {
                 let tenant = self.tenant(head).ok();
+                forget(head);
                 Ok(Box::pin(health::ready(&self.shared, tenant, role)).await)
             }
             Route::Details => {
                 // Others than the operator see what is theirs.
                 let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                forget(head);
                 Ok(Box::pin(details::details(&self.shared, tenant)).await)
             }
             Route::Metrics => {
                 let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                forget(head);
                 Ok(Box::pin(scrape::metrics(&self.shared, tenant)).await)
             }
             Route::Subscribe | Route::PSubscribe | Route::Monitor => {
                 let admitted = self.admit(route, head, Among::Streams, pulse);
                 // SDKs post an empty array, which means nothing.
-                incoming::skip(body, &head.headers, &self.shared).await;
+                incoming::skip(body, head, &self.shared).await;
                 let Admitted { tenant, place, memory, .. } = admitted?;
+                forget(head);
                 let answer = Box::pin(self.listen(route, head, tenant)).await?;
                 let (place, memory) = (Some(place), Some(memory));
                 Ok(Answer { place, memory, sync_token: Some(self.ids.next()), ..answer })
@@ -130,11 +135,12 @@ impl Worker {
                 let admitted = match self.admit(route, head, Among::Requests, pulse) {
                     Ok(admitted) => admitted,
                     Err(failure) => {
-                        incoming::skip(body, &head.headers, &self.shared).await;
+                        incoming::skip(body, head, &self.shared).await;
                         return Err(failure);
                     }
                 };
                 let Admitted { tenant, format, place, mut memory } = admitted;
+                forget(head);
                 let performed = async {
                     let body = incoming::read(body, &self.shared).await?;
                     self.perform(route, head, body, tenant, format, &mut memory).await
@@ -178,6 +184,11 @@ impl Worker {
         let tenant = self.shared.auth.admits(&head.headers, head.uri.query());
         tenant.ok_or_else(|| Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token"))
     }
+}
+
+/// Gives the fields of a head back, which nobody needs any more: what a request waits for may take long.
+fn forget(head: &mut Parts) {
+    head.headers = HeaderMap::new();
 }
 
 /// A request that may go on.

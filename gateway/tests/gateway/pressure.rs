@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Redis, Server, TOKEN, eventually, request};
+use crate::support::{H2Client, Redis, Server, TOKEN, eventually, request};
 
 /// A connection on which the bytes are ours.
 async fn raw(server: &Server, said: impl AsRef<[u8]>) -> TcpStream {
@@ -90,6 +90,23 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     let refused = "POST / HTTP/1.1\r\nhost: gateway\r\ncontent-length: 100\r\n\r\n";
     assert_eq!(error(&heard(&mut raw(&server, refused).await).await).0, 401);
     assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_body_that_is_refused_over_http2_costs_its_connection_nothing() {
+    let redis = Redis::start().await;
+    let server = Server::start(&redis).await;
+    let mut client = H2Client::connect(server.address).await;
+    for size in [1, 100_000, 4 << 20] {
+        for _ in 0..20 {
+            let mut refused = request(hyper::Method::POST, "http://gateway/set/k", vec![b'x'; size]);
+            refused.headers_mut().insert("authorization", "Bearer wrong".parse().unwrap());
+            let (head, body) = client.bytes(refused).await;
+            assert_eq!(head.status, 401);
+            assert_eq!(&body[..], br#"{"error":"WRONGPASS invalid or missing auth token"}"#);
+        }
+        assert_eq!(client.post("/", r#"["PING"]"#).await.raw(), (200, r#"{"result":"PONG"}"#));
+    }
 }
 
 #[tokio::test]
