@@ -46,7 +46,7 @@ fn unknown(batch: &Batch, replies: &Replies) -> Vec<Digest> {
 async fn keep(backend: &Backend, scripts: &[Original]) {
     let rules = Rules::default();
     let mut builder = Builder::new(128 * scripts.len(), &rules);
-    for Original { digest, text } in scripts.iter().filter(|script| script.text.len() <= LARGEST) {
+    for Original { digest, text } in scripts {
         for argument in [&b"SET"[..], &key(digest), text, b"EX", KEPT] {
             builder.argument(argument);
         }
@@ -103,8 +103,7 @@ fn key(original: &Digest) -> Vec<u8> {
 /// Seconds.
 const KEPT: &[u8] = b"2592000";
 
-/// The largest text that is kept, in bytes; scripts of SDKs are far smaller. And the position of the byte behind it.
-const LARGEST: usize = 64 << 10;
+/// The position behind the last byte of the largest text that is kept.
 const END: &[u8] = b"65536";
 
 /// Digests looked up for one request.

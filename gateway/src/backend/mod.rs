@@ -22,7 +22,7 @@ use anyhow::bail;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::command::{Access, Batch, Sending};
+use crate::command::{Access, Batch, Route, Sending};
 use crate::memory::Memory;
 use crate::resp::command;
 use crate::target::{Address, Place, Target};
@@ -109,6 +109,18 @@ impl Backend {
     /// The same Redis over the same connections, for another token.
     pub(crate) fn share(&self) -> Self {
         Self { redis: Arc::clone(&self.redis), traffic: Traffic::default() }
+    }
+
+    /// How often what there is to send is in memory at once, at most, until it is answered.
+    pub(crate) fn copies(&self, batch: &Batch) -> usize {
+        let is_split = |sending: &Sending| sending.info.is_some_and(|info| info.route == Route::MultiShard);
+        match &self.redis.topology {
+            // Commands are written again for each of several nodes, and what one node gets is put together.
+            Topology::Cluster(_) if batch.entries().len() > 1 || batch.sending().any(is_split) => 3,
+            // Those with digests that turn out to be known by other ones are written again.
+            _ if batch.calls_by_digest() => 2,
+            _ => 1,
+        }
     }
 
     /// Performs the commands that are to be sent, in order as far as they share keys.

@@ -174,6 +174,7 @@ fn push_argument(builder: &mut Builder<'_>, json: &str) -> Result<(), String> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::growth;
     use super::*;
 
     fn arguments(batch: &Batch) -> Vec<&[u8]> {
@@ -206,6 +207,36 @@ mod tests {
                 .unwrap();
         let expected: [&[u8]; 3] = ["a\né😀\"".as_bytes(), b"", "é\0".as_bytes()];
         assert_eq!(arguments(&command), expected);
+    }
+
+    #[test]
+    fn a_body_becomes_no_larger_than_was_foretold() {
+        for (body, times) in
+            [("1,", 20_000), ("\"\",", 20_000), ("\"0123456789\",", 2000), ("\"a,[b\",", 9000)]
+        {
+            let command = format!("[{}1]", body.repeat(times));
+            for json in
+                [format!("[{}]", [command.as_str(); 3].join(",")), format!("[{}[1]]", "[1],".repeat(9000))]
+            {
+                let batch = parse_pipeline(json.as_bytes(), 10_000, &Rules::default()).unwrap();
+                let most = json.len() + growth(json.as_bytes(), 10_000);
+                assert!(batch.size(1) <= most, "{body}: {} {most}", batch.size(1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_has_as_many_arguments_as_any_redis_takes() {
+        let answer = |arguments: usize| {
+            let body = format!("[[\"DEL\",{}1],[\"GET\",\"k\"]]", "1,".repeat(arguments - 2));
+            let batch = parse_pipeline(body.as_bytes(), 2, &Rules::default()).unwrap();
+            let sent: Vec<usize> = batch.sending().map(|sending| batch.arguments(sending).count()).collect();
+            (batch.refusal().map(str::to_owned), sent, batch.resp().len())
+        };
+        assert_eq!(answer(12), (None, vec![12, 2], 111));
+        assert_eq!(answer(1 << 20).1, [1 << 20, 2]);
+        let text = "ERR a command may have no more than 1048576 arguments";
+        assert_eq!(answer((1 << 20) + 1), (Some(text.into()), vec![2], 20));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::memory::Grant;
+use crate::memory::{FREE, Grant};
 use crate::resp::{Arguments, write_argument, write_command};
 use script::Translated;
 
@@ -34,6 +34,8 @@ pub(crate) struct Batch {
     resp: Bytes,
     entries: Vec<Entry>,
     changed: Vec<Original>,
+    /// Bytes of all that is not in `resp`.
+    besides: usize,
 }
 
 /// A command of a request.
@@ -82,7 +84,7 @@ impl Batch {
         })
     }
 
-    /// The scripts that were changed on the way and were not known before.
+    /// The scripts that were changed on the way and are to be kept.
     pub(crate) fn changed(&self) -> &[Original] {
         &self.changed
     }
@@ -100,6 +102,12 @@ impl Batch {
         } else {
             Bytes::new()
         }
+    }
+
+    /// The bytes it takes, and those of its answers and of what is written to Redis besides, when what there is to send is there
+    /// so many times.
+    pub(crate) fn size(&self, copies: usize) -> usize {
+        self.resp.len() * copies + self.besides
     }
 
     /// Counts what there is to send for as long as anybody has some of it.
@@ -137,8 +145,9 @@ pub(crate) struct Builder<'a> {
     resp: Vec<u8>,
     entries: Vec<Entry>,
     changed: Vec<Original>,
-    /// The arguments of the command at hand: Redis wants to know their number first.
-    arguments: Vec<u8>,
+    besides: usize,
+    /// Where the command at hand begins, and how many arguments it has.
+    start: usize,
     count: usize,
 }
 
@@ -150,15 +159,23 @@ impl<'a> Builder<'a> {
             resp: Vec::with_capacity(capacity + capacity / 4 + 32),
             entries: Vec::new(),
             changed: Vec::new(),
-            arguments: Vec::with_capacity(USUAL_ARGUMENTS),
+            besides: 0,
+            start: 0,
             count: 0,
         }
     }
 
     /// Adds an argument to the command at hand.
     pub(crate) fn argument(&mut self, argument: &[u8]) {
-        write_argument(&mut self.arguments, argument);
+        if self.count == 0 {
+            self.start = self.resp.len();
+            // Redis wants to know their number first, which is known last.
+            write_command(&mut self.resp, 0);
+        }
         self.count += 1;
+        if self.count <= MOST_ARGUMENTS {
+            write_argument(&mut self.resp, argument);
+        }
     }
 
     /// How many arguments the command at hand has.
@@ -173,19 +190,19 @@ impl<'a> Builder<'a> {
 
     /// Ends the command at hand, which has a name.
     pub(crate) fn end_command(&mut self) {
-        let start = self.resp.len();
-        write_command(&mut self.resp, self.count);
-        self.resp.extend_from_slice(&self.arguments);
-        self.arguments.clear();
-        self.count = 0;
+        let (start, count) = (self.start, std::mem::take(&mut self.count));
+        self.besides += PER_COMMAND;
+        if count > MOST_ARGUMENTS {
+            return self.refuse(format!("ERR a command may have no more than {MOST_ARGUMENTS} arguments"));
+        }
+        let digits = start + 1..start + 2;
+        self.resp.splice(digits, itoa::Buffer::new().format(count).bytes());
         let arguments = Arguments::of(self.resp.get(start..).unwrap_or_default());
         let info = Info::of(arguments.clone());
         let refusal =
             refusal::reason(arguments.clone(), info).or_else(|| self.rules.refusal(arguments.clone(), info));
         if let Some(reason) = refusal {
-            self.resp.truncate(start);
-            self.entries.push(Entry::Refused(reason));
-            return;
+            return self.refuse(reason);
         }
         if let Some(resp) = refusal::instead(arguments.clone(), info) {
             self.resp.truncate(start);
@@ -199,17 +216,49 @@ impl<'a> Builder<'a> {
         {
             self.resp.truncate(start);
             self.resp.extend_from_slice(&resp);
+            // It is kept by being written to Redis.
+            self.besides += 2 * changed.as_ref().map_or(0, |script| script.text.len());
             self.changed.extend(changed);
             digest = asked;
         }
         self.entries.push(Entry::Send(Sending { range: start..self.resp.len(), info, digest }));
     }
 
+    /// Answers the command at hand with this error.
+    fn refuse(&mut self, reason: String) {
+        self.resp.truncate(self.start);
+        self.besides += 2 * reason.len();
+        self.entries.push(Entry::Refused(reason));
+    }
+
     /// All commands.
     pub(crate) fn build(self) -> Batch {
-        Batch { resp: self.resp.into(), entries: self.entries, changed: self.changed }
+        let Self { mut resp, entries, changed, besides, .. } = self;
+        if resp.capacity() - resp.len() > FREE {
+            // Commands that are refused were in there as well.
+            resp.shrink_to_fit();
+        }
+        Batch { resp: resp.into(), entries, changed, besides }
     }
 }
 
-/// What an `EVALSHA` with a digest, two keys and a few numbers takes.
-const USUAL_ARGUMENTS: usize = 256;
+/// The most bytes that become of a JSON body while it is read, besides its own: each argument has a length in front of it in the
+/// form of Redis, and is looked at in its place; each command is remembered.
+pub(crate) fn growth(body: &[u8], most_commands: usize) -> usize {
+    if body.len() <= FREE {
+        return 0;
+    }
+    let arguments = memchr::memchr_iter(b',', body).count();
+    let commands = memchr::memchr_iter(b'[', body).count().min(most_commands);
+    arguments * PER_ARGUMENT + arguments.min(MOST_ARGUMENTS) * PER_ARGUMENT_OF_ONE + commands * PER_COMMAND
+}
+
+/// Arguments of one command: Redis before 7.0 ends a connection for more.
+const MOST_ARGUMENTS: usize = 1 << 20;
+
+/// Bytes by which an argument, of two in JSON, is longer for Redis; and what is noted of each argument of the command at hand.
+const PER_ARGUMENT: usize = 6;
+const PER_ARGUMENT_OF_ONE: usize = 24;
+
+/// What is kept of a command and of its answer besides their bytes.
+const PER_COMMAND: usize = 256;

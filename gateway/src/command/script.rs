@@ -38,7 +38,7 @@ pub(crate) struct Original {
 pub(super) struct Translated {
     /// The form.
     pub(super) resp: Vec<u8>,
-    /// The script that was changed, if it was not known.
+    /// The script that was changed, if it was not known and is to be kept.
     pub(super) changed: Option<Original>,
     /// What `SCRIPT LOAD` has to answer.
     pub(super) asked: Option<Digest>,
@@ -80,12 +80,14 @@ impl Scripts {
         }
     }
 
-    /// What `script` has to be changed into, if it has to be, its own digest, and all of it if it was not known before.
+    /// What `script` has to be changed into, if it has to be, its own digest, and all of it if it was not known before and is to be
+    /// kept.
     fn change(&self, script: &[u8]) -> Option<(Vec<u8>, Digest, Option<Original>)> {
         let text = without_flag(script)?;
         let digest_of_client = digest(script);
         let is_new = self.remember(digest_of_client, digest(&text));
-        let original = is_new.then(|| Original { digest: digest_of_client, text: script.to_vec() });
+        let is_kept = is_new && script.len() <= LARGEST;
+        let original = is_kept.then(|| Original { digest: digest_of_client, text: script.to_vec() });
         Some((text, digest_of_client, original))
     }
 
@@ -158,6 +160,9 @@ fn without_flag(script: &[u8]) -> Option<Vec<u8>> {
 
 /// An extension of Upstash.
 const FLAG: &str = "allow-key-locking";
+
+/// The largest text that is kept for other gateways, in bytes; scripts of SDKs are far smaller.
+pub(crate) const LARGEST: usize = 64 << 10;
 
 /// Scripts remembered; more than any application has.
 const MOST: usize = 10_000;

@@ -10,7 +10,7 @@ use super::request::ANSWER;
 use super::route::Route;
 use super::worker::Worker;
 use crate::backend::{self, Replies};
-use crate::command::{Batch, parse_command, parse_path, parse_pipeline};
+use crate::command::{Batch, growth, parse_command, parse_path, parse_pipeline};
 use crate::memory::{FREE, Grant};
 use crate::relay;
 use crate::reply::{Format, Pieces, Results, error, write_result, write_results};
@@ -32,6 +32,13 @@ impl Worker {
             return Err(Failure::new(Kind::Unreachable, "ERR there is no Redis for this token"));
         };
         let (rules, limit) = (&tenant.rules, self.shared.limits.pipeline);
+        // A command in a path is not in JSON.
+        let growth = if route == Route::Path { 0 } else { growth(&body, limit) };
+        if growth > 0 && !grant.grow(body.len() + growth) {
+            return Err(incoming::no_memory());
+        }
+        // The body is there until all of it is written down in the form of Redis.
+        grant.take_anyway(body.len().saturating_sub(FREE));
         let mut batch = match route {
             Route::Pipeline | Route::Transaction => parse_pipeline(&body, limit, rules)?,
             Route::Command => parse_command(&body, rules)?,
@@ -43,8 +50,10 @@ impl Worker {
         self.recorder.batch(&batch, body.len(), matches!(route, Route::Pipeline | Route::Transaction));
         // From here on it is the commands that take memory, for as long as they may still be sent.
         drop(body);
-        let copies = if route == Route::Transaction { 2 } else { 1 };
-        if !grant.reserve((batch.resp().len() * copies).saturating_sub(FREE)) {
+        let copies = if route == Route::Transaction { 2 } else { backend.copies(&batch) };
+        let size = batch.size(copies).saturating_sub(FREE);
+        grant.shrink(size);
+        if !grant.reserve(size) {
             return Err(incoming::no_memory());
         }
         batch.count_in(grant);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -182,5 +183,113 @@ async fn messages_for_subscribers_that_do_not_read_take_no_more_memory_than_is_a
     }
     assert!(peak <= MOST, "{} MiB", peak / MIB);
     drop(clients);
+    is_given_back(&program, before).await;
+}
+
+/// A command of many arguments: two bytes of JSON are seven for Redis, and some more while they are looked at.
+fn many_arguments(name: &str, size: usize) -> String {
+    format!(r#"["{name}",{}1]"#, "1,".repeat((size - 16) / 2))
+}
+
+#[tokio::test]
+async fn commands_of_many_arguments_and_pipelines_take_no_more_memory_than_is_allowed() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let flags = ["--max-memory", "64MiB", "--command-timeout", "10s", "--threads", "4"];
+    let flags = [&flags[..], &["--max-pipeline", "100000", "--redis", &url]].concat();
+    let program = Program::start(&flags, &[]).await;
+    let before = program.resident();
+    let pipeline = |command: &str, times: usize| format!(r#"[{},["PING"]]"#, vec![command; times].join(","));
+    let script = |number| format!("#!lua flags=allow-key-locking\n--{number}{}", "x".repeat(60_000));
+    for (what, path, body) in [
+        ("a large command", "/", many_arguments("DEL", 10 << 20)),
+        ("a command", "/", many_arguments("DEL", 1_900_000)),
+        ("commands", "/pipeline", pipeline(&many_arguments("NOSUCH", 8000), 500)),
+        ("small commands", "/pipeline", pipeline("[1]", 99_000)),
+        ("refused commands", "/pipeline", pipeline(r#"["QUIT"]"#, 99_000)),
+        ("scripts", "/pipeline", "".into()),
+    ] {
+        redis.signal("STOP").await;
+        let (mut clients, mut peak) = (Vec::new(), 0);
+        for client in 0..12 {
+            let scripts: Vec<_> =
+                (0..60).map(|number| json!(["EVAL", script(100 * client + number), 0]).to_string()).collect();
+            let body = if body.is_empty() { format!("[{}]", scripts.join(",")) } else { body.clone() };
+            clients.push(deaf(&program, path, &body).await);
+            peak = peak.max(program.resident());
+        }
+        for _ in 0..100 {
+            peak = peak.max(program.resident());
+            sleep(Duration::from_millis(10)).await;
+        }
+        redis.signal("CONT").await;
+        let (statuses, later) = answered(&program, &mut clients).await;
+        assert!(peak.max(later) <= (64 + 64) * MIB, "{what}: {} MiB", peak.max(later) / MIB);
+        assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{what}: {statuses:?}");
+        assert_eq!(statuses.contains(&200), what != "a large command", "{what}: {statuses:?}");
+        drop(clients);
+        is_given_back(&program, before).await;
+    }
+}
+
+/// Requests over one HTTP/2 connection, each with a head of 30 KB and without the body it announces.
+fn heads(token: &str, requests: u32) -> Vec<u8> {
+    let text = |to: &mut Vec<u8>, text: &[u8]| {
+        match text.len().checked_sub(127) {
+            None => to.push(u8::try_from(text.len()).unwrap()),
+            Some(rest) => {
+                to.extend([127, 128 | u8::try_from(rest % 128).unwrap(), u8::try_from(rest / 128).unwrap()]);
+            }
+        }
+        to.extend_from_slice(text);
+    };
+    // POST, http, / and the authority.
+    let mut fields = vec![0x83, 0x86, 0x84, 0x01];
+    text(&mut fields, b"gateway");
+    for (name, value) in
+        [("authorization", token), ("x-1", &"x".repeat(14_000)), ("x-2", &"y".repeat(14_000))]
+    {
+        fields.push(0);
+        text(&mut fields, name.as_bytes());
+        text(&mut fields, value.as_bytes());
+    }
+    let frame = |to: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        to.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes()[1..]);
+        to.extend([kind, flags]);
+        to.extend_from_slice(&stream.to_be_bytes());
+        to.extend_from_slice(payload);
+    };
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(&mut said, 4, 0, 0, &[]);
+    let (begin, rest) = fields.split_at(16_000);
+    for number in 0..requests {
+        frame(&mut said, 1, 0, 2 * number + 1, begin);
+        frame(&mut said, 9, 4, 2 * number + 1, rest);
+    }
+    said
+}
+
+#[tokio::test]
+async fn heads_of_requests_without_a_token_take_no_memory_while_their_bodies_do_not_come() {
+    let redis = Redis::start().await;
+    let program = serve(&redis, &[]).await;
+    let before = program.resident();
+    let said = heads("Bearer wrong", 1000);
+    let mut peak = 0;
+    let mut connections = Vec::new();
+    for _ in 0..16 {
+        let mut stream = TcpStream::connect(program.address).await.unwrap();
+        for part in said.chunks(1 << 20) {
+            stream.write_all(part).await.unwrap();
+            peak = peak.max(program.resident());
+        }
+        connections.push(stream);
+    }
+    for _ in 0..100 {
+        peak = peak.max(program.resident());
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(peak < before + 64 * MIB, "{} MiB", peak / MIB);
+    drop(connections);
     is_given_back(&program, before).await;
 }
