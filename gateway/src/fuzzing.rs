@@ -1,7 +1,5 @@
 //! What fuzz targets need to reach; not there without the feature `fuzzing`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 
@@ -27,7 +25,7 @@ pub fn path(path: &str, query: Option<&str>, body: &[u8]) -> Commands {
 
 /// What a token with these rights sends Redis when it asks for this command; nothing if it may not.
 pub fn sent(words: &[&[u8]], rights: &Rights) -> Option<Vec<Vec<u8>>> {
-    let rules = Rules::new(rights.clone(), Arc::default()).ok()?;
+    let rules = Rules::new(rights.clone()).ok()?;
     let mut builder = Builder::new(0, &rules);
     words.iter().for_each(|word| builder.argument(word));
     builder.end_command();

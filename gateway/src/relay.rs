@@ -3,8 +3,8 @@
 //! Redis knows some scripts by another digest than their clients ([`command`](crate::command) says why). A gateway learns
 //! that from their text. So that a script loaded through one gateway can be called through all, and through one that was
 //! started again, the text is also kept in Redis, under `tollgate:script:<digest>`, for [`KEPT`] after it was last needed.
-//! Clients can write these keys, so only a text that has the digest is taken from them. Nothing else of the gateway's is kept
-//! there.
+//! For a token that may only read nothing is kept, and no time renewed. Clients can write these keys, so only a text that has
+//! the digest is taken from them. Nothing else of the gateway's is kept there.
 //!
 //! What is rarely needed is boxed: every request moves its future a few times, and all that it might wait for is in there.
 
@@ -67,16 +67,20 @@ async fn look_up(backend: &Backend, rules: &Rules, unknown: &[Digest]) -> bool {
     let mut builder = Builder::new(256 * unknown.len(), &own);
     for original in unknown {
         // One byte more than is kept: a longer value shows by it, and costs no more memory.
-        for command in
-            [&[&b"GETRANGE"[..], &key(original), b"0", END][..], &[b"EXPIRE", &key(original), KEPT]]
-        {
-            command.iter().for_each(|argument| builder.argument(argument));
+        let read = [&b"GETRANGE"[..], &key(original), b"0", END];
+        read.iter().for_each(|argument| builder.argument(argument));
+        builder.end_command();
+    }
+    if rules.may_write() {
+        for original in unknown {
+            let keep = [&b"EXPIRE"[..], &key(original), KEPT];
+            keep.iter().for_each(|argument| builder.argument(argument));
             builder.end_command();
         }
     }
     let replies = backend.run(&builder.build()).await;
     let mut learned = false;
-    for (original, reply) in unknown.iter().zip(replies.iter().step_by(2)) {
+    for (original, reply) in unknown.iter().zip(replies.iter()) {
         if let Ok(reply) = reply
             && let Some(Item::Bulk(text)) = Reader(reply).next()
         {

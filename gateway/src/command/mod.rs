@@ -25,7 +25,8 @@ pub(crate) use json::{ParseError, parse_command, parse_pipeline};
 pub(crate) use path::{TOKEN as TOKEN_PARAMETER, parse_path};
 pub use rules::Rights;
 pub(crate) use rules::{Rules, Stream};
-pub(crate) use script::{Digest, Original, Scripts, parse as parse_digest};
+use script::Scripts;
+pub(crate) use script::{Digest, Original, parse as parse_digest};
 pub(crate) use table::COMMANDS;
 
 /// The commands of a request, in order.
@@ -217,6 +218,7 @@ impl<'a> Builder<'a> {
             self.resp.truncate(start);
             self.resp.extend_from_slice(&resp);
             // It is kept by being written to Redis.
+            let changed = changed.filter(|_| self.rules.may_write());
             self.besides += 2 * changed.as_ref().map_or(0, |script| script.text.len());
             self.changed.extend(changed);
             digest = asked;

@@ -6,8 +6,6 @@
 //! These rules are checked here, before Redis sees the command. They are no boundary for scripts, which may reach keys they do not
 //! declare; a Redis of its own is one.
 
-use std::sync::Arc;
-
 use anyhow::ensure;
 
 use super::danger::{self, Danger};
@@ -19,7 +17,7 @@ use crate::resp::Arguments;
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
     rights: Rights,
-    scripts: Arc<Scripts>,
+    scripts: Scripts,
 }
 
 /// What a token may do; by default everything but what is dangerous.
@@ -61,7 +59,7 @@ impl Rules {
     ///
     /// # Errors
     /// A command that does not exist, or a key prefix that is empty.
-    pub(crate) fn new(rights: Rights, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
+    pub(crate) fn new(rights: Rights) -> anyhow::Result<Self> {
         let Rights { read_only, mut commands, mut allow, key_prefixes } = rights;
         for command in commands.iter_mut().chain(&mut allow) {
             *command = command.trim().to_ascii_uppercase();
@@ -79,7 +77,12 @@ impl Rules {
             key_prefixes.iter().all(|prefix| !prefix.is_empty()),
             "a key prefix is empty, expected some characters; leave `key_prefixes` out to allow every key"
         );
-        Ok(Self { rights: Rights { read_only, commands, allow, key_prefixes }, scripts })
+        Ok(Self { rights: Rights { read_only, commands, allow, key_prefixes }, scripts: Scripts::default() })
+    }
+
+    /// Whether anything may be written for the holder of the token.
+    pub(crate) fn may_write(&self) -> bool {
+        !self.rights.read_only
     }
 
     /// The scripts that were changed on their way to Redis.
@@ -241,13 +244,13 @@ mod tests {
             key_prefixes: owned(key_prefixes),
             ..Rights::default()
         };
-        Rules::new(rights, Arc::default()).unwrap()
+        Rules::new(rights).unwrap()
     }
 
     /// The same with commands that are allowed as well.
     fn and(rules: Rules, allow: &[&str]) -> Rules {
         let allow = allow.iter().map(|word| (*word).to_owned()).collect();
-        Rules::new(Rights { allow, ..rules.rights }, Arc::default()).unwrap()
+        Rules::new(Rights { allow, ..rules.rights }).unwrap()
     }
 
     fn allows(rules: &Rules, words: &str) -> bool {
@@ -439,8 +442,7 @@ mod tests {
         check(&rules(true, &["GET", "SET"], &[]), &["GET a"], &["SET a 1", "MGET a"]);
         for unknown in ["NOSUCH", "SCRIPT NOSUCH", "", "GET x"] {
             let error =
-                Rules::new(Rights { commands: vec![unknown.into()], ..Rights::default() }, Arc::default())
-                    .unwrap_err();
+                Rules::new(Rights { commands: vec![unknown.into()], ..Rights::default() }).unwrap_err();
             assert!(error.to_string().contains("is no command of Redis"), "{error}");
         }
     }
@@ -478,10 +480,7 @@ mod tests {
             &["EVALSHA x 1 app:1", "EVALSHA x 0", "SCRIPT LOAD x"],
             &["EVALSHA x 1 y", "EVAL x 1 app:1", "GET app:1", "PING"],
         );
-        assert!(
-            Rules::new(Rights { key_prefixes: vec![String::new()], ..Rights::default() }, Arc::default())
-                .is_err()
-        );
+        assert!(Rules::new(Rights { key_prefixes: vec![String::new()], ..Rights::default() }).is_err());
     }
 
     #[test]

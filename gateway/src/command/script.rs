@@ -6,8 +6,8 @@
 //!
 //! A wrong way runs another script than the one that was called. So both digests are always computed here, from the text of the
 //! script: when a client sends it, or when it comes from a key under which another gateway kept it, which any client can
-//! write. What is known is never replaced. Each Redis has a map of its own, which its tokens share. All of it may be forgotten
-//! at any time: a client that is told `NOSCRIPT` sends the text.
+//! write. What is known is never replaced. Each token has a map of its own, so that none pushes out what another needs. All of it
+//! may be forgotten at any time: a client that is told `NOSCRIPT` sends the text.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -20,7 +20,7 @@ use crate::resp::{Arguments, command};
 /// A SHA-1 in lower-case hexadecimal.
 pub(crate) type Digest = [u8; 40];
 
-/// Digests of scripts that were changed for one Redis: as clients have them, and as Redis does.
+/// Digests of scripts that were changed for one token: as clients have them, and as Redis does.
 #[derive(Debug, Default)]
 pub(crate) struct Scripts(RwLock<HashMap<Digest, Digest>>);
 
@@ -164,8 +164,8 @@ const FLAG: &str = "allow-key-locking";
 /// The largest text that is kept for other gateways, in bytes; scripts of SDKs are far smaller.
 pub(crate) const LARGEST: usize = 64 << 10;
 
-/// Scripts remembered; more than any application has.
-const MOST: usize = 10_000;
+/// Scripts remembered for a token; more than any application has.
+const MOST: usize = 1000;
 
 #[cfg(test)]
 mod tests {

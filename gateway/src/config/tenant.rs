@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -85,7 +84,7 @@ fn only(set: &Settings, var: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<
     // An environment variable may be set to nothing.
     allow.retain(|name| !name.trim().is_empty());
     let rights = Rights { allow, ..Rights::default() };
-    Rules::new(rights.clone(), Arc::default()).context("`allow`")?;
+    Rules::new(rights.clone()).context("`allow`")?;
     Ok(Tenant {
         name: "default".into(),
         token,
@@ -120,7 +119,7 @@ fn one(own: &TokenSettings, set: &Settings, var: &dyn Fn(&str) -> Option<String>
         allow: own.allow.clone(),
         key_prefixes: own.key_prefixes.clone(),
     };
-    Rules::new(rights.clone(), Arc::default())?;
+    Rules::new(rights.clone())?;
     Ok(Tenant {
         name: own.name.clone(),
         token: Some(token),

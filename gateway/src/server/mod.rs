@@ -33,7 +33,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::auth::Auth;
-use crate::command::{Rules, Scripts};
+use crate::command::Rules;
 use crate::config::{self, Config, Host, Limits, Listen, Origin};
 use crate::listener::{Listener, Tls};
 use crate::memory::{Gauge, Memory};
@@ -229,8 +229,6 @@ struct Source {
     connections: usize,
     /// The first of its tokens.
     tenant: usize,
-    /// What it calls the scripts of its clients.
-    scripts: Arc<Scripts>,
 }
 
 /// What a token opens.
@@ -256,9 +254,7 @@ impl Shared {
         let mut sources = Vec::new();
         let tenants = tenants.into_iter().enumerate().map(|(number, tenant)| {
             let source = Source::of(number, &tenant, &mut sources);
-            // Tokens of one Redis share what its scripts are called.
-            let scripts = sources.get(source).map(|source| Arc::clone(&source.scripts)).unwrap_or_default();
-            Tenant::new(tenant, source, scripts)
+            Tenant::new(tenant, source)
         });
         let tenants = tenants.collect::<anyhow::Result<Vec<_>>>()?;
         let has_origins = tenants.iter().any(|tenant: &Tenant| !tenant.origins.is_empty());
@@ -313,18 +309,18 @@ impl Source {
             return known;
         }
         let target = tenant.redis.clone();
-        sources.push(Self { target, connections, tenant: number, scripts: Arc::default() });
+        sources.push(Self { target, connections, tenant: number });
         sources.len() - 1
     }
 }
 
 impl Tenant {
-    fn new(config: config::Tenant, source: usize, scripts: Arc<Scripts>) -> anyhow::Result<Self> {
+    fn new(config: config::Tenant, source: usize) -> anyhow::Result<Self> {
         let config::Tenant { name, rights, origins, in_flight, streams, .. } = config;
         Ok(Self {
             name,
             source,
-            rules: Rules::new(rights, scripts)?,
+            rules: Rules::new(rights)?,
             origins,
             in_flight: Gauge::new(in_flight.unwrap_or(usize::MAX)),
             streams: Gauge::new(streams.unwrap_or(usize::MAX)),

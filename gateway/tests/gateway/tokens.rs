@@ -442,6 +442,46 @@ async fn nobody_changes_which_script_a_digest_calls() {
 }
 
 #[tokio::test]
+async fn scripts_of_one_token_are_forgotten_for_none_of_another_and_kept_for_no_reader() {
+    let redis = Redis::start().await;
+    let toml = "max_pipeline = 1000\n[[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\n\
+                [[tokens]]\nname = 'greedy'\ntoken_env = 'GREEDY_TOKEN'\n\
+                [[tokens]]\nname = 'reader'\ntoken_env = 'READER_TOKEN'\nread_only = true\n\
+                allow = ['EVAL_RO', 'EVALSHA_RO']";
+    let server = serve(&redis, toml).await;
+    let text = |number: usize| format!("#!lua flags=no-writes,allow-key-locking\nreturn {number}");
+    let digest = |text: &str| sha1_smol::Sha1::from(text).digest().to_string();
+    let call = async |server: &Server, token: &str, words: Value| {
+        // With another command beside it, a script is not looked for in Redis.
+        let body = json!([["PING"], words]).to_string();
+        ask(server, &format!("token-of-{token}"), "/pipeline", &body).await.json[1].clone()
+    };
+    // Whoever may not write does not, and calls its script nevertheless.
+    assert_eq!(call(&server, "reader", json!(["EVAL_RO", text(1), 0])).await, json!({ "result": 1 }));
+    let of_reader = json!(["EVALSHA_RO", digest(&text(1)), 0]);
+    assert_eq!(call(&server, "reader", of_reader).await, json!({ "result": 1 }));
+    assert_eq!(redis.ask(&["DBSIZE"]).await, "Ok(int(0))");
+    // What another has kept it finds, and does not touch.
+    let loaded = call(&server, "a", json!(["SCRIPT", "LOAD", text(2)])).await;
+    assert_eq!(loaded, json!({ "result": digest(&text(2)) }));
+    let key = format!("tollgate:script:{}", digest(&text(2)));
+    assert_eq!(redis.ask(&["EXPIRE", &key, "100"]).await, "Ok(int(1))");
+    let read =
+        ask(&server, "token-of-reader", "/", &json!(["EVALSHA_RO", digest(&text(2)), 0]).to_string()).await;
+    assert_eq!(read.json, json!({ "result": 2 }));
+    assert!(["Ok(int(100))", "Ok(int(99))"].contains(&redis.ask(&["TTL", &key]).await.as_str()));
+    // A token that has more than any application does not take the others'.
+    for round in 0..11 {
+        let all: Vec<Value> =
+            (0..1000).map(|number| json!(["EVAL", text(1000 * (round + 1) + number), 0])).collect();
+        ask(&server, "token-of-greedy", "/pipeline", &json!(all).to_string()).await;
+    }
+    // Redis itself forgets those that were not loaded.
+    let of_a = json!(["EVALSHA", digest(&text(2)), 0]);
+    assert_eq!(call(&server, "a", of_a).await, json!({ "result": 2 }));
+}
+
+#[tokio::test]
 async fn what_is_dangerous_has_to_be_allowed_by_name() {
     let redis = Redis::start().await;
     let toml = "[[tokens]]\nname = 'all'\ntoken_env = 'ALL_TOKEN'\n\
