@@ -12,12 +12,12 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 use super::Shared;
 use super::answer::Answer;
-use super::report::{Ask, Report, SILENT_THREAD};
+use super::report::{Report, SILENT_THREAD};
 use crate::backend::{Role, TopologyStatus};
 
 /// `GET /health/detailed`, for a token or for all.
 pub(super) async fn details(shared: &Shared, tenant: Option<usize>) -> Answer {
-    let reports = shared.reports(Ask::Redis).await;
+    let reports = shared.asked().await;
     let checks: Vec<Check> = shared
         .tenants
         .iter()

@@ -1,7 +1,7 @@
 //! Health, for those who operate the gateway.
 //!
 //! `/health` says that the process serves, whatever became of Redis: to restart a gateway because Redis is gone would help
-//! nobody. `/ready` says whether to send it requests, and asks every Redis from every thread: it is ready while any can be used,
+//! nobody. `/ready` says whether to send it requests, and asks every Redis from every thread, once for all who want to know: it is ready while any can be used,
 //! because one tenant's Redis is no matter of the others, and not when none can, as where a copy is cut off from all.
 //!
 //! Both tell nothing of tenants to those without a token, because probes have none. A token is told of its own Redis.
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use hyper::StatusCode;
 
 use super::answer::Answer;
-use super::report::{Ask, Report, SILENT_THREAD};
+use super::report::{Report, SILENT_THREAD};
 use super::{Role, Shared};
 
 /// `GET /health`.
@@ -25,7 +25,7 @@ pub(super) async fn ready(shared: &Shared, tenant: Option<usize>, role: Role) ->
     if shared.is_stopping() {
         return refuse("stopping", "ERR the gateway is stopping");
     }
-    let reports = shared.reports(Ask::Redis).await;
+    let reports = shared.asked().await;
     let Some(problems) = problems(&reports) else {
         return refuse("unavailable", &format!("ERR {SILENT_THREAD}"));
     };

@@ -39,6 +39,7 @@ use crate::listener::{Listener, Tls};
 use crate::memory::{Gauge, Memory};
 use crate::target::Target;
 use peers::Peers;
+use report::Asked;
 use worker::{Order, Thread};
 
 pub(crate) use answer::Kind;
@@ -216,6 +217,8 @@ pub(crate) struct Shared {
     peers: Arc<Peers>,
     /// Connections that were closed because their peer had its share.
     turned_away: AtomicU64,
+    /// What is known of each Redis.
+    asked: Asked,
     clients: Gauge,
     in_flight: Gauge,
     streams: Gauge,
@@ -276,6 +279,7 @@ impl Shared {
             connections: Arc::new(Semaphore::new(limits.connections)),
             peers: Arc::new(Peers::new(limits.connections_per_peer)),
             turned_away: AtomicU64::new(0),
+            asked: Asked::new(),
             clients: Gauge::new(limits.connections),
             in_flight: Gauge::new(limits.in_flight),
             streams: Gauge::new(limits.streams),

@@ -1,9 +1,10 @@
 //! What each thread can tell of itself. Threads share nothing, so who wants to know asks all of them.
 
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{self, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -44,7 +45,54 @@ pub(crate) enum Ask {
     Redis,
 }
 
+/// What all threads said.
+pub(crate) type Reports = Arc<[Option<Report>]>;
+
+/// What threads said last when they had asked Redis.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    last: Mutex<Option<(Instant, Reports)>>,
+    /// Held by the one that asks for all.
+    asking: sync::Mutex<()>,
+    /// Places for those who wait for it.
+    waiting: Semaphore,
+}
+
+impl Asked {
+    pub(crate) fn new() -> Self {
+        Self { last: Mutex::default(), asking: sync::Mutex::default(), waiting: Semaphore::new(WAITING) }
+    }
+
+    /// What was said last, if that was not before.
+    fn since(&self, before: Option<Instant>) -> Option<Reports> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, reports) = last.as_ref()?;
+        before.is_none_or(|before| *when >= before).then(|| Arc::clone(reports))
+    }
+}
+
 impl Shared {
+    /// What every thread says when it has asked each Redis. Those who want to know it within a tenth of a second get one answer:
+    /// it takes no token to ask.
+    pub(crate) async fn asked(&self) -> Reports {
+        let fresh = || self.asked.since(Instant::now().checked_sub(FRESH));
+        if let Some(reports) = fresh() {
+            return reports;
+        }
+        let Ok(_place) = self.asked.waiting.try_acquire() else {
+            // Old as it is, it takes no memory to tell.
+            return self.asked.since(None).unwrap_or_else(|| Arc::new([None]));
+        };
+        let _asking = self.asked.asking.lock().await;
+        if let Some(reports) = fresh() {
+            return reports;
+        }
+        let reports: Reports = self.reports(Ask::Redis).await.into();
+        let last = Some((Instant::now(), Arc::clone(&reports)));
+        *self.asked.last.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        reports
+    }
+
     /// Asks every thread; nothing from one that does not answer.
     pub(crate) async fn reports(&self, ask: Ask) -> Vec<Option<Report>> {
         let threads = self.threads.get().map(|threads| &threads[..]).unwrap_or_default();
@@ -168,6 +216,12 @@ fn totals(counters: &Counters) -> Totals<8> {
 
 /// What is said of a thread that does not answer.
 pub(super) const SILENT_THREAD: &str = "a thread of the gateway does not answer";
+
+/// How long an answer is told to others.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// The most that wait for one.
+const WAITING: usize = 256;
 
 /// How long Redis may take to be found alive.
 const REDIS_BOUND: Duration = Duration::from_millis(500);

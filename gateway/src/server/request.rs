@@ -106,18 +106,18 @@ impl Worker {
         match route {
             Route::Health => Ok(health::live()),
             Route::Ready => {
-                let tenant = self.tenant(head).ok();
+                let tenant = self.let_in(head).ok();
                 forget(head);
                 Ok(Box::pin(health::ready(&self.shared, tenant, role)).await)
             }
             Route::Details => {
                 // Others than the operator see what is theirs.
-                let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                let tenant = if role == Role::Admin { None } else { Some(self.let_in(head)?) };
                 forget(head);
                 Ok(Box::pin(details::details(&self.shared, tenant)).await)
             }
             Route::Metrics => {
-                let tenant = if role == Role::Admin { None } else { Some(self.tenant(head)?) };
+                let tenant = if role == Role::Admin { None } else { Some(self.let_in(head)?) };
                 forget(head);
                 Ok(Box::pin(scrape::metrics(&self.shared, tenant)).await)
             }
@@ -160,10 +160,7 @@ impl Worker {
 
     /// What can be said before the body is read.
     fn admit(&self, route: Route, head: &Parts, among: Among, pulse: &Pulse) -> Result<Admitted, Failure> {
-        let tenant = self.tenant(head)?;
-        if let Some(refusal) = self.shared.origin_refusal(head, tenant) {
-            return Err(refusal);
-        }
+        let tenant = self.let_in(head)?;
         pulse.trust();
         let format = format(&head.headers, route)?;
         let place = Place::take(&self.shared, tenant, among).map_err(|full| match full {
@@ -179,10 +176,12 @@ impl Worker {
         Ok(Admitted { tenant, format, place, memory })
     }
 
-    /// Whose token it is.
-    fn tenant(&self, head: &Parts) -> Result<usize, Failure> {
+    /// Whose token it is, if it may be used from where it comes.
+    fn let_in(&self, head: &Parts) -> Result<usize, Failure> {
         let tenant = self.shared.auth.admits(&head.headers, head.uri.query());
-        tenant.ok_or_else(|| Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token"))
+        let tenant =
+            tenant.ok_or_else(|| Failure::new(Kind::Token, "WRONGPASS invalid or missing auth token"))?;
+        self.shared.origin_refusal(head, tenant).map_or(Ok(tenant), Err)
     }
 }
 

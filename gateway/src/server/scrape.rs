@@ -103,6 +103,7 @@ fn of_tokens(shared: &Shared, only: Option<usize>, reports: &[Report], text: &mu
 }
 
 /// What is known of each Redis, over all threads. Tokens share it, so it is under the name of the first, or of the one that asks.
+/// That one is told of the connections, which are its own too, and not what became of the commands of all.
 fn redis(shared: &Shared, only: Option<usize>, reports: &[Report], text: &mut Text) {
     let sources: Vec<(usize, &str)> = match only {
         Some(only) => {
@@ -115,7 +116,12 @@ fn redis(shared: &Shared, only: Option<usize>, reports: &[Report], text: &mut Te
     };
     let of = |number: usize| reports.iter().filter_map(move |report| report.redis.get(number));
     let families = of(0).next().map(|redis| redis.totals).unwrap_or_default();
+    let others = |source: usize| shared.tenants.iter().filter(|tenant| tenant.source == source).count() > 1;
+    let is_shared = only.is_some() && sources.iter().any(|(source, _)| others(*source));
     for (place, (name, help, _)) in families.into_iter().enumerate() {
+        if is_shared && OF_COMMANDS.contains(&name) {
+            continue;
+        }
         text.family(name, "counter", help);
         for (number, token) in &sources {
             let sum = of(*number).filter_map(|redis| redis.totals.get(place)).map(|(.., count)| count).sum();
@@ -133,3 +139,6 @@ fn redis(shared: &Shared, only: Option<usize>, reports: &[Report], text: &mut Te
         text.sample(&[("token", token)], nodes);
     }
 }
+
+/// What is counted by command, and not by connection.
+const OF_COMMANDS: [&str; 2] = ["redis_redirects_total", "redis_retries_total"];

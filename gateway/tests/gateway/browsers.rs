@@ -222,6 +222,10 @@ async fn a_page_may_use_the_tokens_that_are_for_its_origin() {
         ("token-of-page", Some("https://other.example"), "/subscribe/x", 403, false),
         ("token-of-other", Some("https://other.example"), "/ping", 200, true),
         ("token-of-other", Some(APP), "/ping", 403, false),
+        ("token-of-page", Some("https://other.example"), "/metrics", 403, false),
+        ("token-of-page", Some("https://other.example"), "/health/detailed", 403, false),
+        // As for those who have no token.
+        ("token-of-page", Some("https://other.example"), "/ready", 200, false),
         // A page reads why it was refused.
         ("wrong", Some(APP), "/ping", 401, true),
         ("wrong", Some("https://evil.example"), "/ping", 401, false),

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use hyper::Method;
 use hyper::header::HeaderValue;
 use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use tollgate_tests::run_dir;
 use tollgate_tests::topologies::cluster::Cluster;
 
-use crate::support::{Client, H2Client, Redis, Server, request};
+use crate::support::{Client, H2Client, Redis, Server, eventually, request};
 
 /// Each sample of the metrics with its value.
 fn samples(text: &str) -> BTreeMap<&str, &str> {
@@ -125,7 +127,7 @@ async fn details_have_the_shape_of_health_checks_and_need_a_token() {
         assert_eq!(client.send(without).await.raw(), (200, body));
     }
     drop(redis);
-    crate::support::eventually("the breaker opens", async || {
+    eventually("the breaker opens", async || {
         let answer = server.client().await.get("/health/detailed").await;
         let details = &answer.json["checks"][0]["details"];
         answer.status == 503 && answer.json["overall"] == "unhealthy" && details["circuitBreakerOpen"] == true
@@ -202,4 +204,37 @@ async fn details_of_a_cluster_name_its_nodes_and_its_state() {
         "{}",
         answer.text
     );
+}
+
+#[tokio::test]
+async fn those_who_ask_whether_it_is_ready_put_no_load_on_redis() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--threads", "1"]).await;
+    let pings = async || -> u128 {
+        let told = redis.ask(&["INFO", "commandstats"]).await;
+        let calls = told.split_once("cmdstat_ping:calls=").map_or("0", |(_, rest)| rest);
+        calls.split(',').next().unwrap().parse().unwrap()
+    };
+    let (before, begun) = (pings().await, Instant::now());
+    let mut asking = JoinSet::new();
+    for _ in 0..16 {
+        let mut client = server.client().await;
+        asking.spawn(async move {
+            for _ in 0..50 {
+                let mut request = request(Method::GET, "/ready", "");
+                request.headers_mut().remove("authorization");
+                assert_eq!(client.send(request).await.raw(), (200, r#"{"status":"ready"}"#));
+            }
+        });
+    }
+    asking.join_all().await;
+    // One in a tenth of a second, and those of the connection itself.
+    let most = begun.elapsed().as_millis() / 100 + 1 + begun.elapsed().as_millis() / 1000 + 2;
+    let asked = pings().await - before;
+    assert!(asked <= most, "{asked} for 800 requests in {:?}", begun.elapsed());
+    // What is told is not old.
+    redis.signal("STOP").await;
+    eventually("it is not ready", async || server.client().await.get("/ready").await.status == 503).await;
+    redis.signal("CONT").await;
+    eventually("it is ready", async || server.client().await.get("/ready").await.status == 200).await;
 }

@@ -146,6 +146,17 @@ async fn a_token_sees_its_own_metrics_and_no_others() {
     for foreign in ["token=\"b\"", "hset", "requests_total", "memory_bytes", "errors_total"] {
         assert!(!own.contains(foreign), "{foreign}\n{own}");
     }
+    // Connections are its own too, but not what became of others' commands.
+    for (told, name) in
+        [(true, "connects"), (true, "connections_lost"), (false, "retries"), (false, "redirects")]
+    {
+        assert_eq!(own.contains(&format!("redis_{name}_total{{")), told, "{name}\n{own}");
+        assert!(all.contains(&format!("redis_{name}_total{{")), "{name}\n{all}");
+    }
+    // Where the Redis is nobody else's, they are.
+    let server = Server::start(&redis).await;
+    let own = metrics(server.address, Some(crate::support::TOKEN)).await;
+    assert!(own.contains("redis_retries_total{token=\"default\"} 0\n"), "{own}");
 }
 
 /// How many connections a Redis has besides the one that asks.
