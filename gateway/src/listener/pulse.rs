@@ -186,6 +186,11 @@ impl Pulse {
         }
     }
 
+    /// Whether all requests are answered, and the answers written.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.requests.get() == 0
+    }
+
     /// Notes whether the socket takes bytes.
     pub(super) fn wrote(&self, blocked: bool) {
         match (blocked, self.blocked.get()) {

@@ -3,7 +3,7 @@
 //! hyper answers what is no HTTP, and heads that are too large, before any code of ours is asked, and without a body. Clients of
 //! the dialect parse a body whatever the status, so one is put in on the way out.
 
-/// What every refusal begins with, and most other answers do not.
+/// What every refusal begins with.
 pub(super) const BEGINNING: &[u8] = b"HTTP/1.1 4";
 
 /// The answer that says the same as `head`, if that is a refusal of hyper's own: all of ours have a type. hyper says that a head

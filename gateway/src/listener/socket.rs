@@ -99,6 +99,13 @@ impl Socket {
 }
 
 impl Socket {
+    /// Whether hyper may have said this by itself. While a request is under way it is a part of an answer, which may look like it.
+    fn may_be_refusal(&self, bytes: &[u8]) -> bool {
+        bytes.starts_with(refusal::BEGINNING)
+            && self.speaks == Version::Http1
+            && self.pulse.is_between_requests()
+    }
+
     /// Writes `instead` of what hyper wanted to.
     fn poll_write_instead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some((text, written)) = &mut self.instead {
@@ -137,13 +144,11 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if bytes.starts_with(refusal::BEGINNING) {
-            if this.instead.is_none() {
-                this.instead = refusal::in_json(bytes, this.endless).map(|text| (text, 0));
-            }
-            if this.instead.is_some() {
-                return this.poll_write_instead(cx).map_ok(|()| bytes.len());
-            }
+        if this.instead.is_none() && this.may_be_refusal(bytes) {
+            this.instead = refusal::in_json(bytes, this.endless).map(|text| (text, 0));
+        }
+        if this.instead.is_some() {
+            return this.poll_write_instead(cx).map_ok(|()| bytes.len());
         }
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.pulse.wrote(written.is_pending());
@@ -155,7 +160,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Some(first) = bytes.first().filter(|first| first.starts_with(refusal::BEGINNING)) {
+        if let Some(first) =
+            bytes.first().filter(|first| self.instead.is_some() || self.may_be_refusal(first))
+        {
             return self.poll_write(cx, first);
         }
         let this = self.get_mut();
@@ -225,3 +232,48 @@ static ENDLESS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("184467
 
 /// What a client begins with that speaks HTTP/2 without having been asked.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::super::pulse::{Patience, Underway};
+    use super::*;
+
+    const REFUSAL: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n";
+
+    /// What a client that speaks `speaks` is sent of these slices, while a request is under way or not.
+    async fn sent(speaks: Version, is_under_way: bool, slices: &[&[u8]]) -> String {
+        let patience = Duration::from_secs(10);
+        let pulse = Rc::new(Pulse::new(Patience { write: patience, idle: patience, head: patience }));
+        let underway = is_under_way.then(|| Underway::new(Rc::clone(&pulse)));
+        let (ours, mut theirs) = unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_read_timeout(Some(patience)).unwrap();
+        let mut socket = Socket::new(Accepted::Unix(ours), None, pulse).await.unwrap();
+        socket.speaks = speaks;
+        for slice in slices {
+            let written = socket.write_vectored(&[IoSlice::new(slice)]).await.unwrap();
+            assert_eq!(written, slice.len());
+        }
+        drop((socket, underway));
+        let mut text = String::new();
+        io::Read::read_to_string(&mut theirs, &mut text).unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn only_what_hyper_says_by_itself_is_said_in_json() {
+        let said = sent(Version::Http1, false, &[REFUSAL]).await;
+        assert!(said.ends_with(r#"{"error":"ERR max header size exceeded"}"#), "{said}");
+        // A piece of an answer may look like it, where a value was written to: in RESP2, which is not escaped.
+        let refusal = String::from_utf8_lossy(REFUSAL);
+        for speaks in [Version::Http1, Version::Http2] {
+            let said = sent(speaks, true, &[b"44\r\n", REFUSAL]).await;
+            assert_eq!(said, format!("44\r\n{refusal}"));
+        }
+        assert_eq!(sent(Version::Http2, false, &[REFUSAL]).await, refusal);
+    }
+}
