@@ -15,9 +15,14 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, Value, cmd};
+use redis::Value;
 use tollgate_gateway::config::Rights;
 use tollgate_gateway::fuzzing::sent;
+
+use self::stage::{NOTIFY, OWN, SECRET, Stage};
+
+#[path = "../../gateway/tests/gateway/stage.rs"]
+mod stage;
 
 /// Sends what the token of [`rights`] may send.
 pub fn run(data: &[u8]) {
@@ -32,15 +37,14 @@ pub fn run(data: &[u8]) {
     if commands.is_empty() {
         return;
     }
-    let mut stage = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
-    let stage = stage.get_or_insert_with(Stage::start);
+    let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    let stage = &mut server.get_or_insert_with(Server::start).stage;
     stage.set();
     for words in &commands {
-        stage.send(words);
+        send(stage, words);
     }
-    for key in stage.happened() {
-        assert!(is_own(&key), "{} was touched", String::from_utf8_lossy(&key));
-    }
+    let touched = stage.happened();
+    assert!(touched.is_empty(), "{touched:?} were touched");
 }
 
 fn rights() -> Rights {
@@ -52,25 +56,20 @@ fn rights() -> Rights {
     }
 }
 
-fn is_own(key: &[u8]) -> bool {
-    OWN.iter().any(|prefix| key.starts_with(prefix.as_bytes()))
+/// The stage, and the server that it is on.
+struct Server {
+    stage: Stage,
+    _child: Child,
 }
 
-/// A Redis with keys of every type, some of which are foreign.
-struct Stage {
-    redis: Connection,
-    /// What happens to keys, and which are looked up and not found.
-    events: Connection,
-    _server: Child,
-}
-
-impl Stage {
+impl Server {
     fn start() -> Self {
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
         // Its input ends with this process, and then the server does.
-        let line = format!("'{}' --port {port} {FLAGS} >&2 & cat; kill $!", server().display());
-        let server = Command::new("sh")
+        let flags = NOTIFY.join(" ");
+        let line = format!("'{}' --port {port} {FLAGS} {flags} >&2 & cat; kill $!", server().display());
+        let child = Command::new("sh")
             .args(["-c", &line])
             .stdin(Stdio::piped())
             .stderr(Stdio::null())
@@ -86,69 +85,27 @@ impl Stage {
             }
             sleep(Duration::from_millis(20));
         };
-        let (redis, mut events) = (connect(), connect());
-        let listen = cmd("PSUBSCRIBE").arg("__keyevent@*").arg(FENCE).get_packed_command();
-        events.send_packed_command(&listen).expect("redis listens");
-        for _ in 0..2 {
-            events.recv_response().expect("redis answers");
-        }
-        Self { redis, events, _server: server }
+        Self { stage: Stage::new(connect(), connect()), _child: child }
     }
+}
 
-    /// Puts every key into its place.
-    fn set(&mut self) {
-        let mut pipe = redis::pipe();
-        pipe.cmd("FLUSHALL");
-        for prefix in ["app:", "victim:"] {
-            let key = |name: &str| format!("{prefix}{name}");
-            let text = if prefix == "app:" { "own" } else { SECRET };
-            pipe.cmd("SET").arg(key("s")).arg(text);
-            pipe.cmd("RPUSH").arg(key("l")).arg(&[text, "a", "b"]);
-            pipe.cmd("SADD").arg(key("e")).arg(&[text, "a", "b"]);
-            pipe.cmd("HSET").arg(key("h")).arg(&["f", text, "a", "1"]);
-            pipe.cmd("GEOADD").arg(key("g")).arg(&["1", "1", text, "2", "2", "a"]);
-            pipe.cmd("XADD").arg(key("x")).arg(&["1-1", "f", text]);
-            pipe.cmd("XGROUP").arg("CREATE").arg(key("x")).arg(&["streams", "0"]);
-        }
-        pipe.exec(&mut self.redis).expect("redis answers");
-        self.happened();
+fn send(stage: &mut Stage, words: &[Vec<u8>]) {
+    let foreign = stage.foreign_keys(words);
+    assert!(foreign.is_empty(), "{foreign:?} are reached");
+    // Redis would take its time, or memory, for what is large, and ends for nothing that is here.
+    let is_large = |word: &Vec<u8>| word.split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > 4);
+    // An error that repeats what is not text could not be read here.
+    let is_text = |word: &Vec<u8>| word.iter().all(|byte| byte.is_ascii_graphic() || *byte == 0);
+    if words.iter().any(is_large) || !words.iter().all(is_text) {
+        return;
     }
-
-    fn send(&mut self, words: &[Vec<u8>]) {
-        let keys = cmd("COMMAND").arg("GETKEYS").arg(words).query::<Vec<Vec<u8>>>(&mut self.redis);
-        for key in keys.unwrap_or_default() {
-            assert!(is_own(&key), "{} is reached", String::from_utf8_lossy(&key));
-        }
-        // Redis would take its time, or memory, for what is large, and ends for nothing that is here.
-        let is_large =
-            |word: &Vec<u8>| word.split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > 4);
-        // An error that repeats what is not text could not be read here.
-        let is_text = |word: &Vec<u8>| word.iter().all(u8::is_ascii_graphic);
-        if words.iter().any(is_large) || !words.iter().all(is_text) {
-            return;
-        }
-        let mut command = redis::Cmd::new();
-        command.arg(words);
-        let answer = match command.query::<Value>(&mut self.redis) {
-            Ok(value) => format!("{value:?}"),
-            Err(error) => error.to_string(),
-        };
-        assert!(!answer.contains(SECRET), "{answer}");
-    }
-
-    /// The keys that something happened to up to now.
-    fn happened(&mut self) -> Vec<Vec<u8>> {
-        cmd("PUBLISH").arg(FENCE).arg("").exec(&mut self.redis).expect("redis answers");
-        let mut happened = Vec::new();
-        loop {
-            let message = self.events.recv_response().expect("redis sends messages");
-            let mut message: Vec<Vec<u8>> = redis::from_redis_value(message).expect("a message has parts");
-            if message.get(2).is_some_and(|channel| channel == FENCE.as_bytes()) {
-                return happened;
-            }
-            happened.extend(message.pop());
-        }
-    }
+    let mut command = redis::Cmd::new();
+    command.arg(words);
+    let answer = match command.query::<Value>(&mut stage.redis) {
+        Ok(value) => format!("{value:?}"),
+        Err(error) => error.to_string(),
+    };
+    assert!(!answer.contains(SECRET), "{answer}");
 }
 
 /// The server that `cargo xtask setup` has installed.
@@ -169,10 +126,7 @@ fn server() -> PathBuf {
     servers.pop().expect("there is no Redis: run `cargo xtask setup`")
 }
 
-static STAGE: Mutex<Option<Stage>> = Mutex::new(None);
+static SERVER: Mutex<Option<Server>> = Mutex::new(None);
 
-const OWN: [&str; 3] = ["app:", "st", "ST"];
-const FLAGS: &str = "--bind 127.0.0.1 --save '' --dir /tmp --notify-keyspace-events EAm";
-const FENCE: &str = "the-fence";
-const SECRET: &str = "what-is-in-a-foreign-key";
+const FLAGS: &str = "--bind 127.0.0.1 --save '' --dir /tmp";
 const MOST: usize = 20;

@@ -1,8 +1,8 @@
 //! Every command that Redis knows, with arguments of every kind, from a token that may use few keys.
 //!
-//! Whatever reaches Redis is held against it in three ways. `COMMAND GETKEYS` must name no foreign key. Nothing may happen to
-//! a foreign key, and none may be looked up, as Redis tells by its notifications: `COMMAND GETKEYS` itself is wrong where a
-//! destination is named twice. And no answer may hold what is in a foreign key.
+//! Whatever reaches Redis is held against a [`Stage`]. `COMMAND GETKEYS` must name no foreign key. Nothing may happen to a foreign
+//! key, and none may be looked up, as Redis tells by its notifications: `COMMAND GETKEYS` itself is wrong where a destination is
+//! named twice. And no answer may hold what is in a foreign key.
 //!
 //! Commands are made of the syntax that Redis documents, optional clauses included, and then changed a little.
 
@@ -13,16 +13,20 @@ use redis::{Connection, Value as Reply, cmd};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use crate::stage::{NOTIFY, SECRET, Stage, is_own};
 use crate::support::{Client, Redis, request};
 use crate::tokens::serve;
 
 #[test]
 fn no_command_reaches_a_foreign_key() {
     let runtime = Runtime::new().unwrap();
-    let flags = ["--notify-keyspace-events", "EAm", "--enable-debug-command", "local"];
-    let redis = runtime.block_on(Redis::start_with(&flags));
+    let redis =
+        runtime.block_on(Redis::start_with(&[&NOTIFY[..], &["--enable-debug-command", "local"]].concat()));
     let server = runtime.block_on(serve(&redis, TOKENS));
-    let mut stage = Stage::new(&redis);
+    let connect = || redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
+    let events = connect();
+    events.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stage = Stage::new(connect(), events);
     let moving_names = moving_names(&mut stage.redis);
     let (syntaxes, moving) = (syntaxes(&mut stage.redis), syntaxes(&mut stage.redis));
     // Half of all commands are among those whose keys are hard to find.
@@ -49,11 +53,11 @@ fn no_command_reaches_a_foreign_key() {
         let reached: Vec<(&Vec<String>, &Value)> =
             commands.iter().zip(answers).filter(|(_, answer)| !is_refused(answer)).collect();
         for (words, answer) in &reached {
-            stage.check(words, answer);
+            check(&mut stage, words, answer);
             seen.insert(words[0].to_lowercase());
         }
         sent += reached.len();
-        let touched = stage.touched();
+        let touched = stage.happened();
         assert!(touched.is_empty(), "{touched:#?} were touched by one of {:#?}", texts(&reached));
     }
     // It would prove nothing if all were refused.
@@ -68,10 +72,6 @@ const TOKENS: &str = "\
 const ROUNDS: usize = 100;
 const AT_ONCE: usize = 400;
 
-fn is_own(key: &[u8]) -> bool {
-    [&b"app:"[..], b"st", b"ST"].iter().any(|prefix| key.starts_with(prefix))
-}
-
 fn is_refused(answer: &Value) -> bool {
     let error = answer["error"].as_str().unwrap_or_default();
     error.starts_with("NOPERM") || error.starts_with("ERR Command is not available")
@@ -81,87 +81,18 @@ fn texts(commands: &[(&Vec<String>, &Value)]) -> Vec<String> {
     commands.iter().map(|(words, _)| words.join(" ")).collect()
 }
 
-/// A Redis with keys of every type, some of which are foreign.
-struct Stage {
-    redis: Connection,
-    events: Connection,
-}
-
-impl Stage {
-    fn new(redis: &Redis) -> Self {
-        let connect = || redis::Client::open(redis.url()).unwrap().get_connection().unwrap();
-        let (redis, mut events) = (connect(), connect());
-        events.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        events
-            .send_packed_command(&cmd("PSUBSCRIBE").arg("__keyevent@*").arg(FENCE).get_packed_command())
-            .unwrap();
-        events.recv_response().unwrap();
-        events.recv_response().unwrap();
-        Self { redis, events }
-    }
-
-    /// Puts every key into its place. What happens to them now is no matter.
-    fn set(&mut self) {
-        let mut pipe = redis::pipe();
-        pipe.cmd("FLUSHALL");
-        for prefix in ["app:", "victim:"] {
-            let key = |name: &str| format!("{prefix}{name}");
-            let text = if prefix == "app:" { "own" } else { SECRET };
-            pipe.cmd("SET").arg(key("s")).arg(text);
-            pipe.cmd("RPUSH").arg(key("l")).arg(&[text, "a", "b"]);
-            pipe.cmd("SADD").arg(key("e")).arg(&[text, "a", "b"]);
-            pipe.cmd("HSET").arg(key("h")).arg(&["f", text, "a", "1"]);
-            pipe.cmd("GEOADD").arg(key("g")).arg(&["1", "1", text, "2", "2", "a"]);
-            pipe.cmd("PFADD").arg(key("p")).arg(&[text, "a"]);
-            pipe.cmd("XADD").arg(key("x")).arg(&["1-1", "f", text]);
-            pipe.cmd("XGROUP").arg("CREATE").arg(key("x")).arg(&["streams", "0"]);
-        }
-        pipe.exec(&mut self.redis).unwrap();
-        self.happened();
-    }
-
-    /// That Redis takes none but own arguments for keys, and that an answer tells of nobody else's.
-    fn check(&mut self, words: &[String], answer: &Value) {
-        assert!(!answer.to_string().contains(SECRET), "{words:?} told {answer}");
-        let keys = cmd("COMMAND").arg("GETKEYS").arg(words).query::<Vec<Vec<u8>>>(&mut self.redis);
-        for key in keys.unwrap_or_default() {
-            assert!(is_own(&key), "{words:?} reached {}", String::from_utf8_lossy(&key));
-        }
-        if let ("KEYS" | "SCAN", result) = (words[0].to_uppercase().as_str(), &answer["result"]) {
-            let names = if words[0].eq_ignore_ascii_case("KEYS") { result } else { &result[1] };
-            for name in names.as_array().into_iter().flatten() {
-                assert!(is_own(name.as_str().unwrap().as_bytes()), "{words:?} listed {name}");
-            }
-        }
-    }
-
-    /// The foreign keys that something happened to, or that were looked up and are not there.
-    fn touched(&mut self) -> BTreeMap<String, BTreeSet<String>> {
-        let mut touched = BTreeMap::<String, BTreeSet<String>>::new();
-        for (event, key) in self.happened() {
-            if !is_own(key.as_bytes()) {
-                touched.entry(key).or_default().insert(event);
-            }
-        }
-        touched
-    }
-
-    /// What happened up to now, and to which key.
-    fn happened(&mut self) -> Vec<(String, String)> {
-        cmd("PUBLISH").arg(FENCE).arg("").exec(&mut self.redis).unwrap();
-        let mut happened = Vec::new();
-        loop {
-            let message: Vec<String> = redis::from_redis_value(self.events.recv_response().unwrap()).unwrap();
-            if message[2] == FENCE {
-                return happened;
-            }
-            happened.push((message[2].clone(), message[3].clone()));
+/// That Redis takes none but own arguments for keys, and that an answer tells of nobody else's.
+fn check(stage: &mut Stage, words: &[String], answer: &Value) {
+    assert!(!answer.to_string().contains(SECRET), "{words:?} told {answer}");
+    let foreign = stage.foreign_keys(words);
+    assert!(foreign.is_empty(), "{words:?} reached {foreign:?}");
+    if let ("KEYS" | "SCAN", result) = (words[0].to_uppercase().as_str(), &answer["result"]) {
+        let names = if words[0].eq_ignore_ascii_case("KEYS") { result } else { &result[1] };
+        for name in names.as_array().into_iter().flatten() {
+            assert!(is_own(name.as_str().unwrap().as_bytes()), "{words:?} listed {name}");
         }
     }
 }
-
-const FENCE: &str = "the-fence";
-const SECRET: &str = "what-is-in-a-foreign-key";
 
 /// An argument, as `COMMAND DOCS` describes it.
 #[derive(Debug)]

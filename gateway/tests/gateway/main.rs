@@ -22,6 +22,7 @@ mod outages;
 mod paths;
 mod pressure;
 mod program;
+mod stage;
 mod streams;
 mod support;
 mod tokens;
