@@ -6,9 +6,11 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
+use tollgate_tests::run_dir;
+use tollgate_tests::topologies::cluster::Cluster;
 
 use crate::program::Program;
-use crate::support::{Client, Redis, TOKEN, eventually};
+use crate::support::{Client, Redis, TOKEN, ask, eventually};
 
 const MIB: u64 = 1 << 20;
 
@@ -227,6 +229,38 @@ async fn commands_of_many_arguments_and_pipelines_take_no_more_memory_than_is_al
         assert!(peak.max(later) <= (64 + 64) * MIB, "{what}: {} MiB", peak.max(later) / MIB);
         assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{what}: {statuses:?}");
         assert_eq!(statuses.contains(&200), what != "a large command", "{what}: {statuses:?}");
+        drop(clients);
+        is_given_back(&program, before).await;
+    }
+}
+
+/// In a cluster they are written again for each node.
+#[tokio::test]
+async fn commands_for_several_nodes_take_no_more_memory_than_is_allowed() {
+    let cluster = Cluster::start(&run_dir::create().unwrap()).await.unwrap();
+    let url = cluster.url();
+    let flags = ["--max-memory", "64MiB", "--command-timeout", "10s", "--threads", "4", "--redis", &url];
+    let program = Program::start(&flags, &[]).await;
+    let before = program.resident();
+    let value = "v".repeat(2 << 20);
+    let keys = ["a", "b", "c", "d"];
+    let one: Vec<&str> =
+        ["MSET"].into_iter().chain(keys.iter().flat_map(|key| [*key, value.as_str()])).collect();
+    let each: Vec<[&str; 3]> = keys.iter().map(|key| ["SET", *key, &value]).collect();
+    for (path, body) in [("/", json!(one).to_string()), ("/pipeline", json!(each).to_string())] {
+        for node in 0..6 {
+            ask(cluster.node(node).address().port(), &["CLIENT", "PAUSE", "2000", "ALL"]).await;
+        }
+        let mut clients = Vec::new();
+        for _ in 0..12 {
+            clients.push(deaf(&program, path, &body).await);
+        }
+        let (statuses, peak) = answered(&program, &mut clients).await;
+        assert!(peak <= (64 + 64) * MIB, "{path}: {} MiB", peak / MIB);
+        assert!(
+            statuses.contains(&200) && statuses.iter().all(|status| [200, 503].contains(status)),
+            "{statuses:?}"
+        );
         drop(clients);
         is_given_back(&program, before).await;
     }
