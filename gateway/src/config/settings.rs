@@ -181,10 +181,11 @@ pub struct Settings {
 
     /// The most memory for request bodies and answers, until they are written (1MiB to 64GiB) [default: 256MiB]
     ///
-    /// 20 KiB are reserved for an answer before Redis is asked; without them the request is answered 503, and nothing has run. A
+    /// What is read from a body is counted: 6 bytes more for each argument, 256 for each command, and three times as much in a cluster
+    /// where several nodes get a part. 20 KiB are reserved for an answer before Redis is asked; without them the request is answered 503, and nothing has run. A
     /// larger answer takes what Redis sends, from the moment Redis says how long that is; without memory for it, it is thrown
     /// away, and the request is answered 503 with a text that says that it has run. A sixteenth is left to small requests. The
-    /// process takes up to 64 MiB more, and some ten KiB for each client connection.
+    /// process takes up to 64 MiB more, and 20 to 50 KiB for each client connection.
     #[arg(long, env = "TOLLGATE_MAX_MEMORY", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_memory: Option<Size<{ MIB }, { 64 * GIB }>>,
 
