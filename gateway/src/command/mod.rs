@@ -255,7 +255,7 @@ pub(crate) fn growth(body: &[u8], most_commands: usize) -> usize {
     arguments * PER_ARGUMENT + arguments.min(MOST_ARGUMENTS) * PER_ARGUMENT_OF_ONE + commands * PER_COMMAND
 }
 
-/// Arguments of one command: Redis before 7.0 ends a connection for more.
+/// Arguments of one command: older versions of Redis end a connection for more.
 const MOST_ARGUMENTS: usize = 1 << 20;
 
 /// Bytes by which an argument, of two in JSON, is longer for Redis; and what is noted of each argument of the command at hand.
