@@ -1,10 +1,11 @@
 //! From a batch to its replies, with what scripts need on the way.
 //!
-//! Redis knows some scripts by another digest than their clients ([`command`](crate::command) says why). A gateway learns
-//! that from their text. So that a script loaded through one gateway can be called through all, and through one that was
-//! started again, the text is also kept in Redis, under `tollgate:script:<digest>`, for [`KEPT`] after it was last needed.
-//! For a token that may only read nothing is kept, and no time renewed. Clients can write these keys, so only a text that has
-//! the digest is taken from them. Nothing else of the gateway's is kept there.
+//! Redis knows some scripts by another digest than their clients ([`command`](crate::command) says
+//! why). A gateway learns that from their text. So that a script loaded through one gateway can be
+//! called through all, and through one that was started again, the text is also kept in Redis,
+//! under `tollgate:script:<digest>`, for [`KEPT`] after it was last needed. For a token that may
+//! only read nothing is kept, and no time renewed. Clients can write these keys, so only a text
+//! that has the digest is taken from them. Nothing else of the gateway's is kept there.
 //!
 //! What is rarely needed is boxed: every request moves its future a few times, and all that it might wait for is in there.
 

@@ -60,8 +60,8 @@ impl<'a> Iterator for Arguments<'a> {
     }
 }
 
-/// Finds where replies end in bytes that arrive in any pieces, and looks at no byte of a string. A status or an error may be as
-/// long as a string: scripts make them.
+/// Finds where replies end in bytes that arrive in any pieces, and looks at no byte of a string. A
+/// status or an error may be as long as a string: scripts make them.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
     /// How far it has come.

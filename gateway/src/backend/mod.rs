@@ -115,7 +115,8 @@ impl Backend {
     pub(crate) fn copies(&self, batch: &Batch) -> usize {
         let is_split = |sending: &Sending| sending.info.is_some_and(|info| info.route == Route::MultiShard);
         match &self.redis.topology {
-            // Commands are written again for each of several nodes, and what one node gets is put together.
+            // Commands are written again for each of several nodes, and what one node gets is put
+            // together.
             Topology::Cluster(_) if batch.entries().len() > 1 || batch.sending().any(is_split) => 3,
             // Those with digests that turn out to be known by other ones are written again.
             _ if batch.calls_by_digest() => 2,

@@ -263,7 +263,8 @@ pub(super) enum StreamOptions {
 }
 
 impl StreamOptions {
-    /// Reads them as Redis does: they come in any order, and a value may be any word, such as `BLOCK` for the name of a group.
+    /// Reads them as Redis does: they come in any order, and a value may be any word, such as
+    /// `BLOCK` for the name of a group.
     pub(super) fn of<'a>(arguments: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut arguments = arguments.enumerate().skip(1);
         while let Some((place, option)) = arguments.next() {
@@ -294,7 +295,8 @@ fn streams(arguments: &[&[u8]]) -> Option<Range<usize>> {
     (count > 0 && count.is_multiple_of(2)).then_some(begin..begin + count / 2)
 }
 
-/// Whether Redis takes an argument for this word. It compares them as C strings: in any case, and only up to a NUL.
+/// Whether Redis takes an argument for this word. It compares them as C strings: in any case, and
+/// only up to a NUL.
 pub(super) fn is_word(argument: &[u8], word: &str) -> bool {
     let end = memchr::memchr(0, argument).unwrap_or(argument.len());
     argument.get(..end).is_some_and(|text| text.eq_ignore_ascii_case(word.as_bytes()))

@@ -105,8 +105,8 @@ impl Batch {
         }
     }
 
-    /// The bytes it takes, and those of its answers and of what is written to Redis besides, when what there is to send is there
-    /// so many times.
+    /// The bytes it takes, and those of its answers and of what is written to Redis besides, when
+    /// what there is to send is there so many times.
     pub(crate) fn size(&self, copies: usize) -> usize {
         self.resp.len() * copies + self.besides
     }
@@ -244,8 +244,9 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The most bytes that become of a JSON body while it is read, besides its own: each argument has a length in front of it in the
-/// form of Redis, and is looked at in its place; each command is remembered.
+/// The most bytes that become of a JSON body while it is read, besides its own: each argument has a
+/// length in front of it in the form of Redis, and is looked at in its place; each command is
+/// remembered.
 pub(crate) fn growth(body: &[u8], most_commands: usize) -> usize {
     if body.len() <= FREE {
         return 0;
@@ -258,7 +259,8 @@ pub(crate) fn growth(body: &[u8], most_commands: usize) -> usize {
 /// Arguments of one command: older versions of Redis end a connection for more.
 const MOST_ARGUMENTS: usize = 1 << 20;
 
-/// Bytes by which an argument, of two in JSON, is longer for Redis; and what is noted of each argument of the command at hand.
+/// Bytes by which an argument, of two in JSON, is longer for Redis; and what is noted of each
+/// argument of the command at hand.
 const PER_ARGUMENT: usize = 6;
 const PER_ARGUMENT_OF_ONE: usize = 24;
 

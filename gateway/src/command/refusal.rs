@@ -59,8 +59,9 @@ pub(super) fn instead(mut arguments: Arguments<'_>, info: Option<&Info>) -> Opti
     (info.is_some_and(|info| info.name == "SETINFO") && of_client()).then(|| command(&["PING", "OK"]))
 }
 
-/// Whether Redis may know a name by what stands in front of a NUL. It looks names up in a hash table: one with a NUL has the hash of
-/// another name, and where both happen to be in one place of the table, they are the same to it.
+/// Whether Redis may know a name by what stands in front of a NUL. It looks names up in a hash
+/// table: one with a NUL has the hash of another name, and where both happen to be in one place of
+/// the table, they are the same to it.
 fn has_nul(name: &[u8]) -> bool {
     name.contains(&0)
 }

@@ -4,9 +4,10 @@
 //! does not know. So that flag is left out of the first line, and Redis knows the script by another digest than the client.
 //! This is the way back: the digests that clients use, and what they are called in Redis.
 //!
-//! A wrong way runs another script than the one that was called. So both digests are always computed here, from the text of the
-//! script: when a client sends it, or when it comes from a key under which another gateway kept it, which any client can
-//! write. What is known is never replaced. Each token has a map of its own, so that none pushes out what another needs. All of it
+//! A wrong way runs another script than the one that was called. So both digests are always
+//! computed here, from the text of the script: when a client sends it, or when it comes from a key
+//! under which another gateway kept it, which any client can write. What is known is never
+//! replaced. Each token has a map of its own, so that none pushes out what another needs. All of it
 //! may be forgotten at any time: a client that is told `NOSCRIPT` sends the text.
 
 use std::collections::HashMap;
@@ -80,8 +81,8 @@ impl Scripts {
         }
     }
 
-    /// What `script` has to be changed into, if it has to be, its own digest, and all of it if it was not known before and is to be
-    /// kept.
+    /// What `script` has to be changed into, if it has to be, its own digest, and all of it if it
+    /// was not known before and is to be kept.
     fn change(&self, script: &[u8]) -> Option<(Vec<u8>, Digest, Option<Original>)> {
         let text = without_flag(script)?;
         let digest_of_client = digest(script);

@@ -88,8 +88,9 @@ pub struct Settings {
 
     /// Serve without a token: everyone who reaches the port owns the Redis
     ///
-    /// But for web pages, which browsers let send requests from anywhere: those of other origins are refused, see --origins, and
-    /// so is a `Host` that may be a page's own, see --hosts. Nor may a browser open a command in a window: use a program.
+    /// But for web pages, which browsers let send requests from anywhere: those of other origins
+    /// are refused, see --origins, and so is a `Host` that may be a page's own, see --hosts. Nor
+    /// may a browser open a command in a window: use a program.
     #[arg(long, env = "TOLLGATE_NO_AUTH", value_name = "BOOL", help_heading = TOKENS,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) no_auth: Option<bool>,
@@ -181,11 +182,13 @@ pub struct Settings {
 
     /// The most memory for request bodies and answers, until they are written (1MiB to 64GiB) [default: 256MiB]
     ///
-    /// What is read from a body is counted: 6 bytes more for each argument, 256 for each command, and three times as much in a cluster
-    /// where several nodes get a part. 20 KiB are reserved for an answer before Redis is asked; without them the request is answered 503, and nothing has run. A
-    /// larger answer takes what Redis sends, from the moment Redis says how long that is; without memory for it, it is thrown
-    /// away, and the request is answered 503 with a text that says that it has run. A sixteenth is left to small requests. The
-    /// process takes up to 64 MiB more, and 20 to 50 KiB for each client connection.
+    /// What is read from a body is counted: 6 bytes more for each argument, 256 for each command,
+    /// and three times as much in a cluster where several nodes get a part. 20 KiB are reserved for
+    /// an answer before Redis is asked; without them the request is answered 503, and nothing has
+    /// run. A larger answer takes what Redis sends, from the moment Redis says how long that is;
+    /// without memory for it, it is thrown away, and the request is answered 503 with a text that
+    /// says that it has run. A sixteenth is left to small requests. The process takes up to 64 MiB
+    /// more, and 20 to 50 KiB for each client connection.
     #[arg(long, env = "TOLLGATE_MAX_MEMORY", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_memory: Option<Size<{ MIB }, { 64 * GIB }>>,
 

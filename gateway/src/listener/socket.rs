@@ -99,7 +99,8 @@ impl Socket {
 }
 
 impl Socket {
-    /// Whether hyper may have said this by itself. While a request is under way it is a part of an answer, which may look like it.
+    /// Whether hyper may have said this by itself. While a request is under way it is a part of an
+    /// answer, which may look like it.
     fn may_be_refusal(&self, bytes: &[u8]) -> bool {
         bytes.starts_with(refusal::BEGINNING)
             && self.speaks == Version::Http1
@@ -244,7 +245,8 @@ mod tests {
 
     const REFUSAL: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n";
 
-    /// What a client that speaks `speaks` is sent of these slices, while a request is under way or not.
+    /// What a client that speaks `speaks` is sent of these slices, while a request is under way or
+    /// not.
     async fn sent(speaks: Version, is_under_way: bool, slices: &[&[u8]]) -> String {
         let patience = Duration::from_secs(10);
         let pulse = Rc::new(Pulse::new(Patience { write: patience, idle: patience, head: patience }));
@@ -268,7 +270,8 @@ mod tests {
     async fn only_what_hyper_says_by_itself_is_said_in_json() {
         let said = sent(Version::Http1, false, &[REFUSAL]).await;
         assert!(said.ends_with(r#"{"error":"ERR max header size exceeded"}"#), "{said}");
-        // A piece of an answer may look like it, where a value was written to: in RESP2, which is not escaped.
+        // A piece of an answer may look like it, where a value was written to: in RESP2, which is
+        // not escaped.
         let refusal = String::from_utf8_lossy(REFUSAL);
         for speaks in [Version::Http1, Version::Http2] {
             let said = sent(speaks, true, &[b"44\r\n", REFUSAL]).await;

@@ -1,9 +1,10 @@
 //! Web pages: those that may use a token, and those that may not use a gateway that asks for none.
 //!
-//! A browser sends requests for any page, and by `GET` it asks nobody before. With a token that does no harm, because pages do not
-//! know it. Without one, a wrong "yes" lets every page that a developer looks at write to the Redis behind a gateway on loopback.
-//! What tells a page is what no page can change: `Origin`, the fields that begin with `Sec-Fetch-`, and `Host`, which names the page's own host after a
-//! name was bound to another address ("DNS rebinding").
+//! A browser sends requests for any page, and by `GET` it asks nobody before. With a token that
+//! does no harm, because pages do not know it. Without one, a wrong "yes" lets every page that a
+//! developer looks at write to the Redis behind a gateway on loopback. What tells a page is what no
+//! page can change: `Origin`, the fields that begin with `Sec-Fetch-`, and `Host`, which names the
+//! page's own host after a name was bound to another address ("DNS rebinding").
 //!
 //! Conversely a page of another origin may read answers only if they say so. `origins` say for which that is.
 
@@ -141,13 +142,15 @@ fn is_of_another_page(headers: &HeaderMap, host: Option<&str>, origins: &[Origin
     match headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
         Some(b"same-origin" | b"none") => false,
         Some(_) => true,
-        // Browsers leave the field out where they do not trust the network, and older ones everywhere.
+        // Browsers leave the field out where they do not trust the network, and older ones
+        // everywhere.
         None => is_browser(headers),
     }
 }
 
-/// Whether a browser opens this: in a window, in a frame, or for a form. Where somebody typed an address or followed a link from
-/// a mail, `Sec-Fetch-Site` says `none`, whatever pages the browser was sent on by since.
+/// Whether a browser opens this: in a window, in a frame, or for a form. Where somebody typed an
+/// address or followed a link from a mail, `Sec-Fetch-Site` says `none`, whatever pages the browser
+/// was sent on by since.
 fn is_navigation(headers: &HeaderMap) -> bool {
     let is = |name: &HeaderName, values: &[&str]| {
         headers.get(name).is_some_and(|found| values.iter().any(|value| value.as_bytes() == found.as_bytes()))

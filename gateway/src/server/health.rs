@@ -1,8 +1,10 @@
 //! Health, for those who operate the gateway.
 //!
-//! `/health` says that the process serves, whatever became of Redis: to restart a gateway because Redis is gone would help
-//! nobody. `/ready` says whether to send it requests, and asks every Redis from every thread, once for all who want to know: it is ready while any can be used,
-//! because one tenant's Redis is no matter of the others, and not when none can, as where a copy is cut off from all.
+//! `/health` says that the process serves, whatever became of Redis: to restart a gateway because
+//! Redis is gone would help nobody. `/ready` says whether to send it requests, and asks every Redis
+//! from every thread, once for all who want to know: it is ready while any can be used, because one
+//! tenant's Redis is no matter of the others, and not when none can, as where a copy is cut off
+//! from all.
 //!
 //! Both tell nothing of tenants to those without a token, because probes have none. A token is told of its own Redis.
 //! `/health/detailed` and `/metrics` name servers, so they do need one, unless they are on an address of their own.

@@ -69,9 +69,10 @@ pub(crate) async fn read(body: Body, shared: &Arc<Shared>) -> Result<(Bytes, Gra
     Ok((whole, grant))
 }
 
-/// Throws away the body of a request that is refused. hyper closes a connection whose request was not read to its end, which
-/// the client would meet instead of the answer, or with its next request. A client that waits to be told whether it should send
-/// its body is not made to. HTTP/2 ends a stream without the others, so nothing is waited for there: a thousand streams would.
+/// Throws away the body of a request that is refused. hyper closes a connection whose request was
+/// not read to its end, which the client would meet instead of the answer, or with its next
+/// request. A client that waits to be told whether it should send its body is not made to. HTTP/2
+/// ends a stream without the others, so nothing is waited for there: a thousand streams would.
 pub(crate) async fn skip(mut body: Body, head: &Parts, shared: &Shared) {
     // Nor is one waited for that is too large to be read to its end.
     if body.is_empty()

@@ -72,8 +72,8 @@ impl Asked {
 }
 
 impl Shared {
-    /// What every thread says when it has asked each Redis. Those who want to know it within a tenth of a second get one answer:
-    /// it takes no token to ask.
+    /// What every thread says when it has asked each Redis. Those who want to know it within a
+    /// tenth of a second get one answer: it takes no token to ask.
     pub(crate) async fn asked(&self) -> Reports {
         let fresh = || self.asked.since(Instant::now().checked_sub(FRESH));
         if let Some(reports) = fresh() {

@@ -185,7 +185,8 @@ impl Worker {
     }
 }
 
-/// Gives the fields of a head back, which nobody needs any more: what a request waits for may take long.
+/// Gives the fields of a head back, which nobody needs any more: what a request waits for may take
+/// long.
 fn forget(head: &mut Parts) {
     head.headers = HeaderMap::new();
 }

@@ -102,8 +102,9 @@ fn of_tokens(shared: &Shared, only: Option<usize>, reports: &[Report], text: &mu
     }
 }
 
-/// What is known of each Redis, over all threads. Tokens share it, so it is under the name of the first, or of the one that asks.
-/// That one is told of the connections, which are its own too, and not what became of the commands of all.
+/// What is known of each Redis, over all threads. Tokens share it, so it is under the name of the
+/// first, or of the one that asks. That one is told of the connections, which are its own too, and
+/// not what became of the commands of all.
 fn redis(shared: &Shared, only: Option<usize>, reports: &[Report], text: &mut Text) {
     let sources: Vec<(usize, &str)> = match only {
         Some(only) => {

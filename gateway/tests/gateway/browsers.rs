@@ -380,7 +380,8 @@ async fn a_browser_does_nothing_for_a_page_at_a_gateway_without_a_token() {
     // The page was looked at, and its requests were sent.
     assert_eq!(told.as_array().unwrap().len(), things.len(), "{told}");
     assert_eq!(told[3], "image", "{told}");
-    // Somebody follows a link from a mail, or types an address: to the browser that is no page's doing, wherever it is sent on to.
+    // Somebody follows a link from a mail, or types an address: to the browser that is no page's
+    // doing, wherever it is sent on to.
     let gateway = format!("http://127.0.0.1:{}/set/e/1", server.address.port());
     let fields = "content-length: 0\r\nconnection: close";
     let port = answers(format!("HTTP/1.1 302 Found\r\nlocation: {gateway}\r\n{fields}\r\n\r\n")).await;

@@ -1,8 +1,9 @@
 //! Every command that Redis knows, with arguments of every kind, from a token that may use few keys.
 //!
-//! Whatever reaches Redis is held against a [`Stage`]. `COMMAND GETKEYS` must name no foreign key. Nothing may happen to a foreign
-//! key, and none may be looked up, as Redis tells by its notifications: `COMMAND GETKEYS` itself is wrong where a destination is
-//! named twice. And no answer may hold what is in a foreign key.
+//! Whatever reaches Redis is held against a [`Stage`]. `COMMAND GETKEYS` must name no foreign key.
+//! Nothing may happen to a foreign key, and none may be looked up, as Redis tells by its
+//! notifications: `COMMAND GETKEYS` itself is wrong where a destination is named twice. And no
+//! answer may hold what is in a foreign key.
 //!
 //! Commands are made of the syntax that Redis documents, optional clauses included, and then changed a little.
 

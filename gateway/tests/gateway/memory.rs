@@ -188,7 +188,8 @@ async fn messages_for_subscribers_that_do_not_read_take_no_more_memory_than_is_a
     is_given_back(&program, before).await;
 }
 
-/// A command of many arguments: two bytes of JSON are seven for Redis, and some more while they are looked at.
+/// A command of many arguments: two bytes of JSON are seven for Redis, and some more while they are
+/// looked at.
 fn many_arguments(name: &str, size: usize) -> String {
     format!(r#"["{name}",{}1]"#, "1,".repeat((size - 16) / 2))
 }
@@ -266,7 +267,8 @@ async fn commands_for_several_nodes_take_no_more_memory_than_is_allowed() {
     }
 }
 
-/// Requests over one HTTP/2 connection, each with a head of 30 KB and without the body it announces.
+/// Requests over one HTTP/2 connection, each with a head of 30 KB and without the body it
+/// announces.
 fn heads(token: &str, requests: u32) -> Vec<u8> {
     let text = |to: &mut Vec<u8>, text: &[u8]| {
         match text.len().checked_sub(127) {

@@ -1,5 +1,6 @@
-//! A Redis with keys of every type, own ones and foreign ones, seen from a token that may use few keys. What reaches it is held
-//! against it in three ways: which arguments Redis takes for keys, which keys something happened to, and what it tells of them.
+//! A Redis with keys of every type, own ones and foreign ones, seen from a token that may use few
+//! keys. What reaches it is held against it in three ways: which arguments Redis takes for keys,
+//! which keys something happened to, and what it tells of them.
 //!
 //! The fuzz target for commands includes this file.
 
@@ -65,7 +66,8 @@ impl Stage {
         foreign.map(|key| String::from_utf8_lossy(&key).into_owned()).collect()
     }
 
-    /// What happened to foreign keys up to now, or that they were looked up and are not there: the event and the key.
+    /// What happened to foreign keys up to now, or that they were looked up and are not there: the
+    /// event and the key.
     pub(crate) fn happened(&mut self) -> Vec<(String, String)> {
         cmd("PUBLISH").arg(FENCE).arg("").exec(&mut self.redis).expect("redis answers");
         let text = |part: &[u8]| String::from_utf8_lossy(part).into_owned();

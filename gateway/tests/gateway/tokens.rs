@@ -377,7 +377,8 @@ async fn a_nul_hides_no_name_and_no_option() {
         let answer = ask(&server, "token-of-app", "/", &words.to_string()).await;
         assert!(!answer.text.contains("NOPERM"), "{words} {answer:?}");
     }
-    // Redis looks names up in a hash table, where one with a NUL may meet the one in front of it: in one of some hundred tries.
+    // Redis looks names up in a hash table, where one with a NUL may meet the one in front of it:
+    // in one of some hundred tries.
     for (name, rest) in
         [("CLIENT", &["SETNAME", "x"][..]), ("CONFIG", &["GET", "dir"]), ("SCRIPT", &["DEBUG", "NO"])]
     {
