@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use tollgate_shared::circuit_breaker::BreakerState;
 use tollgate_shared::config::{ConfigError, VerifiedBy};
 use tollgate_shared::exchange::{
     Before, Call, Decision, LimitError, Reason, Source, Step, begin, begin_limit,
@@ -18,7 +19,7 @@ use tollgate_shared::rate_limit::Retry;
 use tollgate_shared::request::Request;
 use tollgate_shared::revocation::Reach;
 use tollgate_shared::store::memory::HeapShards;
-use tollgate_shared::store::{Memory, Op, StoreError};
+use tollgate_shared::store::{Memory, Op, Outcome, StoreError};
 use tollgate_shared::time::{Span, Timestamp};
 
 /// A counter is full for a moment because a request charged it that another limit then refuses. Whoever was refused
@@ -302,6 +303,77 @@ fn what_was_perhaps_taken_is_given_back() {
                 }
             }
         }
+    }
+}
+
+/// A store that answers one question with the answer to another has not answered: nobody passes by that.
+#[test]
+fn an_outcome_of_another_kind_is_none() {
+    let breaker = r#""circuit_breaker": { "failures": 1, "within": "60s", "open_for": "30s", "on_store_error": "deny" }"#;
+    let guards = [
+        r#""lock": { "key": ["const:a"], "lease": "30s" }"#,
+        r#""dedup": { "key": ["const:a"], "ttl": "30s", "on_store_error": "deny" }"#,
+        r#""idempotency": { "key": ["const:a"] }"#,
+        r#""revocation": {}"#,
+        breaker,
+    ];
+    let all = [
+        Outcome::Refunded,
+        Outcome::Acquired { fence: 1 },
+        Outcome::Held { for_ms: 1 },
+        Outcome::Lost,
+        Outcome::Released,
+        Outcome::Reserved { fence: 1 },
+        Outcome::InProgress { for_ms: 1 },
+        Outcome::Mismatch,
+        Outcome::Breaker { state: BreakerState::Closed, generation: 0 },
+        Outcome::Probing { generation: 1 },
+        Outcome::Revoked(None),
+        Outcome::RevokedUpTo(Timestamp::default()),
+        Outcome::Reset,
+    ];
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    for (guard, answers) in guards.iter().zip([2, 2, 3, 1, 1]) {
+        let mut kinds = 0;
+        for outcome in &all {
+            let policy = format!(r#"{{ "jwt": {{ "verified_by": "envoy" }}, "default": {{ {guard} }} }}"#);
+            let mut host = Host::new(&policy);
+            let call = host.call(&ask, now);
+            let Step::Decide(decision) = call.resume(&mut host.local, [Ok(outcome.clone())], now) else {
+                panic!("one call: {guard} {outcome:?}")
+            };
+            match decision {
+                Decision::Deny(denial) if matches!(denial.reason(), Reason::Unavailable(_)) => {}
+                _ => kinds += 1,
+            }
+        }
+        assert_eq!(kinds, answers, "{guard}");
+    }
+}
+
+/// What a host has to do with an answer depends on what guards have begun.
+#[test]
+fn hosts_are_told_what_is_left_to_do() {
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let limit = r#""rate_limits": [{ "name": "a", "algorithm": "gcra", "quota": 9, "window": "1m", "key": ["client_ip"], "count": "failures" }]"#;
+    // Whether it confirms, records after a 201, and lasts then.
+    for (guard, told) in [
+        (limit, [false, false, false]),
+        (r#""lock": { "key": ["const:a"], "lease": "30s" }"#, [false, false, true]),
+        (r#""idempotency": { "key": ["const:a"] }"#, [false, true, true]),
+        (r#""idempotency": { "key": ["const:a"], "statuses": ["200"] }"#, [false, false, false]),
+        (r#""revokes": { "what": "token", "when": "success" }, "revocation": {}"#, [true, false, false]),
+    ] {
+        let policy = format!(r#"{{ "jwt": {{ "verified_by": "envoy" }}, "default": {{ {guard} }} }}"#);
+        let mut host = Host::new(&policy);
+        let call = host.call(&ask, now);
+        let Decision::Allow(mut admission) = host.finish(call, now) else { panic!("it passes: {guard}") };
+        let mut completion = admission.completion().unwrap();
+        let confirms = completion.confirms();
+        completion.responded(&mut host.local, 201, now);
+        assert_eq!([confirms, completion.records(), completion.lasts()], told, "{guard}");
     }
 }
 
