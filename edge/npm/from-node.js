@@ -1,8 +1,5 @@
 // Requests of Node's own `http` and `http2`, and of what is built on them, such as Express.
 
-/** Those whose path others may read in another way than the URL standard does. */
-const ambiguous = new WeakSet();
-
 /** What `check` reads of an `IncomingMessage`. */
 export function fromNode(req) {
   const { method, rawHeaders, socket } = req ?? {};
@@ -10,49 +7,62 @@ export function fromNode(req) {
   const target = req?.originalUrl ?? req?.url;
   if (typeof method !== "string" || typeof target !== "string" || !Array.isArray(rawHeaders))
     throw new TypeError("req: expected an IncomingMessage of Node's");
-  const headers = fields(rawHeaders);
+  const [headers, areValid] = fields(rawHeaders);
   const scheme = socket?.encrypted ? "https" : "http";
-  const host = req.authority || headers.get("host");
-  const request = { method, url: absolute(scheme, host, target), headers };
-  if (TWO_READINGS.test(target) || namesAnotherHost(target, host)) ambiguous.add(request);
-  return request;
-}
-
-/** Whether the path of a request has two readings. */
-export function isAmbiguous(request) {
-  return ambiguous.has(request);
+  const hosts = [req.authority, headers.get("host")].filter(Boolean);
+  const url = areValid ? read(scheme, method, hosts, target) : refused("invalid-header");
+  return { method, url, headers };
 }
 
 /**
- * Whether a target in absolute form has another host than the request, or none that a slash ends: some routers go by the one and some by the
- * other, and some take what follows the next slash for the path.
+ * Why a request with this URL is refused, if it is one that `fromNode` gives in the place of the
+ * request's.
  */
-function namesAnotherHost(target, host) {
-  const [, authority, path] = ABSOLUTE.exec(target) ?? [];
-  if (authority === undefined) return false;
-  return authority.toLowerCase() !== String(host).toLowerCase() || (path !== "" && !path.startsWith("/"));
+export function refusal(url) {
+  return url.startsWith(REFUSED) ? url.slice(REFUSED.length, -1) : undefined;
 }
 
-/** A URL whose path is that of the target, whatever that looks like: one that begins with two slashes names no host. */
-function absolute(scheme, host, target) {
-  const [, authority, path] = ABSOLUTE.exec(target) ?? [, host, target];
-  const origin = originOf(scheme, authority) ?? originOf(scheme, host) ?? `${scheme}://host.invalid`;
-  // `*` asks about the server as a whole.
-  const rest = path === "*" ? "/" : /^[/\\]/.test(path) ? path : `/${path}`;
-  return new URL(`${origin}${rest.split("#", 1)[0]}`).href;
+/**
+ * A URL whose path is that of the target, whatever that looks like: one that begins with two
+ * slashes names no host. Where others may read the target in another way than the URL standard
+ * does, it is a URL that is refused, so that whatever is made of it is refused, too.
+ */
+function read(scheme, method, hosts, target) {
+  const absolute = ABSOLUTE.exec(target);
+  const named = [...hosts, ...(absolute ? [absolute[1]] : [])];
+  // Some routers go by the one and some by the other.
+  if (named.some((host) => host.toLowerCase() !== hosts[0]?.toLowerCase())) return refused("ambiguous-path");
+  // Only `OPTIONS` may ask about the server as a whole (RFC 9112, 3.2.4).
+  const isServer = absolute?.[2] === "" || (target === "*" && method === "OPTIONS");
+  const path = isServer ? "/" : (absolute?.[2] ?? target);
+  if (!path.startsWith("/") || TWO_READINGS.test(path)) return refused("ambiguous-path");
+  const origin = hosts.length === 0 ? `${scheme}://host.invalid` : originOf(scheme, hosts[0]);
+  return origin ? new URL(`${origin}${path}`).href : refused("invalid-url");
 }
 
-/** The origin of a host; nothing if it is none, or more than that. */
+/** A URL that no request over HTTP has, and that nobody can fetch. */
+function refused(why) {
+  return `${REFUSED}${why}/`;
+}
+
+/**
+ * The origin of a host; nothing if it is none, or one that the URL standard writes as another name
+ * than was sent.
+ */
 function originOf(scheme, host) {
-  if (typeof host !== "string" || !/^[^/?#\\@\s]+$/.test(host)) return undefined;
+  const [, name] = HOST.exec(host) ?? [];
   try {
-    return new URL(`${scheme}://${host}`).origin;
+    const { origin, hostname } = new URL(`${scheme}://${host}`);
+    return hostname === name?.toLowerCase() || name?.startsWith("[") ? origin : undefined;
   } catch {
     return undefined;
   }
 }
 
-/** Each line of the head as it was sent. Of some that were sent twice Node shows one, and they have to look as if they were. */
+/**
+ * Each line of the head as it was sent, and whether all of them are fields. Of some that were sent
+ * twice Node shows one, and they have to look as if they were.
+ */
 function fields(raw) {
   const lines = new Map();
   for (let at = 0; at + 1 < raw.length; at += 2) {
@@ -61,12 +71,26 @@ function fields(raw) {
     if (!name.startsWith(":")) lines.set(name, [...(lines.get(name) ?? []), raw[at + 1]]);
   }
   const headers = new Headers();
-  // HTTP/2 sends cookies one by one.
-  for (const [name, values] of lines) headers.set(name, values.join(name === "cookie" ? "; " : ", "));
-  return headers;
+  let areValid = true;
+  for (const [name, values] of lines) {
+    // HTTP/2 sends cookies one by one.
+    const value = values.join(name === "cookie" ? "; " : ", ");
+    try {
+      headers.set(name, value);
+    } catch {
+      areValid = false;
+    }
+    // Node lets them pass with `insecureHTTPParser`, and so do the header fields of some runtimes.
+    areValid &&= !/[\0\r\n]/.test(value);
+  }
+  return [headers, areValid];
 }
 
+/** What URLs begin with that are refused: no request over HTTP has this scheme. */
+const REFUSED = "refused://";
 /** Scheme, authority and the rest. */
 const ABSOLUTE = /^[a-z][a-z0-9+.-]*:\/\/([^/?#\\]*)(.*)$/is;
-/** A backslash, a dot segment or a fragment in the path. */
-const TWO_READINGS = /^[^?]*?(?:[\\#]|\/(?:\.|%2e){1,2}(?:[/?#]|$))/i;
+/** A name and a port. */
+const HOST = /^(\[[^\]\s]*\]|[^[\]:/?#\\@\s]+)(?::\d*)?$/;
+/** A fragment, what is no text of a URL, and before the query a backslash or a dot segment. */
+const TWO_READINGS = /[\0- \x7f#]|^[^?]*(?:\\|\/(?:\.|%2e){1,2}(?:[/?]|$))/i;

@@ -2,7 +2,7 @@
 // is JavaScript's part: that arguments have their types, and that answers are its objects.
 
 import { Core, Resume } from "./core.js";
-import { isAmbiguous } from "./from-node.js";
+import { refusal } from "./from-node.js";
 
 /** Makes the `createGuard` of a runtime; `load` loads the core. `shares` says whether a request may wait for what another one has begun. */
 export function creator(load, { shares }) {
@@ -51,17 +51,19 @@ class Guard {
     expect(url.includes("://"), "url", url, "an absolute URL");
     const finish = behind(waitUntil);
     // Runtimes may give a URL as it was sent. What reads it next reads it as the standard does, so that is decided on.
-    const decided = isAmbiguous(request) ? undefined : this.#road.serialized(url);
+    const decided = this.#road.url(request);
+    const why = refusal(url) ?? (decided === undefined ? "invalid-url" : undefined);
     const ask = (body) => asked(() => this.#core.check(method, decided, headers, ip, finish, body));
-    const told = (await ask()) ?? (await ask(await this.#begun(request)));
+    const told = why === undefined ? ((await ask()) ?? (await this.#read(request, ask))) : Core.refused(why);
     return new Decision(this.#road, JSON.parse(told), request, decided, finish);
   }
 
-  /** The first bytes of a body, which stays to be read. */
-  #begun(request) {
+  /** Asks with the first bytes of a body, which stays to be read. */
+  #read(request, ask) {
     const hasBody = typeof request.clone === "function";
     expect(hasBody, "request", request, "a Request with its body: the policy goes by that here");
-    return this.#road.peek(request.clone().body, LONGEST_BODY);
+    // What cannot be read to its end is the client's doing.
+    return this.#road.peek(request.clone().body, LONGEST_BODY).then(ask, () => Core.refused("incomplete"));
   }
 
   async limit(name, key, options = {}) {

@@ -39,9 +39,21 @@ export function createGuard(options: GuardOptions): Promise<Guard>;
  * const decision = await guard.check(fromNode(req), { ip: req.socket.remoteAddress });
  * ```
  *
- * The `url` always has the path of the target: `//auth/login` names no host. A `Host` that is none becomes `host.invalid`. A target whose path
- * has a backslash, a dot segment or a fragment is read in one way by `url` and in others by routers, so `check` refuses the request with 400.
- * Fields that were sent twice have both values, where `req.headers` shows one.
+ * The `url` always has the path of the target: `//auth/login` names no host. Without `Host`, that
+ * is `host.invalid`. Fields that were sent twice have both values, where `req.headers` shows one.
+ *
+ * Some requests have instead a `url` with the scheme `refused:`, which no request over HTTP has and
+ * nobody can fetch. `check` refuses them with 400, and whatever has that `url`: copies, and a
+ * `Request` that is made of it.
+ *
+ * - `refused://ambiguous-path/`, code `AMBIGUOUS_PATH`: URLs and routers read the target in
+ *   different ways. In its path it has a backslash or a dot segment; it has a `#`, a space or a
+ *   control character; it does not begin with a slash, unless it is `*` with `OPTIONS` or has the
+ *   host that `Host` has; or `:authority` is not `Host`.
+ * - `refused://invalid-url/`, code `INVALID_URL`: `Host` is no host with or without a port, or one
+ *   that the URL standard writes as another, such as `127.1` or `%61.example`.
+ * - `refused://invalid-header/`, code `INVALID_HEADER`: a header field has a character that none
+ *   may have. Node lets it pass with `insecureHTTPParser`.
  *
  * It has no body. Where the policy goes by bodies, make a `Request` of it:
  * `new Request(url, { method, headers, body: Readable.toWeb(req), duplex: "half" })`, without a body for `GET` and `HEAD`.
@@ -106,9 +118,12 @@ export interface Guard {
    * It is never rejected because of the store: if that is down, slow or refuses, or if 10,000 wait for it already, each guard does what its
    * `on_store_error` says.
    *
-   * The URL is read as the URL standard has it, and that is what {@link Decided.url} says. A request whose URL is none is refused with 400.
+   * The URL is read as the URL standard has it, and that is what {@link Decided.url} says. A
+   * request whose URL is none is refused with 400 (`INVALID_URL`), and so is one whose body is
+   * needed and breaks off (`REQUEST_INCOMPLETE`).
    *
-   * @throws {TypeError} An argument is of another type than it has to be, or `ip` is no IP address.
+   * @throws {TypeError} An argument is of another type than it has to be, `ip` is no IP address, or
+   *   a body that is needed has been read.
    */
   check(request: RequestLike, options?: CheckOptions): Promise<Decision>;
 
@@ -309,8 +324,9 @@ export interface Refusal extends Decided {
 /** What every decision says. */
 export interface Decided {
   /**
-   * The URL that was decided on, as the URL standard writes it; null if the request's is none. Fetch this one, and route by it: in Workers,
-   * `request.url` is as the client sent it, and `/open/../admin` is not what a router takes it for.
+   * The URL that was decided on, as the URL standard writes it; null if the request's is none, or
+   * one that `fromNode` has refused. Fetch this one, and route by it: in Workers, `request.url` is
+   * as the client sent it, and `/open/../admin` is not what a router takes it for.
    */
   readonly url: string | null;
   /** The name of the route that the request took; null if it matches none. */

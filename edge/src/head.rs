@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use web_sys::Headers;
 
-use tollgate_shared::answer::{self, Answer};
 use tollgate_shared::request::{Request, split_joined};
 
 /// What a runtime's request says. Header fields are asked for one by one, because each is copied.
@@ -92,12 +91,6 @@ fn split(url: &str) -> (&str, &str) {
         Some((authority, target)) => (authority, target),
         None => (rest, "/"),
     }
-}
-
-/// The answer to a request of which nobody can say what it is about: its host and its path make no URL.
-pub(crate) fn invalid_url() -> Answer {
-    let detail = "The host and the path of the request make no URL.";
-    answer::problem(400, "Bad Request", detail, "INVALID_URL")
 }
 
 /// The bytes of a field's value, as far as they can be told: workerd decodes UTF-8, most others give each byte as a character of

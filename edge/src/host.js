@@ -21,9 +21,19 @@ export class Road {
     return fields.map(([name, value]) => [name, encoded(value)]);
   }
 
-  /** A URL as it is decided on; nothing if it is none. */
-  serialized(url) {
-    return serialized(url);
+  /** The URL of a request, which is decided on; nothing if it is none. */
+  url(request) {
+    return url(request);
+  }
+
+  /** Whether a response has a status that an answer may have. */
+  isFinal(response) {
+    return isFinal(response);
+  }
+
+  /** A response that can be changed, with this body. */
+  copy(response, body) {
+    return copy(response, body);
   }
 
   /** Posts a pipeline to the store, and hands what comes to who decides by it, and waits with this ticket. */

@@ -13,6 +13,7 @@
 //! | module | what lives there |
 //! | --- | --- |
 //! | [`after`] | what is left to do with an answer, and to tell the store |
+//! | [`answers`] | answers that no policy has a part in |
 //! | [`guard`] | a policy, what this isolate remembers, the way to the store |
 //! | [`head`] | the head of a request |
 //! | [`settings`] | what a guard is told beside its policy |
@@ -31,6 +32,7 @@
 )]
 
 mod after;
+mod answers;
 mod guard;
 mod head;
 mod host;

@@ -127,11 +127,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
     let guard = |number: usize| policy.guards().get(number).map(Guard::rule);
     let status = denial.status(policy);
     match *denial.reason() {
-        Reason::AmbiguousPath => {
-            let detail = "Servers read the path of this request in different ways. Write it without dot segments, \
-                          backslashes, path parameters, and encoded slashes.";
-            refused(headers, status, "Bad Request", detail, "AMBIGUOUS_PATH")
-        }
+        Reason::AmbiguousPath => Answer { headers, ..ambiguous_path() },
         Reason::Limits => limits(policy, denial.report(), headers),
         Reason::Token(error) => token(headers, error.description(), &error.challenge()),
         Reason::Revoked => {
@@ -300,6 +296,13 @@ fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
             Answer { status: 503, headers, body: body.into() }
         }
     }
+}
+
+/// The answer to a request whose path has more than one reading.
+pub fn ambiguous_path() -> Answer {
+    let detail = "Servers read the path of this request in different ways. Write it without dot segments, \
+                  backslashes, path parameters, and encoded slashes.";
+    problem(400, "Bad Request", detail, "AMBIGUOUS_PATH")
 }
 
 /// The answer to a request that cannot be served for another reason than a limit; `code` is for programs.

@@ -27,8 +27,9 @@ use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
 use crate::after::{self, Host};
+use crate::answers;
 use crate::guard::{Asking, Asleep, Decided, Guard, Next};
-use crate::head::{RequestHead, invalid_url};
+use crate::head::RequestHead;
 use crate::host::{self, Level, Line, Road, log};
 use crate::settings::{self, Settings};
 use crate::store::{CallReport, came, resumption_time};
@@ -84,8 +85,18 @@ impl Core {
         JsValue::from(&self.desk.road)
     }
 
+    /// The decision about a request that no policy is asked about: why, in a word.
+    pub fn refused(why: &str) -> String {
+        Told::refused(&match why {
+            "ambiguous-path" => answer::ambiguous_path(),
+            "invalid-header" => answers::invalid_field(),
+            "incomplete" => answers::incomplete(),
+            _ => answers::invalid_url(),
+        })
+    }
+
     /// Decides about a request: a text, or the promise of one; or nothing, if the first 64 Ki bytes of its `body` are needed. Its `url` is as
-    /// [`Road`] writes it; one that has none is refused.
+    /// [`Road`] writes it.
     ///
     /// What is left to do behind the answer is a promise that `behind` is called with.
     ///
@@ -94,7 +105,7 @@ impl Core {
     pub fn check(
         &self,
         method: String,
-        url: Option<String>,
+        url: String,
         headers: Headers,
         ip: Option<String>,
         behind: Function,
@@ -105,7 +116,6 @@ impl Core {
         let peer = peer.map_err(|_| {
             TypeError::new("ip: found a text that is no IP address, expected one, or nothing")
         })?;
-        let Some(url) = url else { return Ok(Told::refused(&invalid_url()).into()) };
         let is_read = body.is_some();
         let asked = Asked { method, url, headers, peer, body: body.unwrap_or_default() };
         if !is_read && self.desk.guard.policy().reads_body(&asked.head()) {

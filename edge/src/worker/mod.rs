@@ -46,8 +46,9 @@ use tollgate_shared::store::StoreError;
 use tollgate_shared::time::Timestamp;
 
 use crate::after::{self, Host};
+use crate::answers;
 use crate::guard::{Asking, Asleep, Decided, Next};
-use crate::head::{self, RequestHead};
+use crate::head::RequestHead;
 use crate::host;
 use crate::store::{came, resumption_time};
 use crate::tickets::{self, FOR_THE_STORE, Tickets, ticket};
@@ -225,7 +226,7 @@ impl Incoming {
 
     /// The answer to a request whose host and path make no URL.
     fn invalid(&self) -> JsValue {
-        origin::answer(&head::invalid_url(), self.request.method() == "HEAD").into()
+        origin::answer(&answers::invalid_url(), self.request.method() == "HEAD").into()
     }
 
     /// What a decision has to know of the body; or the promise of a response, if that is still to be read.

@@ -13,6 +13,7 @@ use tollgate_shared::time::Span;
 
 use super::{Core, Incoming};
 use crate::after::Due;
+use crate::answers;
 use crate::host::Road;
 use crate::settings::{StoreSettings, base_url, quoted};
 use crate::store::Post;
@@ -111,24 +112,16 @@ pub(super) fn url(request: &Request) -> Option<String> {
 
 /// What clients are told when the origin has not answered, by a word for it. Those of the origin's making are in metrics.
 fn failures() -> [(&'static str, Answer); 5] {
-    let unreachable = answer::problem(
-        502,
-        "Bad Gateway",
-        "The origin cannot be reached, or broke the connection before it answered.",
-        "ORIGIN_UNREACHABLE",
-    );
     let detail = "The origin did not answer in time.";
     let timeout = answer::problem(504, "Gateway Timeout", detail, "ORIGIN_TIMEOUT");
-    let detail = "The body of the request did not come to its end.";
-    let incomplete = answer::problem(400, "Bad Request", detail, "REQUEST_INCOMPLETE");
-    let detail = "With this method, a body of at most 1 MiB is sent on.";
+    let detail = "The body is longer than what is sent on: with GET and HEAD 1 MiB, else 2^53 - 1 bytes.";
     let length = answer::problem(413, "Content Too Large", detail, "REQUEST_TOO_LARGE");
     let detail = "With this method, a body is sent on only if Content-Length says how long it is.";
     let unsized_body = answer::problem(411, "Length Required", detail, "LENGTH_REQUIRED");
     [
-        ("unreachable", unreachable),
+        ("unreachable", answers::unreachable()),
         ("timeout", timeout),
-        ("incomplete", incomplete),
+        ("incomplete", answers::incomplete()),
         ("length", length),
         ("unsized", unsized_body),
     ]

@@ -557,12 +557,12 @@ const ALL = {
     }
     for (const [target, host, url] of [
       ["//", "a.example", "http://a.example//"],
-      ["*", "a.example", "http://a.example/"],
       ["/x", "A.Example:8080", "http://a.example:8080/x"],
-      ["/x", "a#b", "http://host.invalid/x"],
-      ["/x", "a/auth/login?", "http://host.invalid/x"],
-      ["/x", "[::1", "http://host.invalid/x"],
+      ["/x", "a.example:80", "http://a.example/x"],
+      ["/x", "[0:0::1]:3000", "http://[::1]:3000/x"],
+      ["/x", "", "http://host.invalid/x"],
       ["/x", null, "http://host.invalid/x"],
+      ["http://a.example", "a.example", "http://a.example/"],
       ["/.well-known/...", "[::1]:3000", "http://[::1]:3000/.well-known/..."],
     ]) {
       equal(sent(target, host).url, url);
@@ -570,16 +570,69 @@ const ALL = {
     }
     equal(sent("/rest", "a.example", { originalUrl: "/auth/login", socket: { encrypted: true } }).url, "https://a.example/auth/login");
     equal(sent("/x", null, { authority: "b.example" }).url, "http://b.example/x");
-    // Routers read these as they are, and others do not.
-    for (const target of ["/auth/x/../login", "/auth/%2e%2E/y", "/x/.", "/x/..?y", "\\auth\\login", "/auth\\login", "/auth/login#x", "http://b.example/auth/login", "http:///auth/login", "http://a.example?/auth/login"]) {
-      const { allowed, response } = await guarded.check(sent(target));
-      equal([allowed, response?.status], [false, 400], target);
-    }
+    equal(sent("*", "a.example", { method: "OPTIONS" }).url, "http://a.example/");
     const rawHeaders = [":path", "/", "Accept", "a", "Authorization", "one", "authorization", "two", "Cookie", "a=1", "cookie", "b=2"];
     const { headers } = sent("/", null, { rawHeaders });
     equal([...headers], [["accept", "a"], ["authorization", "one, two"], ["cookie", "a=1; b=2"]]);
     for (const none of [undefined, {}, request("/")])
       await rejects((async () => fromNode(none))(), /^req: expected an IncomingMessage of Node's/);
+  },
+
+  async "what is made of a request of Node's that has two readings is refused as well"({ guard, fromNode }) {
+    const guarded = await guard({ routes: [{ name: "login", match: { path: "/auth/login" } }] });
+    const sent = (url, host = "a.example", more = {}) =>
+      fromNode({ method: "POST", url, rawHeaders: host === null ? [] : ["Host", host], ...more });
+    const refused = async (request, code, what) => {
+      const made = new Request(request.url, { method: request.method, headers: request.headers, body: "a" });
+      for (const like of [request, { ...request }, made, made.clone(), new Request(made)]) {
+        const { allowed, url, response } = await guarded.check(like);
+        equal([allowed, url, response?.status, (await response?.json())?.error.code], [false, null, 400, code], what);
+      }
+      await rejects((async () => fetch(request.url))(), /./);
+    };
+    // Routers read these as they are, and others do not.
+    for (const target of [
+      "/auth/x/../login",
+      "/auth/%2e%2E/y",
+      "/x/.",
+      "/x/..?y",
+      "\\auth\\login",
+      "/auth\\login",
+      "/auth/login#x",
+      "/x?a=1#&b=2",
+      "/auth/lo\tgin",
+      "/auth/login ",
+      "http:/auth/login",
+      "auth/login",
+      "?/auth/login",
+      "",
+      "*",
+      "*/auth/login",
+      "http://b.example/auth/login",
+      "http:///auth/login",
+      "http://a.example?/auth/login",
+      "http://a.example/x/../auth/login",
+    ])
+      await refused(sent(target), "AMBIGUOUS_PATH", target);
+    await refused(sent("http://a.example/x", null), "AMBIGUOUS_PATH");
+    await refused(sent("/x", "a.example", { authority: "b.example" }), "AMBIGUOUS_PATH");
+    // Some go by a part of them, and others by another part.
+    for (const host of ["a#b", "a/auth/login?", "[::1", "a:99999", "a:b", "a b", "u@a", "%61.example", "a, a", "127.1", "b\u00fc.example"])
+      await refused(sent("/x", host), "INVALID_URL", host);
+    for (const value of ["a\0b", "a\r\nb"])
+      await refused(sent("/x", null, { rawHeaders: ["Host", "a.example", "X-Odd", value] }), "INVALID_HEADER", value);
+  },
+
+  async "a body that breaks off is the client's failure"({ guard }) {
+    const guarded = await guard(all({ dedup: { key: ["body:/id"], ttl: "1h" } }));
+    const body = new ReadableStream({ pull: (controller) => controller.error(new Error("the client has left")) });
+    const { allowed, url, response } = await guarded.check(request("/", { method: "POST", body, duplex: "half" }));
+    equal([allowed, url, response.status], [false, "https://app.example/", 400]);
+    equal((await response.json()).error.code, "REQUEST_INCOMPLETE");
+    // One that somebody has read is another matter.
+    const read = request("/", { method: "POST", body: "{}" });
+    await read.text();
+    equal((await rejects(guarded.check(read), /./)).name, "TypeError");
   },
 
   async "nobody is rejected however many wait"({ guard }) {
