@@ -163,27 +163,39 @@ class Decision {
 
   apply(response) {
     expect(isResponse(response), "response", response, "a Response");
-    // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
-    const copy = new Response(response.body, response);
-    this.headers.forEach((value, name) => copy.headers.set(name, value));
-    return copy;
+    return this.#dressed(response, response.body);
   }
 
   async complete(response) {
     const isUnread = isResponse(response) && !response.body?.locked;
     expect(isUnread, "response", response, "a Response whose body nobody reads");
+    const { status, webSocket } = response;
+    // Only runtimes make these. Nobody sees the end of a WebSocket: what it holds ends by its time.
+    const isUpgrade = status === 101 && webSocket !== null;
+    if (!isUpgrade && !this.#road.isFinal(response)) {
+      abandon(response);
+      return this.complete(respond(this.#road, JSON.parse(Resume.unreachable()), this.#request));
+    }
+    // All that may fail is done before anything is told.
+    const [body, begin] = this.#due?.lasts && !isUpgrade ? this.#road.watch(response) : [response.body];
+    // Deno goes by the object itself.
+    const page = isUpgrade && !webSocket ? response : this.#dressed(response, body);
     const due = this.#take();
-    if (!due) return this.apply(response);
-    const left = await Resume.answered(due.ticket, response.status, due.confirms, this.#finish);
+    if (!due) return page;
+    const left = await Resume.answered(due.ticket, status, due.confirms, this.#finish);
     if (typeof left === "string") {
-      // Nobody waits for that: of a body that was cloned, the other half may be read for long.
-      response.body?.cancel().catch(() => {});
+      abandon(response);
       return respond(this.#road, JSON.parse(left), this.#request);
     }
-    if (left === 0) return this.apply(response);
-    const [body, told] = this.#road.watch(response, due.ticket, left, this.#request.signal, this.#finish);
-    this.#finish(told);
-    return this.apply(new Response(body, response));
+    if (begin) this.#finish(begin(due.ticket, left, this.#request.signal, this.#finish));
+    return page;
+  }
+
+  /** A copy with our fields and this body. What `fetch` gives cannot be changed. */
+  #dressed(response, body) {
+    const copy = this.#road.copy(response, body);
+    this.headers.forEach((value, name) => copy.headers.set(name, value));
+    return copy;
   }
 
   abandon() {
@@ -197,6 +209,14 @@ class Decision {
     this.#due = null;
     return due;
   }
+}
+
+/**
+ * Says that nobody wants the body. Nobody waits for that: of one that was cloned, the other half
+ * may be read for long.
+ */
+function abandon({ body }) {
+  body?.cancel().catch(() => {});
 }
 
 /** Asks the core once more as long as it has forgotten the question: a thread that stood still for long finds it so. */

@@ -304,7 +304,13 @@ export interface Admission extends Decided {
    * Guards that go by answers need it: `circuit_breaker`, `lock`, `revokes`, `idempotency`, and limits with `count`. If there is no answer,
    * complete with the one that stands in for it. Without it, what is held ends by its time.
    *
-   * @throws {TypeError} It is no response, or somebody reads its body.
+   * An answer with a status outside of 200 to 599 is a failure of the upstream: breakers and limits
+   * with `count` are told 502, and the client gets that (`ORIGIN_UNREACHABLE`). A response to an
+   * upgrade (101) passes. Nobody is told the end of a WebSocket: what it holds ends by its time.
+   * Deno's has none of our header fields, because Deno takes no copy of it.
+   *
+   * @throws {TypeError} It is no response, or somebody reads its body or has read it. Then nothing
+   *   has been told: it may be called again.
    */
   complete(response: Response): Promise<Response>;
   /**
@@ -339,7 +345,13 @@ export interface Decided {
   readonly degraded: boolean;
   /** The header fields for any answer to this request: `RateLimit`, `RateLimit-Policy` and others, as the policy says. */
   readonly headers: Headers;
-  /** A copy of a response with these header fields; its body is not read. */
+  /**
+   * A copy of a response with these header fields; its body is not read.
+   *
+   * @throws {TypeError} It is no response, or its body has been read.
+   * @throws {RangeError} Its status is one that the runtime makes no response with: none of 200 to
+   *   599.
+   */
   apply(response: Response): Response;
 }
 

@@ -118,40 +118,44 @@ export class Road {
   }
 
   /**
-   * The body of a response, which is sent on as it comes: the core is told its end, and with `left` of 2 what is in it. The other promise
-   * is of the time when all is told. Where the client has left before there was an answer, nobody reads it: `signal` says so.
-   * @returns {[ReadableStream | null, Promise]}
+   * A way for the body of a response, which is sent on as it comes as soon as the function is
+   * called: that has the core told its end, and with `left` of 2 what is in it, and promises the
+   * time when all is told. Where the client has left before there was an answer, nobody reads it:
+   * `signal` says so.
+   * @returns {[ReadableStream | null, Function]}
    */
-  watch({ headers, body }, ticket, left, signal, carried) {
-    let whole = true;
-    const told = () => {
-      this.core.wake?.();
-      return this.core.ended(ticket, whole, carried);
-    };
-    if (left === 2) {
-      this.core.wake?.();
-      this.core.fields(ticket, [...headers].map(([name, value]) => `${name}\n${decoded(value)}`).join("\n"));
-    }
-    if (body === null) return [null, Promise.resolve().then(told)];
-    const length = headers.get("content-length");
-    // Of the runtime's own streams, an idle one does not notice that nobody wants the rest.
-    const { readable, writable } = new TransformStream({
-      expectedLength: length === null ? undefined : Number(length),
-      transform: (piece, onward) => {
-        if (left === 2) {
-          this.core.wake?.();
-          this.core.piece(ticket, piece);
-        }
-        onward.enqueue(piece);
-      },
-      cancel() {
-        whole = false;
-      },
-    });
+  watch({ headers, body }) {
+    let [whole, piece] = [true, undefined];
     const broken = () => {
       whole = false;
     };
-    return [readable, body.pipeTo(writable, { signal }).catch(broken).then(told)];
+    // Of the runtime's own streams, an idle one does not notice that nobody wants the rest.
+    const way = new TransformStream({
+      expectedLength: lengthOf(headers),
+      transform(bytes, onward) {
+        piece?.(bytes);
+        onward.enqueue(bytes);
+      },
+      cancel: broken,
+    });
+    const begin = (ticket, left, signal, carried) => {
+      const told = () => {
+        if (left === 0) return undefined;
+        this.core.wake?.();
+        return this.core.ended(ticket, whole, carried);
+      };
+      if (left === 2) {
+        this.core.wake?.();
+        this.core.fields(ticket, [...headers].map(([name, value]) => `${name}\n${decoded(value)}`).join("\n"));
+        piece = (bytes) => {
+          this.core.wake?.();
+          this.core.piece(ticket, bytes);
+        };
+      }
+      const sent = body === null ? Promise.resolve() : body.pipeTo(way.writable, { signal }).catch(broken);
+      return sent.then(told);
+    };
+    return [body && way.readable, begin];
   }
 
   /** The first bytes of a body of which nobody wants the rest here. */
@@ -222,12 +226,12 @@ export class Front extends Road {
   async forward(request, fields, onward, ticket, lasts, confirms, context) {
     const { method } = request;
     // The same text that was decided on. It has no dot segments, so what is put together of it is below the origin's own path.
-    const url = serialized(request.url);
-    const authority = url.indexOf("//") + 2;
-    const target = url.indexOf("/", authority);
+    const target = url(request);
+    const authority = target.indexOf("//") + 2;
+    const path = target.indexOf("/", authority);
     const headers = new Headers(request.headers);
-    headers.set("x-forwarded-host", url.slice(authority, target));
-    headers.set("x-forwarded-proto", url.slice(0, authority - 3));
+    headers.set("x-forwarded-host", target.slice(authority, path));
+    headers.set("x-forwarded-proto", target.slice(0, authority - 3));
     // With this field `fetch` makes a `GET` of any request, which is not the one that was decided on.
     if (method !== "GET") headers.delete("upgrade");
     if (onward !== undefined) {
@@ -237,31 +241,51 @@ export class Front extends Road {
     const init = { method, headers, redirect: "manual" };
     // A body whose end is waited for is read on its way, and has to arrive as it was sent all the same.
     if (lasts) init.encodeResponseBody = "manual";
-    let [response, isClients] = [undefined, false];
+    // All that may fail is done before the core is told that there is an answer.
+    const ready = (response) => this.ready(response, method, fields, lasts);
+    let [answer, isClients] = [undefined, false];
     try {
-      response = await this.send(request, this.origin + url.slice(target), init);
+      answer = ready(await this.send(request, this.origin + target.slice(path), init));
     } catch (error) {
       const kind = FAILURES[error?.name] ?? "unreachable";
       isClients = kind !== "unreachable" && kind !== "timeout";
       if (this.dataset && !isClients) point(this.dataset, "origin", `origin\n${kind}`, [1]);
-      response = this.failures[kind](method === "HEAD");
+      answer = ready(this.failures[kind](method === "HEAD"));
     }
+    const { body, page, begin } = answer;
+    if (ticket === undefined) return page;
     let left = 0;
-    if (ticket !== undefined) {
-      this.core.wake();
-      if (isClients) this.core.abandoned(ticket, context);
-      else left = await this.core.answered(ticket, response.status, confirms, context);
-      if (typeof left === "object") {
-        abandon(response.body);
-        return left;
-      }
+    this.core.wake();
+    if (isClients) this.core.abandoned(ticket, context);
+    else left = await this.core.answered(ticket, page.status, confirms, context);
+    if (typeof left === "object") {
+      abandon(body);
+      return left;
     }
-    if (fields === "" && left === 0) return response;
-    // What `fetch` gives cannot be changed, so this is a copy; its body is not read.
-    const copy =
-      left === 0 ? new Response(response.body, response) : this.watched(response, request, ticket, left, context);
-    for (const [name, value] of pairs(fields)) copy.headers.set(name, value);
-    return copy;
+    if (begin) context.waitUntil(begin(ticket, left, request.signal, context));
+    return page;
+  }
+
+  /**
+   * An answer for the client, whose body begins to be sent on when `begin` is called, if there is
+   * that. Throws if it cannot be one.
+   */
+  ready(response, method, fields, lasts) {
+    const { body, webSocket } = response;
+    try {
+      if (!webSocket && !isFinal(response)) throw failure("StatusError");
+      // Nobody sees the end of a WebSocket: what it holds ends by its time.
+      const [sent, begin] =
+        lasts && !webSocket ? this.watch(method === "HEAD" ? { headers: response.headers, body: null } : response) : [body];
+      if (fields === "" && !begin) return { body, page: response };
+      // What `fetch` gives cannot be changed.
+      const page = copy(response, sent, begin && "manual");
+      for (const [name, value] of pairs(fields)) page.headers.set(name, value);
+      return { body, page, begin };
+    } catch (error) {
+      abandon(body);
+      throw error;
+    }
   }
 
   /** The origin's answer, which has to begin in time when all of the request has been sent; then it may take as long as it likes. */
@@ -322,22 +346,6 @@ export class Front extends Road {
     const { method, ...others } = init;
     // The answer is waited for if the client leaves, so its signal stays behind.
     return within(this.patience, fetch(new Request(url, original), { ...others, signal: null }));
-  }
-
-  /** A copy, of whose body the core is told the end, and with `left` of 2 what is in it. */
-  watched(response, { method, signal }, ticket, left, context) {
-    const { status, statusText, headers, webSocket } = response;
-    // Nobody sees the end of a WebSocket: what it holds ends by its time.
-    if (webSocket) return new Response(null, response);
-    const [body, told] = this.watch(
-      method === "HEAD" ? { headers, body: null } : response,
-      ticket,
-      left,
-      signal,
-      context,
-    );
-    context.waitUntil(told);
-    return new Response(body, { status, statusText, headers, encodeBody: "manual" });
   }
 }
 
@@ -406,14 +414,41 @@ async function write(writable, bytes) {
 
 /** A way for bytes, which says how many if that is known. */
 function stream(headers) {
-  const length = headers.get("content-length");
-  if (length === null) return new IdentityTransformStream();
+  const length = lengthOf(headers);
+  if (length === undefined) return new IdentityTransformStream();
   // Of a longer one the runtime makes no stream, and that is not the origin's fault.
-  if (!Number.isSafeInteger(Number(length))) throw failure("LengthError");
-  return new FixedLengthStream(Number(length));
+  if (!Number.isSafeInteger(length)) throw failure("LengthError");
+  return new FixedLengthStream(length);
 }
 
-/** Hands a data point to Analytics Engine. */
+/**
+ * What a message says is the length of its body, if it does. The same in several lines is one list
+ * (RFC 9110, 8.6).
+ */
+function lengthOf(headers) {
+  const length = Number.parseInt(headers.get("content-length") ?? "", 10);
+  return Number.isNaN(length) ? undefined : length;
+}
+
+/**
+ * Whether a response has a status that an answer may have. Runtimes take others from an upstream,
+ * but make no response with them.
+ */
+function isFinal({ status }) {
+  return status >= 200 && status <= 599;
+}
+
+/**
+ * A response that can be changed, with this body. Its reason phrase is left out if it is one that
+ * runtimes make no response with.
+ */
+function copy(response, body, encodeBody) {
+  const { status, statusText, headers, webSocket } = response;
+  const isOdd = /[^ -~]/.test(statusText);
+  if (!isOdd && encodeBody === undefined) return new Response(body, response);
+  return new Response(body, { status, statusText: isOdd ? "" : statusText, headers, webSocket, encodeBody });
+}
+
 export function point(dataset, index, blobs, doubles) {
   // Numbers come as a typed array, and only a plain one will do.
   dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles: Array.from(doubles) });
@@ -448,9 +483,9 @@ function abandon(stream) {
 /** The body, unless it is larger than any answer to what we asked. */
 async function text(response) {
   const { headers } = response;
-  const length = headers.get("content-length");
-  if (length !== null && !headers.has("content-encoding")) {
-    if (Number(length) > LARGEST) throw new RangeError("the store's answer is too large");
+  const length = lengthOf(headers);
+  if (length !== undefined && !headers.has("content-encoding")) {
+    if (length > LARGEST) throw new RangeError("the store's answer is too large");
     return response.text();
   }
   const decoder = new TextDecoder();

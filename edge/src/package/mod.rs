@@ -231,6 +231,11 @@ impl Resume {
         after::answered(ticket, status, confirms, behind).unwrap_or_else(not_revoked)
     }
 
+    /// The answer in the place of one of the upstream's that is none, as a text.
+    pub fn unreachable() -> String {
+        text(&Refusal::new(&answers::unreachable()))
+    }
+
     /// The upstream has not answered a request of which something is due, and that is because of the client.
     pub fn abandoned(ticket: u32, behind: &JsValue) {
         after::abandoned(ticket, behind);

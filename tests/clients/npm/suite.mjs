@@ -635,6 +635,63 @@ const ALL = {
     equal((await rejects(guarded.check(read), /./)).name, "TypeError");
   },
 
+  async "an answer with a status that is none is the upstream's failure"({ guard }) {
+    const guards = {
+      lock: { key: ["client_ip"], lease: "1h" },
+      circuit_breaker: { failures: 4, within: "1m", open_for: "1h" },
+    };
+    const guarded = await guard(all(guards));
+    const ask = () => guarded.check(request("/"), { ip: "192.0.2.1" });
+    for (const status of [600, 999, 199, 0]) {
+      const decision = await admitted(ask);
+      const odd = new Response("odd", { headers: { "x-odd": "1" } });
+      Object.defineProperty(odd, "status", { value: status });
+      const answer = await decision.complete(odd);
+      equal([answer.status, answer.headers.get("x-odd")], [502, null], status);
+      equal((await answer.json()).error.code, "ORIGIN_UNREACHABLE");
+    }
+    const refused = await admitted(ask, ({ response }) => response?.status === 503);
+    equal((await refused.response.json()).error.code, "CIRCUIT_OPEN");
+  },
+
+  async "what cannot be an answer is completed by another one"({ guard }) {
+    const guarded = await guard(all({ lock: { key: ["client_ip"], lease: "1h" } }));
+    const ask = () => guarded.check(request("/"), { ip: "192.0.2.1" });
+    const decision = await ask();
+    const read = new Response("read");
+    await read.text();
+    await rejects(decision.complete(read), /./);
+    equal((await ask()).allowed, false);
+    equal(await (await decision.complete(new Response("page"))).text(), "page");
+    await admitted(ask);
+  },
+
+  async "a reason that has a tab and a length that is said twice are no failure"({ guard }) {
+    const guarded = await guard(all({ lock: { key: ["client_ip"], lease: "1h" } }));
+    const ask = () => guarded.check(request("/"), { ip: "192.0.2.1" });
+    const decision = await ask();
+    const odd = new Response("ok", { headers: { "content-length": "2, 2" } });
+    Object.defineProperty(odd, "statusText", { value: "all\tright" });
+    equal(await (await decision.complete(odd)).text(), "ok");
+    await admitted(ask);
+  },
+
+  async "what a WebSocket holds ends by its time"({ guard }) {
+    const { result: guarded } = await quietly(() => guard(all({ lock: { key: ["client_ip"], lease: "1h" } }), { redis: null }));
+    const ask = () => guarded.check(request("/"));
+    const decision = await ask();
+    // Of a runtime that has none of its own, as Deno's `upgradeWebSocket` gives it.
+    const of = (pair) => new Response(null, { status: 101, webSocket: pair[0] });
+    const plain = Object.defineProperty(new Response(null), "status", { value: 101 });
+    const isOfWorkers = "WebSocketPair" in globalThis;
+    const upgrade = isOfWorkers ? of(new WebSocketPair()) : plain;
+    const answer = await decision.complete(upgrade);
+    equal([answer.status, isOfWorkers ? answer.webSocket === upgrade.webSocket : answer === upgrade], [101, true]);
+    // The memory is told at once what it is told.
+    for (let turns = 0; turns < 10; turns += 1) await undefined;
+    equal((await ask()).response?.status, 409);
+  },
+
   async "nobody is rejected however many wait"({ guard }) {
     const limit = { quota: 1_000_000, window: "1d", key: ["header:x-id"], on_store_error: "allow" };
     const guarded = await guard(one(limit));

@@ -1,19 +1,20 @@
 //! The store, the origin, clients and the Worker itself fail, and requests notice no more than they must.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tollgate_tests::client::{self, Answer};
 use tollgate_tests::load::{Load, Report, Running};
 use tollgate_tests::ports;
-use tollgate_tests::stack::StoreChoice;
+use tollgate_tests::stack::{Edge, StoreChoice};
 use tollgate_tests::store_double::{Mode, StoreDouble};
 use tollgate_tests::upstream::{Reply, ReplyBody};
 
@@ -222,6 +223,84 @@ async fn an_origin_that_breaks_off_is_no_complete_answer() {
     assert_unharmed(&site.stack);
 }
 
+/// Runtimes take such answers, and make none of them: none of these is passed on, what the request
+/// holds is given back, and it is the origin's failure.
+#[tokio::test]
+async fn an_answer_that_is_none_is_a_502_and_the_origin_s_failure() {
+    let statuses = ["101 X", "600 X", "700 X", "999 X"];
+    for status in statuses {
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+        let (url, _) = raw_origin(answer);
+        let with_url = |edge: Edge| edge.with("ORIGIN_URL", url);
+        let site = Site::start_with(failing_policy(), StoreChoice::Redis, with_url).await;
+        // Nothing is left to do with the answer to the first.
+        for path in ["/free", "/limited", "/", "/", "/"] {
+            let answer = client::send(site.address(), request(path, "x")).await.unwrap();
+            assert_problem(&answer, StatusCode::BAD_GATEWAY, "ORIGIN_UNREACHABLE");
+        }
+        let ask = async || client::send(site.address(), request("/after", "x")).await.unwrap();
+        let open = |answer: &Answer| answer.text().contains("CIRCUIT_OPEN");
+        eventually("the breaker opens", ask, open).await;
+        let mut redis = connect(site.stack.redis.as_ref().unwrap());
+        assert_eq!(consumed(&mut redis, "failures"), [3], "{status}");
+        assert_unharmed(&site.stack);
+    }
+}
+
+/// RFC 9112 lets a reason phrase have tabs, and RFC 9110 a length be said twice.
+#[tokio::test]
+async fn an_odd_answer_that_is_one_is_passed_on_and_gives_back_what_is_held() {
+    for (reason, length) in
+        [("all\tright", "2"), ("caf\u{e9}", "2"), ("", "2"), ("OK", "2, 2"), ("OK", "2\r\ncontent-length: 2")]
+    {
+        let answer =
+            format!("HTTP/1.1 200 {reason}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\nok");
+        let (url, _) = raw_origin(answer);
+        let with_url = |edge: Edge| edge.with("ORIGIN_URL", url);
+        let site = Site::start_with(failing_policy(), StoreChoice::Redis, with_url).await;
+        // Each waits for the lock of the one before.
+        for path in ["/limited", "/", "/"] {
+            let answer = client::send(site.address(), request(path, "x")).await.unwrap();
+            assert_eq!(
+                (answer.status, &*answer.text()),
+                (StatusCode::OK, "ok"),
+                "{reason:?}, {length}: {answer}"
+            );
+        }
+        assert_unharmed(&site.stack);
+    }
+}
+
+/// An origin that answers each request with these bytes, as soon as its head has come; what it
+/// received until the connection closed.
+fn raw_origin(answer: String) -> (String, mpsc::UnboundedReceiver<Vec<u8>>) {
+    let listener = StdListener::bind(ports::local(0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let (answer, tell) = (answer.clone(), tell.clone());
+            tokio::spawn(async move {
+                let mut received = Vec::new();
+                let mut is_answered = answer.is_empty();
+                while connection.read_buf(&mut received).await.is_ok_and(|size| size > 0) {
+                    if !is_answered && received.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+                        is_answered = true;
+                        connection.write_all(answer.as_bytes()).await.unwrap();
+                        if answer.contains("connection: close") {
+                            break;
+                        }
+                    }
+                }
+                let _ = tell.send(received);
+            });
+        }
+    });
+    (url, told)
+}
+
 // ---- Clients.
 
 /// It is no failure of the origin: no breaker opens, and nothing is counted.
@@ -263,7 +342,7 @@ async fn an_upload_that_breaks_off_is_the_client_s_failure() {
 /// What the origin breaks off in the middle of an upload is its own.
 #[tokio::test]
 async fn an_origin_that_breaks_off_an_upload_fails() {
-    let listener = tokio::net::TcpListener::bind(ports::local(0)).await.unwrap();
+    let listener = TcpListener::bind(ports::local(0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let site = Site::start_with(failing_policy(), StoreChoice::Redis, |edge| edge.with("ORIGIN_URL", url));
     let site = site.await;
@@ -316,7 +395,9 @@ fn failing_policy() -> Value {
     let after = with(guards.clone(), json!({ "name": "after", "match": { "path": "/after" } }));
     let by_body = with(limit("body", "fixed_window", 9), json!({ "key": ["body:/id"] }));
     let read = json!({ "name": "read", "match": { "path": "/read" }, "rate_limits": [by_body] });
-    json!({ "routes": [after, read], "default": with(guards, limited) })
+    let free = json!({ "name": "free", "match": { "path": "/free" } });
+    let wide = json!({ "name": "limited", "match": { "path": "/limited" }, "rate_limits": [wide()] });
+    json!({ "routes": [after, read, free, wide], "default": with(guards, limited) })
 }
 
 /// Waits until a request is over, by one that the origin answers.
