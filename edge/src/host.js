@@ -550,9 +550,11 @@ function decodes() {
   }
 }
 
-/** The URL of a request, which is decided on. */
-export function url(request) {
-  return serialized(request.url);
+/** The URL of a request, which is decided on; nothing if it has none. */
+export function url({ url, method }) {
+  if (!SERVER.test(url)) return serialized(url);
+  // Only `OPTIONS` may ask about the server as a whole (RFC 9112, 3.2.4 and 3.3).
+  return method === "OPTIONS" ? serialized(url.slice(0, -1)) : undefined;
 }
 
 /**
@@ -567,6 +569,9 @@ const SERIALIZED = (() => {
   const path = `(?:/(?:[${first}-][${first}.%-]*)?)+`;
   return new RegExp(`^https?://${host}(?::[1-9]\\d{3}|:[1-5]\\d{4})?${path}(?:\\?[!$-&(-;=?-~]*)?$`);
 })();
+
+/** What a runtime makes of the target `*`: it puts that behind the host. */
+const SERVER = /^[^:]*:\/\/[^/?#\\]*\*$/;
 
 /** Bytes. */
 const LARGEST = 16 << 20;

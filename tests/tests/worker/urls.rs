@@ -151,6 +151,33 @@ async fn the_method_that_is_decided_on_is_the_method_that_is_fetched() {
     assert_unharmed(&site.stack);
 }
 
+/// It is the URL without a path (RFC 9112, 3.2.4 and 3.3), and only `OPTIONS` may ask for it.
+#[tokio::test]
+async fn a_request_about_the_server_as_a_whole_has_a_host_and_no_path() {
+    let mut policy = guarded();
+    let route = json!({ "name": "host", "match": { "hosts": ["tollgate.test"] }, "token": "required" });
+    policy["routes"].as_array_mut().unwrap().push(route);
+    let site = Site::start(policy).await;
+    for host in ["tollgate.test", "Tollgate.test:8080"] {
+        let answer = send(&site, "OPTIONS", "*", host, "").await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{host}: {answer}");
+    }
+    let answer = send(&site, "OPTIONS", "*", "other.test", "").await;
+    let seen = answer.json().unwrap();
+    assert_eq!((&seen["method"], &seen["path"]), (&json!("OPTIONS"), &json!("/")), "{seen}");
+    assert!(has(&seen, "x-forwarded-host", "other.test"), "{seen}");
+    let before = site.origin.requests();
+    for method in ["GET", "POST"] {
+        let answer = send(&site, method, "*", "other.test", "content-length: 0\r\n").await;
+        assert_problem(&answer, StatusCode::BAD_REQUEST, "INVALID_URL");
+    }
+    assert_eq!(site.origin.requests(), before);
+    // A host may have a star of its own.
+    let answer = send(&site, "GET", "/x", "other.test*", "").await;
+    assert!(has(&answer.json().unwrap(), "x-forwarded-host", "other.test*"), "{answer}");
+    assert_unharmed(&site.stack);
+}
+
 /// Asks for a token below `/me`, and of who gets `/posted`.
 fn guarded() -> Value {
     json!({
