@@ -302,7 +302,8 @@ export class Front extends Road {
   sendOn(body, url, init) {
     const { first, rest = body } = body;
     const { readable, writable } = stream(init.headers);
-    init.body = readable;
+    const exchange = new AbortController();
+    Object.assign(init, { body: readable, signal: exchange.signal });
     return new Promise((resolve, reject) => {
       let timer;
       let isOver = false;
@@ -317,12 +318,12 @@ export class Front extends Road {
         if (!isOver) timer = setTimeout(() => settle(reject)(tooLong()), this.patience);
       };
       const broken = (error) => {
-        const ended = () => {
-          settle(reject)(failure("IncompleteError"));
-          writable.abort(error).catch(() => {});
-        };
-        // If it is the origin that broke off, the request can still be read, and `fetch` says what is wrong.
-        if (!isOver) rest.getReader().closed.catch(ended);
+        // If it is the origin that broke off, the request can still be read: `fetch` tells.
+        rest.getReader().closed.catch(() => {
+          if (!isOver) settle(reject)(failure("IncompleteError"));
+          // Not the stream alone: workerd ends one without a length as if it were whole.
+          exchange.abort(error);
+        });
       };
       const pump = () => rest.pipeTo(writable, { preventAbort: true, preventCancel: true });
       (first === undefined ? pump() : write(writable, first).then(pump)).then(sent, broken);
