@@ -156,8 +156,10 @@ class Decision {
   onward(headers) {
     const copy = new Headers(headers);
     for (const [name, value] of this.#onward) value === null ? copy.delete(name) : copy.set(name, value);
-    // With this field, the `fetch` of Workers makes a `GET` of any request, which is not the one that was decided on.
-    if (this.#request.method !== "GET") copy.delete("upgrade");
+    // With this field, the `fetch` of Workers sends a `GET` without a body, which is not the
+    // request that was decided on.
+    const { method, body } = this.#request;
+    if (method !== "GET" || (body && copy.get("content-length") !== "0")) copy.delete("upgrade");
     return copy;
   }
 

@@ -293,8 +293,9 @@ export interface Admission extends Decided {
   readonly allowed: true;
   readonly response?: undefined;
   /**
-   * A copy of the header fields of a request as the upstream is to see them: with those that guards tell it (`X-Tollgate-Fence` of a
-   * lock, `X-Tollgate-Duplicate`), whatever the client has sent. Only a `GET` keeps `Upgrade`.
+   * A copy of the header fields of a request as the upstream is to see them: with those that guards
+   * tell it (`X-Tollgate-Fence` of a lock, `X-Tollgate-Duplicate`), whatever the client has sent.
+   * Only a `GET` without a body keeps `Upgrade`.
    */
   onward(headers: Headers): Headers;
   /**

@@ -343,6 +343,8 @@ export class Front extends Road {
       throw failure("LengthError");
     }
     if (whole.byteLength === 0) return within(this.patience, fetch(url, init));
+    // With this field `fetch` leaves the body out.
+    init.headers.delete("upgrade");
     if (!init.headers.has("content-length")) throw failure("UnsizedError");
     const { method, ...others } = init;
     // The answer is waited for if the client leaves, so its signal stays behind.

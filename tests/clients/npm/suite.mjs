@@ -540,6 +540,13 @@ const ALL = {
       const decision = await guarded.check(request("/", { method }));
       equal(decision.onward(new Headers({ upgrade: "websocket", accept: "a" })).get("upgrade"), upgrade, method);
     }
+    // Some runtimes have a body with that, too.
+    for (const [length, upgrade] of [["0", "websocket"], ["8", null]]) {
+      const headers = new Headers({ upgrade: "websocket", "content-length": length });
+      const { body } = new Response("a body");
+      const decision = await guarded.check({ method: "GET", url: "https://app.example/", headers, body });
+      equal(decision.onward(headers).get("upgrade"), upgrade, length);
+    }
   },
 
   async "requests of Node's are what was sent, whatever their target looks like"({ guard, fromNode }) {

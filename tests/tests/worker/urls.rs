@@ -7,7 +7,7 @@ use tollgate_tests::stack::StoreChoice;
 
 use crate::Site;
 use crate::failures::assert_problem;
-use crate::support::assert_unharmed;
+use crate::support::{assert_unharmed, limit, with};
 
 /// `/me/*` asks for a token; these requests have none.
 #[tokio::test]
@@ -175,6 +175,33 @@ async fn a_request_about_the_server_as_a_whole_has_a_host_and_no_path() {
     // A host may have a star of its own.
     let answer = send(&site, "GET", "/x", "other.test*", "").await;
     assert!(has(&answer.json().unwrap(), "x-forwarded-host", "other.test*"), "{answer}");
+    assert_unharmed(&site.stack);
+}
+
+/// `fetch` leaves the body out of whatever asks for a WebSocket.
+#[tokio::test]
+async fn the_body_that_is_decided_on_is_the_body_that_is_fetched() {
+    let mut policy = guarded();
+    let limit = with(limit("read", "fixed_window", 100), json!({ "key": ["body:/id"] }));
+    let read = json!({ "name": "read", "match": { "path": "/read" }, "rate_limits": [limit] });
+    policy["routes"].as_array_mut().unwrap().push(read);
+    let site = Site::start(policy).await;
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\n";
+    for path in ["/x", "/read"] {
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: tollgate.test\r\n{upgrade}content-length: 8\r\n\r\n");
+        let answer = client::raw(site.address(), format!("{head}{{\"id\":7}}").as_bytes()).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {answer}");
+        let seen = answer.json().unwrap();
+        assert_eq!((&seen["method"], &seen["body_length"]), (&json!("GET"), &json!(8)), "{seen}");
+        assert!(!has(&seen, "upgrade", "websocket"), "{seen}");
+    }
+    // One without a body may still open a WebSocket.
+    for length in ["", "content-length: 0\r\n"] {
+        let received = site.origin.received();
+        send(&site, "GET", "/x", "tollgate.test", &format!("{upgrade}{length}")).await;
+        assert!(received.borrow().iter().any(|(name, _)| name == "upgrade"), "{:?}", received.borrow());
+    }
     assert_unharmed(&site.stack);
 }
 
