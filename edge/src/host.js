@@ -452,10 +452,21 @@ function copy(response, body, encodeBody) {
   return new Response(body, { status, statusText: isOdd ? "" : statusText, headers, webSocket, encodeBody });
 }
 
+/**
+ * Hands a data point to Analytics Engine. A request that holds something must not end because that
+ * takes no more.
+ */
 export function point(dataset, index, blobs, doubles) {
-  // Numbers come as a typed array, and only a plain one will do.
-  dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles: Array.from(doubles) });
+  try {
+    // Numbers come as a typed array, and only a plain one will do.
+    dataset.writeDataPoint({ indexes: [index], blobs: blobs.split("\n"), doubles: Array.from(doubles) });
+  } catch (error) {
+    if (!isPointLost) log("warn", JSON.stringify({ message: `TOLLGATE_METRICS: a data point was lost: ${error?.message}` }));
+    isPointLost = true;
+  }
 }
+
+let isPointLost = false;
 
 /** What `promise` comes to, unless `ms` are over first. One promise instead of the four of a race. */
 function within(ms, promise) {

@@ -35,7 +35,7 @@ pub struct Worker {
     /// Its variables and secrets.
     pub variables: Vec<(String, String)>,
     /// Whether it has a dataset of Analytics Engine. That is a double: workerd alone has none. It writes each data point to
-    /// the log, see [`Workerd::data_points`].
+    /// the log, see [`Workerd::data_points`], and throws at those whose index is `not-taken`.
     pub metrics: bool,
 }
 
@@ -188,8 +188,15 @@ fn escaped(text: &str) -> String {
 
 const METRICS: &str = "metrics-double.mjs";
 
-/// A dataset that writes what it is given to the log.
-const METRICS_DOUBLE: &str = "export default () => ({ writeDataPoint: (point) => console.log('data point ' + JSON.stringify(point)) });\n";
+/// A dataset that writes what it is given to the log, but takes no points of the index `not-taken`.
+const METRICS_DOUBLE: &str = "
+export default () => ({
+  writeDataPoint(point) {
+    if (point.indexes[0] === 'not-taken') throw new TypeError('no more data points');
+    console.log('data point ' + JSON.stringify(point));
+  },
+});
+";
 
 const POINT: &str = "data point ";
 

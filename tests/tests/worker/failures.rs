@@ -301,6 +301,24 @@ fn raw_origin(answer: String) -> (String, mpsc::UnboundedReceiver<Vec<u8>>) {
     (url, told)
 }
 
+/// Points are written when a lock has been taken already.
+#[tokio::test]
+async fn a_dataset_that_takes_no_more_points_harms_no_request() {
+    let route =
+        json!({ "name": "not-taken", "lock": { "key": ["const:all"], "lease": "1h", "wait": "15s" } });
+    let site = Site::start_with(json!({ "routes": [route] }), StoreChoice::Redis, |mut edge| {
+        edge.metrics = true;
+        edge
+    });
+    let site = site.await;
+    for _ in 0..3 {
+        let answer = client::send(site.address(), request("/", "x")).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{answer}");
+    }
+    assert_eq!(site.log().matches("no more data points").count(), 1, "it is said once: {}", site.log());
+    assert_unharmed(&site.stack);
+}
+
 // ---- Clients.
 
 /// It is no failure of the origin: no breaker opens, and nothing is counted.
