@@ -237,7 +237,8 @@ function isResponse(value) {
 /** A response of ours. Bodies that are no text come as numbers. */
 function respond(road, { status, headers, body }, { method }) {
   const bytes = typeof body === "string" ? body : new Uint8Array(body);
-  return new Response(method === "HEAD" ? null : bytes, { status, headers: road.encoded(headers) });
+  // With statuses such as 204 an empty body is one too many.
+  return new Response(method === "HEAD" || body.length === 0 ? null : bytes, { status, headers: road.encoded(headers) });
 }
 
 /** Has the platform wait for what is done behind an answer, if it can. It is done in any case, as long as the instance lives. */

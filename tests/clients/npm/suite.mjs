@@ -246,6 +246,16 @@ const ALL = {
     equal([...new Uint8Array(await again.response.arrayBuffer())], [...bytes]);
   },
 
+  async "an answer without a body is given again without one"({ guard }) {
+    const guarded = await guard(all({ idempotency: { key: ["client_ip"], required: true } }));
+    for (const status of [204, 205, 304]) {
+      const ask = () => guarded.check(request("/", { method: "POST", headers: { "idempotency-key": `${status}` } }));
+      await (await ask()).complete(new Response(null, { status, headers: { "x-order": "7" } }));
+      const { response } = await admitted(ask, ({ response }) => response.status === status);
+      equal([response.body, response.headers.get("x-order")], [null, "7"], status);
+    }
+  },
+
   async "a breaker hears of answers, and opens"({ guard }) {
     const guarded = await guard(all({ circuit_breaker: { failures: 2, within: "1m", open_for: "1h" } }));
     for (let i = 0; i < 2; i += 1) {
