@@ -400,6 +400,32 @@ async fn an_upload_that_breaks_off_breaks_off_at_the_origin() {
     }
 }
 
+/// A length that no stream has is the client's failure, and the request holds nothing any more.
+#[tokio::test]
+async fn a_body_that_no_stream_can_hold_is_too_large() {
+    let site = Site::start(failing_policy()).await;
+    for length in ["9007199254740992", "9007199254740993", "9223372036854775807"] {
+        let head = format!("POST / HTTP/1.1\r\nhost: tollgate.test\r\ncontent-length: {length}\r\n\r\nab");
+        let answer = client::raw(site.address(), head.as_bytes()).await.unwrap();
+        assert_problem(&answer, StatusCode::PAYLOAD_TOO_LARGE, "REQUEST_TOO_LARGE");
+        is_over(&site).await;
+    }
+    // One that is as long as can be is sent on.
+    let head = "POST / HTTP/1.1\r\nhost: tollgate.test\r\ncontent-length: 9007199254740991\r\n\r\nab";
+    site.origin.set_reply(Reply { body: ReplyBody::Unfinished("begun".into()), ..Reply::default() });
+    let mut connection = TcpStream::connect(site.address()).await.unwrap();
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let mut came = Vec::new();
+    while !came.windows(5).any(|bytes| bytes == b"begun") {
+        assert!(connection.read_buf(&mut came).await.unwrap() > 0, "closed early");
+    }
+    assert!(came.starts_with(b"HTTP/1.1 200 "));
+    drop(connection);
+    let mut redis = connect(site.stack.redis.as_ref().unwrap());
+    assert_eq!(consumed(&mut redis, "failures"), [0], "it is no failure of the origin");
+    assert_unharmed(&site.stack);
+}
+
 /// What the origin breaks off in the middle of an upload is its own.
 #[tokio::test]
 async fn an_origin_that_breaks_off_an_upload_fails() {
