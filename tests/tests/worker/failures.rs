@@ -445,7 +445,8 @@ async fn an_origin_that_breaks_off_an_upload_fails() {
         let answer = client::read(&mut connection).await.unwrap();
         assert_problem(&answer, StatusCode::BAD_GATEWAY, "ORIGIN_UNREACHABLE");
     }
-    let open = async || client::send(site.address(), request("/", "x")).await.unwrap();
+    // The limit of the others may refuse before the breaker is told, and that is remembered.
+    let open = async || client::send(site.address(), request("/after", "x")).await.unwrap();
     eventually("the breaker opens", open, |answer| answer.text().contains("CIRCUIT_OPEN")).await;
     assert_unharmed(&site.stack);
 }
