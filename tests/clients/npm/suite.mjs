@@ -533,6 +533,11 @@ const ALL = {
     equal(await taken("http://a.example#b/me/x"), [null, "http://a.example/"]);
     equal(await taken("http://u:p@OTHER.example:80/x#y"), ["other", "http://other.example/x"]);
     equal((await guarded.check(request("/me/x"))).url, "https://app.example/me/x");
+    // What Workers make of the target `*`.
+    for (const [method, route] of [["OPTIONS", "other"], ["GET", null]]) {
+      const { url, ...decision } = await guarded.check({ method, url: "http://other.example*", headers: new Headers() });
+      equal([decision.route, url], [route, route && "http://other.example/"], method);
+    }
     for (const url of ["http://a b/me/x", "http://[::1/", "http://a:99999/", "ws://a.example/", "http://"]) {
       const { allowed, url: decided, response, route } = await guarded.check({ method: "GET", url, headers: new Headers() });
       equal([allowed, decided, route, response.status], [false, null, null, 400], url);
