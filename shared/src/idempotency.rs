@@ -38,7 +38,8 @@ impl StoredResponse {
         Self(Vec::from([VERSION, 0, 0, 0, 0]))
     }
 
-    /// Status, header fields and body; `None` for one that was not kept, or that nobody of ours wrote.
+    /// Status, header fields and body; `None` for one that was not kept, that nobody of ours wrote, or
+    /// that is not final.
     pub fn parts(&self) -> Option<Parts<'_>> {
         let (head, mut rest) = self.0.split_first_chunk::<5>()?;
         let [VERSION, a, b, c, d] = *head else { return None };
@@ -48,7 +49,7 @@ impl StoredResponse {
             let name = core::str::from_utf8(take(&mut rest)?).ok()?;
             fields.push((name, core::str::from_utf8(take(&mut rest)?).ok()?));
         }
-        (100..=599).contains(&status).then_some(Parts { status, fields, body: rest })
+        (200..=599).contains(&status).then_some(Parts { status, fields, body: rest })
     }
 
     /// Its bytes.
@@ -312,6 +313,16 @@ mod tests {
         for length in 0..response.as_bytes().len() - 3 {
             let cut = StoredResponse::new(response.as_bytes()[..length].to_vec()).unwrap();
             assert_eq!(cut.parts(), None, "{length}");
+        }
+    }
+
+    /// Such as the 101 of a WebSocket, of which no host makes an answer.
+    #[test]
+    fn a_response_that_is_not_final_has_no_parts() {
+        for (status, is_final) in [(101, false), (199, false), (200, true), (599, true), (600, false)] {
+            let [a, b] = u16::to_be_bytes(status);
+            let response = StoredResponse::new(Vec::from([VERSION, a, b, 0, 0])).unwrap();
+            assert_eq!(response.parts().is_some(), is_final, "{status}");
         }
     }
 
