@@ -86,10 +86,11 @@ async fn the_sixth_login_is_refused() {
     for number in 0..200 {
         let key = format!("key-{number}");
         let answer = client::get(front, "/api/things", &[("x-api-key", &key)]).await.unwrap();
-        passed += u64::from(answer.status == StatusCode::OK);
+        passed += u128::from(answer.status == StatusCode::OK);
     }
     // The burst, and ten a second.
-    assert!(passed <= 21 + 10 * began.elapsed().as_secs(), "{passed} requests with made-up keys passed");
+    let at_most = 21 + began.elapsed().as_millis() / 100;
+    assert!(passed <= at_most, "{passed} requests with made-up keys passed, and not {at_most}");
     let health = client::get(front, "/healthz", &[]).await.unwrap();
     assert_eq!((health.status, health.header("ratelimit")), (StatusCode::OK, None), "{health}");
 
