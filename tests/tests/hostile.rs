@@ -69,7 +69,8 @@ async fn keys_that_are_missing_empty_or_repeated_are_counted_too() {
     assert_one_counter(&stack, &["/?q=a+b", "/?q=a%20b", "/?%71=%61%20%62"].map(|target| get(target, "")))
         .await;
     assert_one_counter(&stack, &["/?q=%ff%FE", "/?q=%FF%fe"].map(|target| get(target, ""))).await;
-    assert_one_counter(&stack, &["/?q=1&q=1", "/?q=2&%71=3&q=4", "/?Q=1"].map(|target| get(target, ""))).await;
+    assert_one_counter(&stack, &["/?q=1&q=1", "/?q=2&%71=3&q=4", "/?Q=1"].map(|target| get(target, "")))
+        .await;
     assert_counters(&stack, 5);
 }
 

@@ -290,6 +290,10 @@ impl StreamOptions {
 /// Redis would find a syntax error.
 fn streams(arguments: &[&[u8]]) -> Option<Range<usize>> {
     let StreamOptions::Streams(place) = StreamOptions::of(arguments.iter().copied()) else { return None };
+    // Redis itself looks for the word `STREAMS` behind a group alone.
+    if place < 4 && is_word(arguments.first()?, "XREADGROUP") {
+        return None;
+    }
     let begin = place + 1;
     let count = arguments.len().checked_sub(begin)?;
     (count > 0 && count.is_multiple_of(2)).then_some(begin..begin + count / 2)
@@ -394,6 +398,7 @@ mod tests {
             ("XREAD STREAMS s t 0", ""),
             ("XREAD STREAMS", ""),
             ("XREAD BLOCK 1 STREAMS s 0", ""),
+            ("XREADGROUP NOACK STREAMS s t > >", ""),
         ] {
             let words: Vec<&str> = words.split(' ').collect();
             let found = found(&words);
