@@ -96,15 +96,12 @@ impl Scanner {
             }
             let rest = bytes.get(self.at..).unwrap_or_default();
             if self.in_text {
-                let Some(end) = memchr::memchr(b'\n', rest) else {
+                let Some(end) = memchr::memmem::find(rest, b"\r\n") else {
                     // A carriage return may be half of the line end.
                     self.at += rest.strip_suffix(b"\r").unwrap_or(rest).len();
                     return Ok(false);
                 };
-                if end == 0 || rest.get(end - 1) != Some(&b'\r') {
-                    return Err(Malformed);
-                }
-                self.at += end + 1;
+                self.at += end + 2;
                 self.in_text = false;
                 if self.complete() {
                     return Ok(true);
@@ -230,10 +227,14 @@ impl<'a> Iterator for Reader<'a> {
 
     /// The next piece; nothing at the end, and at what is not RESP2.
     fn next(&mut self) -> Option<Item<'a>> {
-        let end = memchr::memchr(b'\n', self.0)?;
-        let (line, rest) = self.0.split_at_checked(end + 1)?;
-        let (kind, text) = line.split_first()?;
-        let text = text.strip_suffix(b"\r\n")?;
+        let (kind, text) = self.0.split_first()?;
+        let end = match kind {
+            // Scripts make texts with half of a line end in them.
+            b'+' | b'-' => memchr::memmem::find(text, b"\r\n")?,
+            _ => memchr::memchr(b'\n', text)?.checked_sub(1)?,
+        };
+        let (text, rest) = text.split_at_checked(end)?;
+        let rest = rest.strip_prefix(b"\r\n")?;
         self.0 = rest;
         Some(match kind {
             b'+' => Item::Status(text),
@@ -319,7 +320,6 @@ pub(crate) mod tests {
     fn what_is_not_resp2_is_noticed() {
         for bytes in [
             &b"hello\r\n"[..],
-            b"+OK\n",
             b"$x\r\n",
             b"$-2\r\n",
             b"$\r\n",
@@ -329,8 +329,6 @@ pub(crate) mod tests {
             b":01\r\n",
             b":11111111111111111111111111111111111111111",
             b"%1\r\n",
-            b"+\n",
-            b"+O\rK\n",
             b"\r\n",
         ] {
             assert_eq!(ends(bytes, 1), Err(Malformed), "{}", bytes.escape_ascii());

@@ -4,6 +4,10 @@
 //! those of one request lie side by side and are handed over as they are. Nothing is ever written twice: when the connection
 //! ends, each request is told how many of its replies came, and that the rest may have run.
 //!
+//! Scripts can make Redis write an error with line breaks in it, so that one reply looks like several (CVE-2025-67733, and others like
+//! it in most versions). Counting replies would then hand those of one client to another. So a request that may get such an error is
+//! followed by a [`Fence`], whose reply nobody can guess: what comes before that is the request's, whatever it looks like.
+//!
 //! Redis says how long a string is before it sends it. So memory is asked for before it is needed, and replies for which there is
 //! none are thrown away as they come: to leave them in the socket would hold up all others that share the connection.
 
@@ -22,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
+use super::fence::{Fence, Fences, needs_fence};
 use crate::memory::{Grant, Memory};
 use crate::resp::{Malformed, Scanner};
 
@@ -72,6 +77,8 @@ pub(crate) enum Broken {
     TooLarge(usize),
     /// There was no memory for the replies, and they were thrown away.
     NoMemory,
+    /// Which reply is whose cannot be told, because an error among them has line breaks.
+    Unclear,
 }
 
 /// Why a connection ended.
@@ -105,6 +112,9 @@ impl Connection {
             waiting: VecDeque::new(),
             received: BytesMut::new(),
             scanner: Scanner::default(),
+            fences: Fences::default(),
+            searched: 0,
+            is_searching: false,
             grant: memory.grant(),
             memory,
             largest,
@@ -178,6 +188,8 @@ struct Waiting {
     /// Where the last reply that came ends.
     end: usize,
     has_error: bool,
+    /// What stands behind its replies, if that is not told from their number.
+    fence: Option<Fence>,
     /// Why its replies are thrown away, if they are.
     thrown_away: Option<Broken>,
     /// Nothing when the replies are only awaited to be thrown away.
@@ -197,6 +209,11 @@ pub(crate) struct Driver<S> {
     /// What came for the first of `waiting`, and behind it perhaps for others.
     received: BytesMut,
     scanner: Scanner,
+    fences: Fences,
+    /// At the beginning of `received`, bytes in which no fence of the first of `waiting` begins.
+    searched: usize,
+    /// Whether a fence is under way that ends the search for another one.
+    is_searching: bool,
     memory: Memory,
     /// What the replies to the first of `waiting` take.
     grant: Grant,
@@ -225,6 +242,7 @@ impl<S> Driver<S> {
     /// Tells every request what became of it: there is nothing more to come.
     fn settle(&mut self) {
         while let Some(mut waiting) = self.waiting.pop_front() {
+            waiting.count_in(&self.received);
             let replies = self.grant.split(&mut self.received, waiting.end);
             let answer = if waiting.begins >= self.outbox.written {
                 Answer::missing(Broken::NotSent)
@@ -240,6 +258,14 @@ impl<S> Driver<S> {
 }
 
 impl Waiting {
+    /// Counts the replies that came, of a request with a fence, which they are counted at the end of.
+    fn count_in(&mut self, received: &[u8]) {
+        if self.fence.is_some() {
+            let replies = Complete::of(received, self.asked);
+            (self.came, self.end, self.has_error) = (replies.count, replies.end, replies.has_error);
+        }
+    }
+
     /// Who does not wait any more has no use for an answer.
     fn send(&mut self, answer: Answer) {
         let _ = self.answer.take().map(|waiting| waiting.send(answer));
@@ -255,7 +281,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let unused = self.take_requests(cx);
         let written = self.write(cx);
-        match (self.read(cx), written) {
+        let read = self.read(cx);
+        // What came may have been a reason to write something.
+        let written = if matches!(written, Poll::Ready(Ok(()))) { self.write(cx) } else { written };
+        match (read, written) {
             (Poll::Ready(end), _) => Poll::Ready(end),
             // What had come before was still worth reading.
             (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(End::Failed(error)),
@@ -281,17 +310,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 match message {
                     Message::Ask(request) if request.answer.is_closed() => {}
                     Message::Ask(Request { id, resp, replies, answer }) => {
-                        self.waiting.push_back(Waiting {
-                            id,
-                            begins: self.outbox.end(),
-                            asked: replies,
-                            came: 0,
-                            end: 0,
-                            has_error: false,
-                            thrown_away: None,
-                            answer: Some(answer),
-                        });
+                        let fence = needs_fence(&resp, replies).then(|| self.fences.after_replies());
+                        let behind = fence.as_ref().map(Fence::command);
+                        self.expect(id, replies, fence, Some(answer));
                         self.outbox.push(resp);
+                        behind.into_iter().for_each(|command| self.outbox.push(command));
                     }
                     Message::GiveUp(id, patience) => self.give_up(id, patience),
                 }
@@ -300,10 +323,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
+    fn expect(
+        &mut self,
+        id: u64,
+        asked: usize,
+        fence: Option<Fence>,
+        answer: Option<oneshot::Sender<Answer>>,
+    ) {
+        let begins = self.outbox.end();
+        let (came, end, has_error, thrown_away) = (0, 0, false, None);
+        self.waiting.push_back(Waiting {
+            id,
+            begins,
+            asked,
+            came,
+            end,
+            has_error,
+            fence,
+            thrown_away,
+            answer,
+        });
+    }
+
+    /// Writes a fence that Redis answers whatever state it is in: the one that is waited for may not come, because Redis does nothing
+    /// but say that it is busy, for example.
+    fn search(&mut self) {
+        if !std::mem::replace(&mut self.is_searching, true) {
+            let fence = self.fences.after_anything();
+            let last = self.waiting.back().map_or(0, |waiting| waiting.id);
+            let command = fence.command();
+            self.expect(last, 0, Some(fence), None);
+            self.outbox.push(command);
+        }
+    }
+
     /// Answers a request with what came for it.
     fn give_up(&mut self, id: u64, patience: Duration) {
-        let Ok(place) = self.waiting.binary_search_by_key(&id, |waiting| waiting.id) else { return };
-        let Some(waiting) = self.waiting.get_mut(place) else { return };
+        let place = self.waiting.partition_point(|waiting| waiting.id < id);
+        let Some(waiting) = self.waiting.get_mut(place).filter(|waiting| waiting.id == id) else { return };
+        let has_fence = waiting.fence.is_some();
+        if place == 0 {
+            waiting.count_in(&self.received);
+        }
         // Replies for others than the first have not come.
         let replies = if place == 0 { self.received.get(..waiting.end).unwrap_or_default() } else { &[] };
         let late = Broken::Late(patience);
@@ -316,6 +377,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         waiting.send(answer);
         // What is still to come is for nobody.
         waiting.thrown_away = Some(late);
+        if has_fence {
+            (waiting.came, waiting.end) = (0, 0);
+            if place == 0 {
+                self.search();
+            }
+        }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -368,6 +435,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// Gives every request whose replies are complete its answer.
     fn hand_over(&mut self) -> Result<(), Malformed> {
         loop {
+            if self.waiting.front().is_some_and(|first| first.fence.is_some()) {
+                if self.reach_fence() {
+                    continue;
+                }
+                return Ok(());
+            }
             let progress = self.scanner.advance(&self.received);
             let Some(first) = self.waiting.front_mut() else {
                 // Nobody asked for this.
@@ -415,6 +488,123 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
         }
     }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    /// Gives the first request its answer, if what is behind its replies has come; or all requests up to the next fence, if that has.
+    fn reach_fence(&mut self) -> bool {
+        let Some(Waiting { fence: Some(own), .. }) = self.waiting.front() else { return false };
+        if let Some(found) = own.find(&self.received, self.searched) {
+            self.is_searching &= !own.ends_search();
+            if let Some(waiting) = self.waiting.pop_front() {
+                self.answer_up_to(found, waiting);
+            }
+            return true;
+        }
+        let ends_search = |waiting: &Waiting| waiting.fence.as_ref().is_some_and(Fence::ends_search);
+        let place = self.waiting.iter().position(ends_search).filter(|_| self.is_searching);
+        let next = place.and_then(|place| self.waiting.get(place)?.fence.as_ref());
+        if let Some(found) = next.and_then(|fence| fence.find(&self.received, self.searched)) {
+            self.received.advance(found.end);
+            (self.scanner, self.searched) = (Scanner::default(), 0);
+            drop(self.grant.take());
+            for mut waiting in self.waiting.drain(..=place.unwrap_or_default()) {
+                let why = waiting.thrown_away.unwrap_or(Broken::Unclear);
+                waiting.send(Answer::missing(why));
+            }
+            self.is_searching = false;
+            return true;
+        }
+        self.go_on_to_fence();
+        false
+    }
+
+    /// Takes the replies of a request, which end where its fence begins.
+    fn answer_up_to(&mut self, fence: std::ops::Range<usize>, mut waiting: Waiting) {
+        let replies = self.grant.split(&mut self.received, fence.start);
+        self.received.advance(fence.end - fence.start);
+        (self.scanner, self.searched) = (Scanner::default(), 0);
+        let complete = Complete::of(&replies, waiting.asked);
+        let is_all = complete.end == replies.len();
+        waiting.send(match waiting.thrown_away {
+            Some(why) => Answer::missing(why),
+            None if complete.count == waiting.asked && is_all => {
+                let Complete { count, has_error, .. } = complete;
+                Answer { replies, count, has_error, failure: None }
+            }
+            // There is only one that it can be.
+            None if waiting.asked == 1 && replies.starts_with(b"-") => {
+                let replies = self.memory.hold(in_one_line(&replies));
+                Answer { replies, count: 1, has_error: true, failure: None }
+            }
+            None => Answer::missing(Broken::Unclear),
+        });
+    }
+
+    /// Finds memory for what comes before a fence, or throws it away; and notices if the fence has not come where it should.
+    fn go_on_to_fence(&mut self) {
+        self.searched = self.received.len().saturating_sub(Fence::LONGEST);
+        let Some(first) = self.waiting.front_mut() else { return };
+        let mut is_late = false;
+        if first.thrown_away.is_none() && first.answer.is_some() {
+            is_late = loop {
+                match self.scanner.advance(&self.received) {
+                    Ok(true) if first.came == first.asked => break true,
+                    Ok(true) => first.came += 1,
+                    Ok(false) => break false,
+                    Err(Malformed) => break true,
+                }
+            };
+            let announced = self.scanner.position().saturating_add(self.scanner.missing());
+            let size = announced.max(self.searched);
+            if size > self.largest {
+                first.thrown_away = Some(Broken::TooLarge(self.largest));
+            } else if !self.grant.grow(size) || !self.grant.is_empty() && first.is_given_up() {
+                first.thrown_away = Some(Broken::NoMemory);
+            }
+        }
+        if first.thrown_away.is_some() || first.answer.is_none() {
+            self.received.advance(std::mem::take(&mut self.searched));
+            if !self.grant.is_empty() {
+                // What was large until now goes back at once.
+                self.received = BytesMut::from(&self.received[..]);
+                drop(self.grant.take());
+            }
+        }
+        if is_late {
+            self.search();
+        }
+    }
+}
+
+/// Replies that are complete.
+struct Complete {
+    count: usize,
+    /// Where the last of them ends.
+    end: usize,
+    has_error: bool,
+}
+
+impl Complete {
+    /// Those that `received` begins with, and no more than so many.
+    fn of(received: &[u8], at_most: usize) -> Self {
+        let mut scanner = Scanner::default();
+        let mut found = Self { count: 0, end: 0, has_error: false };
+        while found.count < at_most && scanner.advance(received) == Ok(true) {
+            found.has_error |= received.get(found.end) == Some(&b'-');
+            found.count += 1;
+            found.end = scanner.position();
+        }
+        found
+    }
+}
+
+/// The error that a reply is, with blanks in the place of its line breaks.
+fn in_one_line(reply: &[u8]) -> Bytes {
+    let mut line = reply.trim_ascii_end().to_vec();
+    line.iter_mut().filter(|byte| matches!(byte, b'\r' | b'\n')).for_each(|byte| *byte = b' ');
+    line.extend_from_slice(b"\r\n");
+    line.into()
 }
 
 /// Bytes to be written, in the pieces they came in.
@@ -638,6 +828,126 @@ mod tests {
         assert_eq!(failure(second).await.unwrap(), Some(Broken::Lost));
         assert_eq!(failure(third).await.unwrap(), Some(Broken::NotSent));
         assert!(connection.ask(bytes("d"), 1).await.is_err());
+    }
+
+    /// The number that the next fence repeats.
+    async fn fence_of(redis: &mut DuplexStream, request: &[u8]) -> String {
+        let mut sent = vec![0; request.len()];
+        redis.read_exact(&mut sent).await.unwrap();
+        assert_eq!(sent, request);
+        let mut head = Vec::new();
+        while head.iter().filter(|byte| **byte == b'\n').count() < 3 {
+            head.push(redis.read_u8().await.unwrap());
+            if head == b"*1\r\n$40\r\n" {
+                break;
+            }
+        }
+        // `ECHO` stands between the two.
+        while !head.ends_with(b"$40\r\n") {
+            head.push(redis.read_u8().await.unwrap());
+        }
+        let mut digits = [0; 42];
+        redis.read_exact(&mut digits).await.unwrap();
+        String::from_utf8(digits[..40].to_vec()).unwrap()
+    }
+
+    fn script() -> Bytes {
+        crate::resp::command(&["EVAL", "x", "0"]).into()
+    }
+
+    #[tokio::test]
+    async fn whatever_a_script_makes_redis_write_is_its_own() {
+        for (said, read) in [
+            ("$1\r\n1\r\n", Ok("$1\r\n1\r\n")),
+            ("-ERR no\r\n", Ok("-ERR no\r\n")),
+            ("-x\r\n+y script: 00\r\n", Ok("-x  +y script: 00\r\n")),
+            ("-x\ny\r\n", Ok("-x\ny\r\n")),
+            ("-x\r\n*1000\r\n+y\r\n", Ok("-x  *1000  +y\r\n")),
+            ("-x\r\n$900\r\n", Ok("-x  $900\r\n")),
+            ("+x\r\n+y\r\n", Err(Broken::Unclear)),
+            ("$1\r\n1\r\n+y\r\n", Err(Broken::Unclear)),
+        ] {
+            let (connection, mut redis, _driver) = pair(1000);
+            let (first, second) = (connection.ask(script(), 1), connection.ask(bytes("b"), 1));
+            let fence = fence_of(&mut redis, &script()).await;
+            // Piece by piece, and the other reply at once with the last.
+            let sent = format!("{said}$40\r\n{fence}\r\n+2\r\n");
+            for piece in sent.as_bytes().chunks(7) {
+                redis.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let (first, second) = (first.await.unwrap(), second.await.unwrap());
+            match read {
+                Ok(text) => {
+                    assert_eq!((&first.replies[..], first.failure), (text.as_bytes(), None), "{said:?}");
+                }
+                Err(why) => assert_eq!((first.count, first.failure), (0, Some(why)), "{said:?}"),
+            }
+            assert_eq!((&second.replies[..], second.failure), (&b"+2\r\n"[..], None), "{said:?}");
+        }
+    }
+
+    /// Such as one that is busy with a script: then the fence does not come, and another one does.
+    #[tokio::test]
+    async fn a_redis_that_says_no_to_everything_is_understood_soon() {
+        let (connection, mut redis, _driver) = pair(1000);
+        let (first, second) = (connection.ask(script(), 1), connection.ask(bytes("b"), 1));
+        fence_of(&mut redis, &script()).await;
+        assert_eq!(redis.read_u8().await.unwrap(), b'b');
+        redis.write_all(b"-BUSY x\r\n-BUSY x\r\n-BUSY x\r\n").await.unwrap();
+        let next = fence_of(&mut redis, b"").await;
+        let third = connection.ask(bytes("c"), 1);
+        redis.write_all(format!("-ERR unknown command '{next}'\r\n+3\r\n").as_bytes()).await.unwrap();
+        assert_eq!(first.await.unwrap().failure, Some(Broken::Unclear));
+        assert_eq!(second.await.unwrap().failure, Some(Broken::Unclear));
+        assert_eq!(&third.await.unwrap().replies[..], b"+3\r\n");
+    }
+
+    /// What is taken for the absence of a fence may be a script's making: the fence comes behind it.
+    #[tokio::test]
+    async fn a_fence_that_comes_late_is_no_harm() {
+        let (connection, mut redis, _driver) = pair(1000);
+        let (first, second) = (connection.ask(script(), 1), connection.ask(bytes("b"), 1));
+        let fence = fence_of(&mut redis, &script()).await;
+        redis.write_all(b"-x\r\n-BUSY y\r\n").await.unwrap();
+        assert_eq!(redis.read_u8().await.unwrap(), b'b');
+        let next = fence_of(&mut redis, b"").await;
+        let third = connection.ask(script(), 1);
+        let last = fence_of(&mut redis, &script()).await;
+        let sent =
+            format!("$40\r\n{fence}\r\n+2\r\n-ERR unknown command '{next}'\r\n:3\r\n$40\r\n{last}\r\n");
+        redis.write_all(sent.as_bytes()).await.unwrap();
+        assert_eq!(&first.await.unwrap().replies[..], b"-x  -BUSY y\r\n");
+        assert_eq!(&second.await.unwrap().replies[..], b"+2\r\n");
+        assert_eq!(&third.await.unwrap().replies[..], b":3\r\n");
+    }
+
+    #[tokio::test]
+    async fn what_stands_before_a_fence_and_is_too_large_is_thrown_away() {
+        let (connection, mut redis, _driver) = pair(300);
+        let (first, second) = (connection.ask(script(), 1), connection.ask(bytes("b"), 1));
+        let fence = fence_of(&mut redis, &script()).await;
+        let sent = format!("-{}\r\n$40\r\n{fence}\r\n+2\r\n", "x".repeat(5000));
+        redis.write_all(sent.as_bytes()).await.unwrap();
+        assert_eq!(first.await.unwrap().failure, Some(Broken::TooLarge(300)));
+        assert_eq!(&second.await.unwrap().replies[..], b"+2\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_script_that_is_given_up_keeps_nobody_waiting_for_its_fence() {
+        let patience = Duration::from_secs(7);
+        let (connection, mut redis, _driver) = pair(1000);
+        let first = connection.ask([script(), script()].concat().into(), 2);
+        let fence = fence_of(&mut redis, &[script(), script()].concat()).await;
+        redis.write_all(b"+1\r\n").await.unwrap();
+        tokio::task::yield_now().await;
+        let first = first.cut_short(patience).await;
+        assert_eq!((&first.replies[..], first.failure), (&b"+1\r\n"[..], Some(Broken::Late(patience))));
+        let next = fence_of(&mut redis, b"").await;
+        let second = connection.ask(bytes("b"), 1);
+        let sent = format!("+2\r\n$40\r\n{fence}\r\n-ERR unknown command '{next}'\r\n+3\r\n");
+        redis.write_all(sent.as_bytes()).await.unwrap();
+        assert_eq!(&second.await.unwrap().replies[..], b"+3\r\n");
     }
 
     #[tokio::test]

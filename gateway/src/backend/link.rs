@@ -200,6 +200,8 @@ async fn greet(stream: &mut Transport, options: &Options) -> Result<(), ConnectE
         greeting.push(command(&["READONLY"]));
     }
     let must_succeed = greeting.len();
+    // See [`super::fence`].
+    greeting.push(command(&[b"ECHO", FENCED]));
     greeting.extend([command(&["PING"]), command(&["INFO", "server"])]);
     if options.mode == Mode::Standalone && options.role.is_some() {
         greeting.push(command(&["ROLE"]));
@@ -208,10 +210,15 @@ async fn greet(stream: &mut Transport, options: &Options) -> Result<(), ConnectE
     for (number, reply) in replies.iter().enumerate() {
         let mut reader = Reader(reply);
         match reader.next() {
+            Some(Item::Error(text)) if number == must_succeed && text.starts_with(b"NOPERM") => {
+                let text = [text, b"; this user needs `+echo`, by which replies are told apart"].concat();
+                return Err(ConnectError::refused(&text));
+            }
             Some(Item::Error(text)) if number < must_succeed || unusable(text, options.role) => {
                 return Err(ConnectError::refused(text));
             }
             // A user that may not ask for INFO is served; the mode is then for the operator to know.
+            Some(Item::Bulk(FENCED)) => {}
             Some(Item::Bulk(info)) => match mode(info) {
                 Some(found) if found != options.mode => {
                     return Err(ConnectError::Mode { found, wanted: options.mode });
@@ -364,6 +371,9 @@ fn mode(info: &[u8]) -> Option<Mode> {
         _ => None,
     }
 }
+
+/// What Redis is to repeat.
+const FENCED: &[u8] = b"tollgate";
 
 /// Delays that double from [`SHORTEST_DELAY`] to [`LONGEST_DELAY`]. Each is drawn from its upper half, so that replicas
 /// which lost the same Redis do not come back in step.

@@ -6,6 +6,7 @@
 mod cluster;
 pub(crate) mod connection;
 mod deadline;
+mod fence;
 mod link;
 mod node;
 mod replies;

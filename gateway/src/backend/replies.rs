@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     TooLarge(usize),
     /// There was no memory for the replies.
     NoMemory,
+    /// Which reply is whose cannot be told.
+    Unclear,
 }
 
 impl Replies {
@@ -193,6 +195,7 @@ impl From<Broken> for Failure {
             Broken::Late(span) => Self::TimedOut(span),
             Broken::TooLarge(most) => Self::TooLarge(most),
             Broken::NoMemory => Self::NoMemory,
+            Broken::Unclear => Self::Unclear,
         }
     }
 }
@@ -210,6 +213,10 @@ impl fmt::Display for Failure {
             Self::TooLarge(most) => {
                 write!(f, "ERR max response size exceeded: more than {most} bytes, what was sent has run")
             }
+            Self::Unclear => f.write_str(
+                "ERR the answers cannot be told from each other, because an error of a script among them has line breaks: what was sent \
+                 may have run",
+            ),
             Self::NoMemory => f.write_str(
                 "ERR too much memory is taken by requests under way: the answer was thrown away, what was sent has run",
             ),

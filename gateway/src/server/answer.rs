@@ -283,7 +283,7 @@ impl From<backend::Failure> for Failure {
     fn from(error: backend::Failure) -> Self {
         let kind = match error {
             backend::Failure::Unreachable(_) => Kind::Unreachable,
-            backend::Failure::Lost => Kind::Lost,
+            backend::Failure::Lost | backend::Failure::Unclear => Kind::Lost,
             backend::Failure::TimedOut(_) => Kind::TimedOut,
             backend::Failure::TooLarge(_) => Kind::LargeReply,
             backend::Failure::NoMemory => Kind::Memory,

@@ -619,3 +619,51 @@ async fn without_tokens_everyone_is_let_in() {
     request.headers_mut().remove("authorization");
     assert_eq!(server.client().await.send(request).await.raw(), (200, r#"{"result":"PONG"}"#));
 }
+
+/// Some errors are written by Redis with the line breaks that a script or an argument put into them. What stands behind is no reply to
+/// anybody else.
+#[tokio::test]
+async fn no_line_break_in_an_error_moves_the_answers_of_others() {
+    let redis = Redis::start().await;
+    redis.ask(&["SET", "app:secret", "of-app"]).await;
+    let toml = "[[tokens]]\nname = 'all'\ntoken_env = 'ALL_TOKEN'\n\
+                [[tokens]]\nname = 'app'\ntoken_env = 'APP_TOKEN'\nkey_prefixes = ['app:']";
+    let server = Arc::new(serve(&redis, toml).await);
+    let mut others = Vec::new();
+    for (token, path, result) in [("app", "/get/app:secret", "of-app"), ("all", "/ping", "PONG")] {
+        for _ in 0..4 {
+            let server = Arc::clone(&server);
+            others.push(tokio::spawn(async move {
+                for round in 0..200 {
+                    let answer = ask(&server, &format!("token-of-{token}"), path, "").await;
+                    assert_eq!(answer.json["result"], result, "{token} {round}: {}", answer.text);
+                }
+            }));
+        }
+    }
+    let made_up = "x\r\n$6\r\nforged\r\n+y";
+    let busy = "for i=1,200000 do end ";
+    let attacks = [
+        json!(["EVAL", format!("{busy}error(ARGV[1])"), 0, made_up]),
+        json!(["EVAL", format!("{busy}error({{err=ARGV[1]}})"), 0, made_up]),
+        json!(["EVAL", format!("{busy}return {{err=ARGV[1]}}"), 0, made_up]),
+        json!(["EVAL_RO", format!("{busy}error(ARGV[1])"), 0, "first line\nsecond line"]),
+        json!(["EVAL", format!("{busy}error(ARGV[1])"), 0, "x\r\n*9\r\n+y"]),
+        json!(["EVAL", "#!lua \"flags=x\\r\\n+y\"\nreturn 1", 0]),
+        json!(["SCRIPT", "LOAD", "#!lua \"bad\\r\\n+y\"\nreturn 1"]),
+        json!(["FUNCTION", "LOAD", "#!lua \"zzz=x\\r\\n+y\"\nreturn 1"]),
+        json!(["FUNCTION", "LIST", made_up]),
+    ];
+    while !others.iter().all(tokio::task::JoinHandle::is_finished) {
+        for attack in &attacks {
+            let answer = ask(&server, "token-of-all", "/", &attack.to_string()).await;
+            assert!(answer.json["error"].is_string(), "{attack} {}", answer.text);
+            let two = json!([attack, ["PING"]]).to_string();
+            let answer = ask(&server, "token-of-all", "/pipeline", &two).await;
+            assert!(!answer.text.contains("of-app"), "{attack} {}", answer.text);
+        }
+    }
+    for other in others {
+        other.await.unwrap();
+    }
+}
