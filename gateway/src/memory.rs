@@ -98,6 +98,12 @@ impl Grant {
         self.reach(size, 0)
     }
 
+    /// Whether there is memory for `size` bytes in all for somebody who has shown no token. Half of
+    /// it is left to those who have.
+    pub(crate) fn spare(&mut self, size: usize) -> bool {
+        self.reach(size, self.memory.0.most() / KEPT_FOR_TOKENS)
+    }
+
     fn reach(&mut self, size: usize, left: usize) -> bool {
         let more = size.saturating_sub(self.taken);
         if more == 0 {
@@ -200,6 +206,9 @@ pub(crate) const FREE: usize = (16 << 10) + 512;
 /// The part of all memory that only small requests get: a client that takes what it can leaves the others that.
 const KEPT_FOR_SMALL: usize = 16;
 
+/// The part of all memory that only requests with a token get.
+const KEPT_FOR_TOKENS: usize = 2;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +242,9 @@ mod tests {
                 && !small.reserve(FREE + 1)
         );
         drop((large, small));
+        let (mut stranger, mut known) = (memory.grant(), memory.grant());
+        assert!(stranger.spare(2 * FREE) && !stranger.spare(2 * FREE + 1) && known.reserve(2 * FREE));
+        drop((stranger, known));
         let copy = memory.hold(vec![1; 9 * FREE].into());
         assert_eq!(memory.gauge().count(), 8 * FREE);
         drop(copy);

@@ -188,7 +188,8 @@ pub struct Settings {
     /// run. A larger answer takes what Redis sends, from the moment Redis says how long that is;
     /// without memory for it, it is thrown away, and the request is answered 503 with a text that
     /// says that it has run. A sixteenth is left to small requests. The process takes up to 64 MiB
-    /// more, and 20 to 50 KiB for each client connection.
+    /// more, and 20 to 50 KiB for each client connection, over HTTP/2 another KiB for each of the up
+    /// to 100 streams that it has had at once.
     #[arg(long, env = "TOLLGATE_MAX_MEMORY", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_memory: Option<Size<{ MIB }, { 64 * GIB }>>,
 

@@ -135,8 +135,10 @@ const BUFFER: usize = 128 << 10;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// Requests that one HTTP/2 connection may have under way.
-const STREAMS: u32 = 1024;
+/// Requests that one HTTP/2 connection may have under way: as few as RFC 9113 recommends, because
+/// the library keeps some room for each as long as the connection lives. Clients that want more
+/// queue them, or open more connections, as Envoy does.
+const STREAMS: u32 = 100;
 
 /// An HTTP/2 connection that is silent this long is asked for a sign of life, and closed without one after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);

@@ -17,7 +17,7 @@ use super::worker::Worker;
 use crate::backend::{self, TransactionError};
 use crate::command::ParseError;
 use crate::listener::{Pulse, Underway};
-use crate::memory::Grant;
+use crate::memory::{FREE, Grant, Memory};
 use crate::reply::{Encoding, Format, Pieces, write_failure};
 
 /// An answer, before it becomes a response.
@@ -69,6 +69,20 @@ impl Answer {
     /// JSON.
     pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Self {
         Self::new(status, JSON, body)
+    }
+
+    /// Counts a body for which nothing was reserved. Where there is no memory for it, the status is
+    /// the answer: that waits for no window of HTTP/2.
+    pub(crate) fn count_in(&mut self, memory: &Memory) {
+        if self.body.is_empty() || self.memory.is_some() {
+            return;
+        }
+        let mut grant = memory.grant();
+        if grant.spare(self.body.len() + STREAM) {
+            self.memory = Some(grant);
+        } else {
+            (self.body, self.content_type) = (Vec::new(), "");
+        }
     }
 
     /// The response to the request of this id. One to a `HEAD` only says how long the body would be.
@@ -139,6 +153,8 @@ pub(crate) struct Failure {
     pub(crate) format: Option<Format>,
     /// The methods that are allowed, if this one is not.
     pub(crate) allow: Option<&'static str>,
+    /// What the request holds until it is answered.
+    pub(crate) held: Option<(Place, Grant)>,
 }
 
 /// What went wrong.
@@ -188,17 +204,22 @@ pub(crate) enum Kind {
 
 impl Failure {
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), format: None, allow: None }
+        Self { kind, text: text.into(), format: None, allow: None, held: None }
     }
 
     /// The answer that says so.
-    pub(crate) fn answer(&self) -> Answer {
+    pub(crate) fn into_answer(self) -> Answer {
         let format = self.format.unwrap_or(JSON);
         let mut body = Vec::with_capacity(self.text.len() + 16);
         write_failure(&mut body, &self.text, format);
         // What follows may be meant in another way.
         let closes = matches!(self.kind, Kind::Framing | Kind::Coding);
-        Answer { allow: self.allow, closes, ..Answer::new(self.kind.status(), format, body) }
+        let (place, mut memory) = self.held.unzip();
+        if let Some(memory) = &mut memory {
+            // What Redis says of a transaction may be long, and is there already.
+            memory.take_anyway(body.len().saturating_sub(FREE));
+        }
+        Answer { allow: self.allow, closes, place, memory, ..Answer::new(self.kind.status(), format, body) }
     }
 }
 
@@ -306,6 +327,9 @@ impl From<TransactionError> for Failure {
 
 /// The form of answers that nobody asked for in another one.
 const JSON: Format = Format::Json(Encoding::Text);
+
+/// What a stream of HTTP/2 takes besides the body that waits on it.
+pub(super) const STREAM: usize = 4 << 10;
 
 /// Fields in an answer's head, with room to spare.
 const HEADERS: usize = 8;

@@ -56,11 +56,18 @@ pub(crate) struct Asked {
     asking: sync::Mutex<()>,
     /// Places for those who wait for it.
     waiting: Semaphore,
+    /// Places for those whom threads are answering.
+    answering: Semaphore,
 }
 
 impl Asked {
     pub(crate) fn new() -> Self {
-        Self { last: Mutex::default(), asking: sync::Mutex::default(), waiting: Semaphore::new(WAITING) }
+        Self {
+            last: Mutex::default(),
+            asking: sync::Mutex::default(),
+            waiting: Semaphore::new(WAITING),
+            answering: Semaphore::new(ANSWERING),
+        }
     }
 
     /// What was said last, if that was not before.
@@ -95,6 +102,8 @@ impl Shared {
 
     /// Asks every thread; nothing from one that does not answer.
     pub(crate) async fn reports(&self, ask: Ask) -> Vec<Option<Report>> {
+        // The semaphore is never closed.
+        let _place = self.asked.answering.acquire().await;
         let threads = self.threads.get().map(|threads| &threads[..]).unwrap_or_default();
         let asked: Vec<_> = threads
             .iter()
@@ -222,6 +231,9 @@ const FRESH: Duration = Duration::from_millis(100);
 
 /// The most that wait for one.
 const WAITING: usize = 256;
+
+/// The most that threads answer at once: each answer is of some kilobytes for each thread.
+const ANSWERING: usize = 16;
 
 /// How long Redis may take to be found alive.
 const REDIS_BOUND: Duration = Duration::from_millis(500);

@@ -12,7 +12,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, Version};
 use tokio::time::Instant;
 
-use super::answer::{Answer, Failure, Kind};
+use super::answer::{Answer, Failure, Kind, STREAM};
 use super::incoming::{self, Body};
 use super::outgoing::Outgoing;
 use super::place::{Among, Full, Place};
@@ -20,7 +20,7 @@ use super::route::Route;
 use super::worker::Worker;
 use super::{Role, details, health, scrape, wire};
 use crate::listener::{Pulse, Underway};
-use crate::memory::Grant;
+use crate::memory::{FREE, Grant};
 use crate::reply::{Encoding, Format};
 
 impl Worker {
@@ -54,10 +54,14 @@ impl Worker {
             Err(failure) => {
                 self.recorder.errors(failure.kind, 1);
                 self.complaints.failed(route, &id, &failure);
-                failure.answer()
+                failure.into_answer()
             }
         };
         answer.sharing = sharing;
+        // A connection over HTTP/1 has one answer at a time, and room for it.
+        if head.version > Version::HTTP_11 && head.method != Method::HEAD {
+            answer.count_in(&self.shared.memory);
+        }
         // HTTP/2 ends a stream alone.
         answer.closes = (answer.closes | pulse.take_left()) && head.version <= Version::HTTP_11;
         if answer.events.is_some() {
@@ -110,16 +114,27 @@ impl Worker {
                 forget(head);
                 Ok(Box::pin(health::ready(&self.shared, tenant, role)).await)
             }
-            Route::Details => {
+            Route::Details | Route::Metrics => {
                 // Others than the operator see what is theirs.
                 let tenant = if role == Role::Admin { None } else { Some(self.let_in(head)?) };
                 forget(head);
-                Ok(Box::pin(details::details(&self.shared, tenant)).await)
-            }
-            Route::Metrics => {
-                let tenant = if role == Role::Admin { None } else { Some(self.let_in(head)?) };
-                forget(head);
-                Ok(Box::pin(scrape::metrics(&self.shared, tenant)).await)
+                let mut memory = self.shared.memory.grant();
+                // It has no place among requests: who asks how full the gateway is should be told.
+                let is_alone = head.version <= Version::HTTP_11;
+                if !is_alone && !memory.grow(FREE + STREAM) {
+                    return Err(incoming::no_memory());
+                }
+                let answer = match route {
+                    Route::Details => Box::pin(details::details(&self.shared, tenant)).await,
+                    _ => Box::pin(scrape::metrics(&self.shared, tenant)).await,
+                };
+                let size = answer.body.len();
+                if is_alone {
+                    memory.take_anyway(size.saturating_sub(FREE));
+                } else if !memory.grow(FREE + STREAM + size) {
+                    return Err(incoming::no_memory());
+                }
+                Ok(Answer { memory: Some(memory), ..answer })
             }
             Route::Subscribe | Route::PSubscribe | Route::Monitor => {
                 let admitted = self.admit(route, head, Among::Streams, pulse);
@@ -127,9 +142,13 @@ impl Worker {
                 incoming::skip(body, head, &self.shared).await;
                 let Admitted { tenant, place, memory, .. } = admitted?;
                 forget(head);
-                let answer = Box::pin(self.listen(route, head, tenant)).await?;
-                let (place, memory) = (Some(place), Some(memory));
-                Ok(Answer { place, memory, sync_token: Some(self.ids.next()), ..answer })
+                match Box::pin(self.listen(route, head, tenant)).await {
+                    Ok(answer) => {
+                        let (place, memory) = (Some(place), Some(memory));
+                        Ok(Answer { place, memory, sync_token: Some(self.ids.next()), ..answer })
+                    }
+                    Err(failure) => Err(Failure { held: Some((place, memory)), ..failure }),
+                }
             }
             Route::Command | Route::Path | Route::Pipeline | Route::Transaction => {
                 let admitted = match self.admit(route, head, Among::Requests, pulse) {
@@ -152,7 +171,9 @@ impl Worker {
                         answer.sync_token = Some(self.ids.next());
                         Ok(answer)
                     }
-                    Err(failure) => Err(Failure { format: Some(format), ..failure }),
+                    Err(failure) => {
+                        Err(Failure { format: Some(format), held: Some((place, memory)), ..failure })
+                    }
                 }
             }
         }

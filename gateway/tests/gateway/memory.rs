@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyper::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -10,7 +11,7 @@ use tollgate_tests::run_dir;
 use tollgate_tests::topologies::cluster::Cluster;
 
 use crate::program::Program;
-use crate::support::{Client, Redis, TOKEN, ask, eventually};
+use crate::support::{Client, H2Client, Redis, TOKEN, ask, eventually, request};
 
 const MIB: u64 = 1 << 20;
 
@@ -268,42 +269,130 @@ async fn commands_for_several_nodes_take_no_more_memory_than_is_allowed() {
     }
 }
 
+/// One HTTP/2 connection, as the bytes that a client sends.
+struct Said(Vec<u8>);
+
+impl Said {
+    /// Its beginning, with this window for each answer.
+    fn with_window(window: u32) -> Self {
+        let mut said = Self(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec());
+        said.frame(4, 0, 0, &[&[0, 4], &window.to_be_bytes()[..]].concat());
+        said
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.0.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes()[1..]);
+        self.0.extend([kind, flags]);
+        self.0.extend_from_slice(&stream.to_be_bytes());
+        self.0.extend_from_slice(payload);
+    }
+
+    /// The fields of a head, of which the method has this number in HPACK's table.
+    fn head(method: u8, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+        let text = |to: &mut Vec<u8>, text: &[u8]| {
+            match text.len().checked_sub(127) {
+                None => to.push(u8::try_from(text.len()).unwrap()),
+                Some(rest) => {
+                    let (low, high) = (rest % 128, rest / 128);
+                    to.extend([127, 128 | u8::try_from(low).unwrap(), u8::try_from(high).unwrap()]);
+                }
+            }
+            to.extend_from_slice(text);
+        };
+        // The method, http, the path and the authority.
+        let mut head = vec![0x80 | method, 0x86, 0x04];
+        text(&mut head, path.as_bytes());
+        head.push(0x01);
+        text(&mut head, b"gateway");
+        for (name, value) in fields {
+            head.push(0);
+            text(&mut head, name.as_bytes());
+            text(&mut head, value.as_bytes());
+        }
+        head
+    }
+}
+
+const GET: u8 = 2;
+const POST: u8 = 3;
+
 /// Requests over one HTTP/2 connection, each with a head of 30 KB and without the body it
 /// announces.
 fn heads(token: &str, requests: u32) -> Vec<u8> {
-    let text = |to: &mut Vec<u8>, text: &[u8]| {
-        match text.len().checked_sub(127) {
-            None => to.push(u8::try_from(text.len()).unwrap()),
-            Some(rest) => {
-                to.extend([127, 128 | u8::try_from(rest % 128).unwrap(), u8::try_from(rest / 128).unwrap()]);
-            }
-        }
-        to.extend_from_slice(text);
-    };
-    // POST, http, / and the authority.
-    let mut fields = vec![0x83, 0x86, 0x84, 0x01];
-    text(&mut fields, b"gateway");
-    for (name, value) in
-        [("authorization", token), ("x-1", &"x".repeat(14_000)), ("x-2", &"y".repeat(14_000))]
-    {
-        fields.push(0);
-        text(&mut fields, name.as_bytes());
-        text(&mut fields, value.as_bytes());
-    }
-    let frame = |to: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        to.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_be_bytes()[1..]);
-        to.extend([kind, flags]);
-        to.extend_from_slice(&stream.to_be_bytes());
-        to.extend_from_slice(payload);
-    };
-    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    frame(&mut said, 4, 0, 0, &[]);
-    let (begin, rest) = fields.split_at(16_000);
+    let (x, y) = ("x".repeat(14_000), "y".repeat(14_000));
+    let head = Said::head(POST, "/", &[("authorization", token), ("x-1", &x), ("x-2", &y)]);
+    let mut said = Said::with_window(65_535);
+    let (begin, rest) = head.split_at(16_000);
     for number in 0..requests {
-        frame(&mut said, 1, 0, 2 * number + 1, begin);
-        frame(&mut said, 9, 4, 2 * number + 1, rest);
+        said.frame(1, 0, 2 * number + 1, begin);
+        said.frame(9, 4, 2 * number + 1, rest);
     }
-    said
+    said.0
+}
+
+/// How many answers have come on an HTTP/2 connection that are over with their heads.
+async fn ended_with_their_heads(connection: &mut TcpStream) -> usize {
+    let (mut heard, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    while let Ok(Ok(count @ 1..)) = timeout(Duration::from_millis(500), connection.read(&mut buffer)).await {
+        heard.extend_from_slice(&buffer[..count]);
+    }
+    let (mut rest, mut ended) = (&heard[..], 0);
+    while let [a, b, c, kind, flags, _, _, _, _, frame @ ..] = rest {
+        ended += usize::from(*kind == 1 && flags & 1 == 1);
+        rest = frame.get(u32::from_be_bytes([0, *a, *b, *c]) as usize..).unwrap_or_default();
+    }
+    ended
+}
+
+#[tokio::test]
+async fn answers_for_which_no_window_opens_take_no_more_memory_than_is_allowed() {
+    const CONNECTIONS: u64 = 300;
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let program = Program::start(&["--redis", &url, "--max-memory", "64MiB"], &[]).await;
+    let right = format!("Bearer {TOKEN}");
+    for (path, token) in [
+        ("/get/k", "Bearer wrong"),
+        ("/no/such/path", &right),
+        ("/get/k", &right),
+        ("/metrics", &right),
+        ("/health/detailed", &right),
+        ("/ready", &right),
+        ("/health", "Bearer wrong"),
+    ] {
+        let mut said = Said::with_window(0);
+        let head = Said::head(GET, path, &[("authorization", token)]);
+        for number in 0..1024 {
+            said.frame(1, 5, 2 * number + 1, &head);
+        }
+        let (mut connections, mut peak) = (Vec::new(), 0);
+        for _ in 0..CONNECTIONS {
+            let mut stream = TcpStream::connect(program.address).await.unwrap();
+            stream.write_all(&said.0).await.unwrap();
+            connections.push(stream);
+            peak = peak.max(program.resident());
+        }
+        for _ in 0..300 {
+            peak = peak.max(program.resident());
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(peak <= (64 + 64) * MIB + CONNECTIONS * 150 * 1024, "{path} {token}: {} MiB", peak / MIB);
+        // Those for which there is no memory are told their status alone.
+        let ended = ended_with_their_heads(connections.last_mut().unwrap()).await;
+        assert!(ended >= 90, "{path} {token}: {ended}");
+        if token != right {
+            // Who has shown no token takes nothing from those who have.
+            let mut polite = H2Client::connect(program.address).await;
+            assert_eq!(polite.post("/", r#"["ECHO","hello"]"#).await.raw(), (200, r#"{"result":"hello"}"#));
+        }
+        // The allocator keeps what was small, for the next.
+        drop(connections);
+        eventually("places are given back", async || {
+            let mut polite = H2Client::connect(program.address).await;
+            polite.bytes(request(Method::GET, "http://gateway/ping", "")).await.0.status == 200
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
