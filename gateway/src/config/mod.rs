@@ -114,7 +114,16 @@ impl Config {
     pub fn new(args: GatewayArgs, var: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
         let file = args.config.as_deref().map(file::read).transpose()?.unwrap_or_default();
         let set = args.settings.or(file);
-        let tenants = tenant::all(&set, &var)?;
+        let mut tenants = tenant::all(&set, &var)?;
+        let in_flight = set.max_in_flight.map_or(1024, |count| count.get());
+        let streams = set.max_streams.map_or(1024, |count| count.get());
+        // One whose Redis stands still leaves places to the others.
+        if tenants.len() > 1 {
+            for tenant in &mut tenants {
+                tenant.in_flight.get_or_insert(three_quarters(in_flight));
+                tenant.streams.get_or_insert(three_quarters(streams));
+            }
+        }
         let identity = match (set.tls_cert, set.tls_key) {
             (Some(cert), Some(key)) => Some(Identity { cert, key }),
             (cert, key) => {
@@ -151,12 +160,12 @@ impl Config {
                 header: set.max_header.map_or(32 << 10, |size| size.get()),
                 response: set.max_response.map_or(100 << 20, |size| size.get()),
                 pipeline: set.max_pipeline.map_or(1000, |count| count.get()),
-                in_flight: set.max_in_flight.map_or(1024, |count| count.get()),
-                streams: set.max_streams.map_or(1024, |count| count.get()),
+                in_flight,
+                streams,
                 connections,
                 connections_per_peer: set
                     .max_connections_per_peer
-                    .map_or_else(|| (connections - connections / 4).max(1), |count| count.get()),
+                    .map_or_else(|| three_quarters(connections), |count| count.get()),
                 memory: set.max_memory.map_or(256 << 20, |size| size.get()),
                 header_timeout: set.header_timeout.map_or(Duration::from_secs(10), |span| span.get()),
                 body_timeout: set.body_timeout.map_or(Duration::from_secs(30), |span| span.get()),
@@ -171,4 +180,9 @@ impl Config {
             },
         })
     }
+}
+
+/// What one may have of `all`, which is at least 1.
+fn three_quarters(all: usize) -> usize {
+    all - all / 4
 }

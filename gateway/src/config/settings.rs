@@ -157,7 +157,8 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT", value_name = "N", help_heading = LIMITS)]
     pub(super) max_in_flight: Option<Count<1, 65_536>>,
 
-    /// The most requests of one token under way at once; more are answered 429 (1 to 65536) [default: no limit of its own]
+    /// The most requests of one token under way at once; more are answered 429 (1 to 65536)
+    /// [default: three quarters of --max-in-flight where there are several tokens]
     #[arg(long, env = "TOLLGATE_MAX_IN_FLIGHT_PER_TOKEN", value_name = "N", help_heading = LIMITS)]
     pub(super) max_in_flight_per_token: Option<Count<1, 65_536>>,
 
@@ -165,7 +166,8 @@ pub struct Settings {
     #[arg(long, env = "TOLLGATE_MAX_STREAMS", value_name = "N", help_heading = LIMITS)]
     pub(super) max_streams: Option<Count<1, 65_536>>,
 
-    /// The most subscriptions and monitors of one token at once; more are answered 429 (1 to 65536) [default: no limit of its own]
+    /// The most subscriptions and monitors of one token at once; more are answered 429 (1 to 65536)
+    /// [default: three quarters of --max-streams where there are several tokens]
     #[arg(long, env = "TOLLGATE_MAX_STREAMS_PER_TOKEN", value_name = "N", help_heading = LIMITS)]
     pub(super) max_streams_per_token: Option<Count<1, 65_536>>,
 

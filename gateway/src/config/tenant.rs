@@ -27,9 +27,9 @@ pub struct Tenant {
     pub rights: Rights,
     /// Where web pages come from that may use it.
     pub origins: Vec<Origin>,
-    /// The most requests it may have under way, if that is limited.
+    /// The most requests it may have under way, if it may not have all.
     pub in_flight: Option<usize>,
-    /// The most subscriptions and monitors it may have, if that is limited.
+    /// The most subscriptions and monitors it may have, if it may not have all.
     pub streams: Option<usize>,
 }
 

@@ -187,6 +187,24 @@ fn tokens_have_their_own_redis_and_rights() {
 }
 
 #[test]
+fn where_there_are_several_tokens_none_has_all_places() {
+    let tokens = "redis = 'redis://h'\n[[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\n";
+    let two = format!("{tokens}[[tokens]]\nname = 'b'\ntoken_env = 'B_TOKEN'\nmax_streams = 9");
+    let places = |flags: &[&str], toml: &str| {
+        let config = config(flags, toml, &[]).unwrap();
+        let places = config.tenants.iter().map(|tenant| (tenant.in_flight, tenant.streams));
+        places.collect::<Vec<_>>()
+    };
+    assert_eq!(places(&[], tokens), [(None, None)]);
+    assert_eq!(places(&[], &two), [(Some(768), Some(768)), (Some(768), Some(9))]);
+    let flags = ["--max-in-flight", "10", "--max-streams-per-token", "20"];
+    assert_eq!(places(&flags, &two), [(Some(8), Some(20)), (Some(8), Some(9))]);
+    assert_eq!(places(&["--max-in-flight", "1"], &two)[0].0, Some(1));
+    let text = config(&[], &two, &[]).unwrap().to_string();
+    assert!(text.contains("dangerous, at most 768 requests at once, at most 9 streams at once"), "{text}");
+}
+
+#[test]
 fn what_is_said_for_all_tokens_applies_where_it_can() {
     let common = "redis_ca = '/no/such/ca'\nsentinel_user = 'u'\nsentinel_password_env = 'B_TOKEN'\nread_from = 'replica'\n";
     let own =

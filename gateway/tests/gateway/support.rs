@@ -184,6 +184,12 @@ impl Client {
         Answer::read(self.0.send_request(request).await.unwrap()).await
     }
 
+    /// The status alone, however long the answer goes on.
+    pub(crate) async fn status(&mut self, request: Request<Full<Bytes>>) -> u16 {
+        self.0.ready().await.unwrap();
+        self.0.send_request(request).await.unwrap().status().as_u16()
+    }
+
     /// Whatever comes, as it comes.
     pub(crate) async fn bytes(&mut self, request: Request<Full<Bytes>>) -> (Parts, Bytes) {
         self.0.ready().await.unwrap();

@@ -23,6 +23,44 @@ async fn ask(server: &Server, token: &str, path: &str, body: &str) -> Answer {
     server.client().await.send(request).await
 }
 
+/// A Redis that stands still holds every request that is sent to it.
+#[tokio::test]
+async fn one_token_leaves_places_to_the_others() {
+    let (one, two) = (Redis::start().await, Redis::start().await);
+    let toml = format!(
+        "max_in_flight = 8\nmax_streams = 8\ncommand_timeout = '20s'\n\
+         [[tokens]]\nname = 'a'\ntoken_env = 'A_TOKEN'\n\
+         [[tokens]]\nname = 'b'\ntoken_env = 'B_TOKEN'\nredis = '{}'",
+        two.url()
+    );
+    let server = serve(&one, &toml).await;
+    for path in ["/incr/n", "/subscribe/news"] {
+        one.signal("STOP").await;
+        let ask = |token: &str| {
+            let mut request = request(Method::GET, path, "");
+            let token = format!("Bearer {token}").parse().unwrap();
+            request.headers_mut().insert("authorization", token);
+            request
+        };
+        let mut asking = Vec::new();
+        for _ in 0..8 {
+            let (mut client, request) = (server.client().await, ask("token-of-a"));
+            asking.push(tokio::spawn(async move { client.status(request).await }));
+        }
+        // Two of them are too many, whichever those are.
+        eventually("two are refused", async || asking.iter().filter(|one| one.is_finished()).count() == 2)
+            .await;
+        assert_eq!(server.client().await.status(ask("token-of-b")).await, 200, "{path}");
+        one.signal("CONT").await;
+        let mut statuses = Vec::new();
+        for one in asking {
+            statuses.push(one.await.unwrap());
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 429, 429], "{path}");
+    }
+}
+
 #[tokio::test]
 async fn each_token_opens_its_own_redis() {
     let (one, two) = (Redis::start().await, Redis::start().await);
