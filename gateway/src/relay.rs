@@ -11,6 +11,7 @@
 
 use crate::backend::{Backend, Replies};
 use crate::command::{Batch, Builder, Digest, Original, Rules, parse_digest};
+use crate::memory::FREE;
 use crate::reply::error;
 use crate::resp::{Item, Reader};
 
@@ -28,8 +29,9 @@ pub(crate) async fn run(backend: &Backend, rules: &Rules, batch: &Batch) -> Repl
         return replies;
     }
     match batch.entries() {
-        // It did not run. With others around it, it would now come after them; the client sends it again.
-        [_] => Box::pin(backend.run(&again(batch, rules))).await,
+        // It did not run. With others around it, it would now come after them; the client sends it
+        // again, and so it does where a second one would take much memory.
+        [_] if batch.resp().len() <= FREE => Box::pin(backend.run(&again(batch, rules))).await,
         _ => replies,
     }
 }

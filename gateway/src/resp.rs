@@ -5,6 +5,7 @@
 //! kinds are the shapes of the dialect, so nothing has to be folded.
 
 use std::fmt;
+use std::ops::Range;
 
 /// Writes a command of `count` arguments; the arguments have to follow, each by [`write_argument`].
 pub(crate) fn write_command(out: &mut Vec<u8>, count: usize) {
@@ -13,8 +14,13 @@ pub(crate) fn write_command(out: &mut Vec<u8>, count: usize) {
 
 /// Writes an argument of a command.
 pub(crate) fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
-    write_length(out, b'$', argument.len());
-    out.extend_from_slice(argument);
+    write_argument_of(out, argument.len(), |out| out.extend_from_slice(argument));
+}
+
+/// Writes an argument of `length` bytes, which are those that `write` writes.
+pub(crate) fn write_argument_of(out: &mut Vec<u8>, length: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    write_length(out, b'$', length);
+    write(out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -42,6 +48,16 @@ impl<'a> Arguments<'a> {
         let mut reader = Reader(resp);
         reader.next();
         Self(reader)
+    }
+
+    /// Where each is in `resp`, with what [`write_argument`] writes around it.
+    pub(crate) fn places(resp: &'a [u8]) -> impl Iterator<Item = Range<usize>> {
+        let mut arguments = Self::of(resp);
+        std::iter::from_fn(move || {
+            let start = resp.len() - arguments.0.0.len();
+            arguments.next()?;
+            Some(start..resp.len() - arguments.0.0.len())
+        })
     }
 }
 

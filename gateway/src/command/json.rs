@@ -153,8 +153,12 @@ fn push_argument(builder: &mut Builder<'_>, json: &str) -> Result<(), String> {
             return Ok(());
         }
         [b'"', ..] => {
-            let text: String = serde_json::from_str(json).map_err(|error| format!("a string has {error}"))?;
-            builder.argument(text.as_bytes());
+            let text = Unescaped(json.get(1..json.len() - 1).unwrap_or_default());
+            let length = text.clone().map(|piece| piece.map_or(0, |piece| piece.length())).sum();
+            if text.clone().any(|piece| piece.is_err()) {
+                return Err("a string has half of a surrogate pair".to_owned());
+            }
+            builder.argument_of(length, |out| text.flatten().for_each(|piece| piece.write(out)));
             return Ok(());
         }
         // Numbers, `true` and `false` go as they were written.
@@ -168,6 +172,74 @@ fn push_argument(builder: &mut Builder<'_>, json: &str) -> Result<(), String> {
     };
     let position = builder.count();
     Err(format!("argument {position} is {kind}, expected a string, a number or a boolean"))
+}
+
+/// What stands in a JSON string, whose text is already known to be valid. It comes piece by piece,
+/// so that what is large is not there once more.
+#[derive(Clone)]
+struct Unescaped<'a>(&'a str);
+
+/// Some of it.
+enum Piece<'a> {
+    /// As it was written.
+    Run(&'a str),
+    /// What was escaped.
+    Char(char),
+}
+
+/// Half of a surrogate pair, which is no character.
+struct Half;
+
+impl<'a> Iterator for Unescaped<'a> {
+    type Item = Result<Piece<'a>, Half>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let text = self.0;
+        let end = memchr::memchr(b'\\', text.as_bytes()).unwrap_or(text.len());
+        if end > 0 {
+            let (run, rest) = text.split_at_checked(end)?;
+            self.0 = rest;
+            return Some(Ok(Piece::Run(run)));
+        }
+        let (escape, mut length) = (text.as_bytes().get(1)?, 2);
+        let char = match escape {
+            b'b' => Some('\x08'),
+            b'f' => Some('\x0c'),
+            b'n' => Some('\n'),
+            b'r' => Some('\r'),
+            b't' => Some('\t'),
+            b'u' => {
+                let first = unit(text)?;
+                let second = text.get(6..).filter(|_| (0xd800..0xdc00).contains(&first)).and_then(unit);
+                length = if second.is_some() { 12 } else { 6 };
+                char::decode_utf16([first].into_iter().chain(second)).next().and_then(Result::ok)
+            }
+            other => Some(char::from(*other)),
+        };
+        self.0 = text.get(length..)?;
+        Some(char.map(Piece::Char).ok_or(Half))
+    }
+}
+
+impl Piece<'_> {
+    fn length(&self) -> usize {
+        match self {
+            Self::Run(text) => text.len(),
+            Self::Char(char) => char.len_utf8(),
+        }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Run(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Char(char) => out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
+/// The unit of UTF-16 that an escape with four digits begins with.
+fn unit(text: &str) -> Option<u16> {
+    u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
 
 #[cfg(test)]
@@ -291,6 +363,18 @@ mod tests {
         fn any_json_like_text_is_parsed_or_refused_without_a_panic(body in r#"[\[\]{}",:\\ntfu0-9eE+.\- é]{0,64}"#) {
             let _ = parse_command(body.as_bytes(), &Rules::default());
             let _ = parse_pipeline(body.as_bytes(), 3, &Rules::default());
+        }
+
+        #[test]
+        fn strings_mean_what_serde_json_reads(text in r#"(\\[bfnrt/"\\]|\\u[0-9a-fA-F]{4}|\\u[dD][89a-fA-F][0-9a-f]{2}|[a-é😀]){0,8}"#) {
+            let command = parse_command(format!("[\"ECHO\",\"{text}\"]").as_bytes(), &Rules::default());
+            match serde_json::from_str::<String>(&format!("\"{text}\"")) {
+                Ok(expected) => {
+                    let batch = command.unwrap();
+                    prop_assert_eq!(arguments(&batch)[1], expected.as_bytes());
+                }
+                Err(_) => prop_assert!(command.is_err()),
+            }
         }
 
         #[test]

@@ -17,8 +17,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::memory::{FREE, Grant};
-use crate::resp::{Arguments, write_argument, write_command};
-use script::Translated;
+use crate::resp::{Arguments, write_argument_of, write_command};
+use script::Carried;
 
 pub(crate) use info::{Access, Fold, Info, Route};
 pub(crate) use json::{ParseError, parse_command, parse_pipeline};
@@ -168,6 +168,11 @@ impl<'a> Builder<'a> {
 
     /// Adds an argument to the command at hand.
     pub(crate) fn argument(&mut self, argument: &[u8]) {
+        self.argument_of(argument.len(), |out| out.extend_from_slice(argument));
+    }
+
+    /// Adds an argument of `length` bytes, which are those that `write` writes.
+    fn argument_of(&mut self, length: usize, write: impl FnOnce(&mut Vec<u8>)) {
         if self.count == 0 {
             self.start = self.resp.len();
             // Redis wants to know their number first, which is known last.
@@ -175,7 +180,7 @@ impl<'a> Builder<'a> {
         }
         self.count += 1;
         if self.count <= MOST_ARGUMENTS {
-            write_argument(&mut self.resp, argument);
+            write_argument_of(&mut self.resp, length, write);
         }
     }
 
@@ -211,19 +216,13 @@ impl<'a> Builder<'a> {
             self.entries.push(Entry::Send(Sending { range: start..self.resp.len(), info, digest: None }));
             return;
         }
-        let mut digest = None;
-        if let Some(Translated { resp, changed, asked }) =
-            info.and_then(|info| self.rules.scripts().carry_over(&arguments, info))
-        {
-            self.resp.truncate(start);
-            self.resp.extend_from_slice(&resp);
-            // It is kept by being written to Redis.
-            let changed = changed.filter(|_| self.rules.may_write());
-            self.besides += 2 * changed.as_ref().map_or(0, |script| script.text.len());
-            self.changed.extend(changed);
-            digest = asked;
-        }
-        self.entries.push(Entry::Send(Sending { range: start..self.resp.len(), info, digest }));
+        let carried = info.map(|info| self.rules.scripts().carry_over(&mut self.resp, start, info));
+        let Carried { changed, asked } = carried.unwrap_or_default();
+        // It is kept by being written to Redis.
+        let changed = changed.filter(|_| self.rules.may_write());
+        self.besides += 2 * changed.as_ref().map_or(0, |script| script.text.len());
+        self.changed.extend(changed);
+        self.entries.push(Entry::Send(Sending { range: start..self.resp.len(), info, digest: asked }));
     }
 
     /// Answers the command at hand with this error.

@@ -16,10 +16,10 @@ use std::sync::{PoisonError, RwLock};
 use sha1_smol::Sha1;
 
 use super::Info;
-use crate::resp::{Arguments, command};
+use crate::resp::{Arguments, write_argument};
 
 /// A SHA-1 in lower-case hexadecimal.
-pub(crate) type Digest = [u8; 40];
+pub(crate) type Digest = [u8; DIGEST];
 
 /// Digests of scripts that were changed for one token: as clients have them, and as Redis does.
 #[derive(Debug, Default)]
@@ -34,11 +34,9 @@ pub(crate) struct Original {
     pub(crate) text: Vec<u8>,
 }
 
-/// A command that Redis has to be sent in another form.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Translated {
-    /// The form.
-    pub(super) resp: Vec<u8>,
+/// What is to be known of a command that loads or calls a script.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Carried {
     /// The script that was changed, if it was not known and is to be kept.
     pub(super) changed: Option<Original>,
     /// What `SCRIPT LOAD` has to answer.
@@ -46,49 +44,61 @@ pub(super) struct Translated {
 }
 
 impl Scripts {
-    /// The form in which Redis has to be sent a command that loads or calls a script; nothing when that is its own.
-    pub(super) fn carry_over(&self, arguments: &Arguments<'_>, info: &Info) -> Option<Translated> {
-        let of_script = || arguments.clone().next().is_some_and(|name| name.eq_ignore_ascii_case(b"SCRIPT"));
-        let rewrite = |place: usize, with: &[u8]| {
-            let words: Vec<&[u8]> =
-                arguments.clone().enumerate().map(|(n, word)| if n == place { with } else { word }).collect();
-            command(&words)
-        };
+    /// Changes a command that loads or calls a script, which begins at `start`, into the form in
+    /// which Redis has to be sent it. The rest of it stays where it is: it may be large.
+    pub(super) fn carry_over(&self, resp: &mut Vec<u8>, start: usize, info: &Info) -> Carried {
+        let command = resp.get(start..).unwrap_or_default();
+        let mut arguments = Arguments::of(command);
+        let of_script = arguments.clone().next().is_some_and(|name| name.eq_ignore_ascii_case(b"SCRIPT"));
         match info.name {
             "EVAL" | "EVAL_RO" => {
-                let (text, _, changed) = self.change(arguments.clone().nth(1)?)?;
-                Some(Translated { resp: rewrite(1, &text), changed, asked: None })
+                let Some((text, _, changed)) = arguments.nth(1).and_then(|script| self.change(script)) else {
+                    return Carried::default();
+                };
+                replace(resp, start, 1, &text);
+                Carried { changed, asked: None }
             }
-            "LOAD" if of_script() => {
-                let (text, original, changed) = self.change(arguments.clone().nth(2)?)?;
-                Some(Translated { resp: rewrite(2, &text), changed, asked: Some(original) })
+            "LOAD" if of_script => {
+                let Some((text, original, changed)) = arguments.nth(2).and_then(|script| self.change(script))
+                else {
+                    return Carried::default();
+                };
+                replace(resp, start, 2, &text);
+                Carried { changed, asked: Some(original) }
             }
             "EVALSHA" | "EVALSHA_RO" => {
-                let digest = self.translate(arguments.clone().nth(1)?)?;
-                Some(Translated { resp: rewrite(1, &digest), changed: None, asked: None })
+                if let Some(digest) = arguments.nth(1).and_then(|name| self.translate(name)) {
+                    replace(resp, start, 1, &digest);
+                }
+                Carried::default()
             }
-            "EXISTS" if of_script() => {
-                let digests: Vec<_> = arguments.clone().map(|name| self.translate(name)).collect();
-                digests.iter().any(Option::is_some).then(|| {
-                    let word =
-                        |(name, digest)| -> &[u8] { Option::map_or(digest, name, |digest: &Digest| digest) };
-                    let words: Vec<&[u8]> =
-                        arguments.clone().zip(digests.iter().map(Option::as_ref)).map(word).collect();
-                    Translated { resp: command(&words), changed: None, asked: None }
-                })
+            "EXISTS" if of_script => {
+                let places: Vec<_> = Arguments::places(command).collect();
+                for place in places {
+                    // Their digest is as long as ours.
+                    let end = start + place.end - LINE_END;
+                    let name = resp.get_mut(end.saturating_sub(DIGEST)..end);
+                    if place.len() == WRITTEN
+                        && let Some(name) = name
+                        && let Some(digest) = self.translate(name)
+                    {
+                        name.copy_from_slice(&digest);
+                    }
+                }
+                Carried::default()
             }
-            _ => None,
+            _ => Carried::default(),
         }
     }
 
     /// What `script` has to be changed into, if it has to be, its own digest, and all of it if it
     /// was not known before and is to be kept.
     fn change(&self, script: &[u8]) -> Option<(Vec<u8>, Digest, Option<Original>)> {
-        let text = without_flag(script)?;
+        // No other gateway would know a larger one, and what becomes of it takes memory.
+        let text = Some(script).filter(|script| script.len() <= LARGEST).and_then(without_flag)?;
         let digest_of_client = digest(script);
         let is_new = self.remember(digest_of_client, digest(&text));
-        let is_kept = is_new && script.len() <= LARGEST;
-        let original = is_kept.then(|| Original { digest: digest_of_client, text: script.to_vec() });
+        let original = is_new.then(|| Original { digest: digest_of_client, text: script.to_vec() });
         Some((text, digest_of_client, original))
     }
 
@@ -119,6 +129,14 @@ impl Scripts {
     }
 }
 
+/// Writes `text` in place of an argument of the command that begins at `start`.
+fn replace(resp: &mut Vec<u8>, start: usize, argument: usize, text: &[u8]) {
+    let Some(place) = Arguments::places(resp.get(start..).unwrap_or_default()).nth(argument) else { return };
+    let mut written = Vec::with_capacity(text.len() + 16);
+    write_argument(&mut written, text);
+    resp.splice(start + place.start..start + place.end, written);
+}
+
 /// The digest that `name` is.
 pub(crate) fn parse(name: &[u8]) -> Option<Digest> {
     let mut digest = Digest::try_from(name).ok()?;
@@ -127,7 +145,7 @@ pub(crate) fn parse(name: &[u8]) -> Option<Digest> {
 }
 
 fn digest(text: &[u8]) -> Digest {
-    let mut hexadecimal = [0; 40];
+    let mut hexadecimal = [0; DIGEST];
     let digits = Sha1::from(text).digest().to_string();
     hexadecimal.iter_mut().zip(digits.bytes()).for_each(|(to, digit)| *to = digit);
     hexadecimal
@@ -162,7 +180,13 @@ fn without_flag(script: &[u8]) -> Option<Vec<u8>> {
 /// An extension of Upstash.
 const FLAG: &str = "allow-key-locking";
 
-/// The largest text that is kept for other gateways, in bytes; scripts of SDKs are far smaller.
+/// Bytes of a digest; of one that is an argument; and of the line end behind it.
+const DIGEST: usize = 40;
+const WRITTEN: usize = b"$40\r\n".len() + DIGEST + LINE_END;
+const LINE_END: usize = b"\r\n".len();
+
+/// The largest text that is changed, and kept for other gateways, in bytes; scripts of SDKs are far
+/// smaller.
 pub(crate) const LARGEST: usize = 64 << 10;
 
 /// Scripts remembered for a token; more than any application has.
@@ -173,6 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::resp::command;
 
     #[test]
     fn only_the_flag_goes() {
@@ -205,19 +230,14 @@ mod tests {
         let original = String::from_utf8_lossy(&digest(text.as_bytes())).into_owned();
         let changed = String::from_utf8_lossy(&digest(b"#!lua\nreturn 1")).into_owned();
         let carried = |words: &[&str]| {
-            let resp = command(words);
-            scripts.carry_over(&Arguments::of(&resp), Info::of(Arguments::of(&resp)).unwrap()).map(
-                |translated| {
-                    (
-                        Arguments::of(&translated.resp)
-                            .map(|word| String::from_utf8_lossy(word).into_owned())
-                            .collect::<Vec<_>>()
-                            .join(" "),
-                        translated.changed.is_some(),
-                        translated.asked.is_some(),
-                    )
-                },
-            )
+            let before = b"*1\r\n$4\r\nPING\r\n";
+            let mut resp = [&before[..], &command(words)].concat();
+            let info = Info::of(Arguments::of(&command(words))).unwrap();
+            let Carried { changed, asked } = scripts.carry_over(&mut resp, before.len(), info);
+            let sent = Arguments::of(&resp[before.len()..]);
+            let sent = sent.map(|word| String::from_utf8_lossy(word).into_owned()).collect::<Vec<_>>();
+            assert_eq!(resp, [&before[..], &command(&sent)].concat());
+            (sent != words).then(|| (sent.join(" "), changed.is_some(), asked.is_some()))
         };
         assert_eq!(carried(&["EVALSHA", &original, "0"]), None);
         assert_eq!(
@@ -238,8 +258,13 @@ mod tests {
         );
         let exists = carried(&["SCRIPT", "EXISTS", "x", &original]);
         assert_eq!(exists, Some((format!("SCRIPT EXISTS x {changed}"), false, false)));
+        let large = format!("#!lua flags=allow-key-locking\nreturn 1 --{}", "x".repeat(LARGEST));
+        let most = &large[..LARGEST];
+        assert!(carried(&["SCRIPT", "LOAD", most]).is_some_and(|(_, kept, asked)| kept && asked));
         for words in [
             &["EVAL", "return 1", "0"][..],
+            &["EVAL", &large, "0"],
+            &["SCRIPT", "LOAD", &large[..=LARGEST]],
             &["EVAL"],
             &["SCRIPT", "LOAD"],
             &["EXISTS", &original],

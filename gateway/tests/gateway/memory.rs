@@ -395,6 +395,39 @@ async fn answers_for_which_no_window_opens_take_no_more_memory_than_is_allowed()
     }
 }
 
+/// A body with one string of many megabytes, which is there twice while it is read.
+#[tokio::test]
+async fn one_large_command_takes_no_more_memory_than_is_allowed() {
+    const SIZE: usize = 119 << 20;
+    let redis = Redis::start().await;
+    let program = serve(&redis, &["--max-body", "128MiB"]).await;
+    let before = program.resident();
+    let mut wrong = Vec::new();
+    let flag = r"#!lua flags=allow-key-locking\nreturn 1";
+    let mut client = Client::connect(program.address).await;
+    for (what, body, status) in [
+        ("a script", format!(r#"["EVAL","{flag} --{}",0]"#, "x".repeat(SIZE)), 400),
+        ("an argument of a script", format!(r#"["EVAL","{flag}",0,"{}"]"#, "x".repeat(SIZE)), 200),
+        ("a string", format!(r#"["SET","k","\n{}"]"#, "x".repeat(SIZE)), 200),
+        ("escapes", format!(r#"["SET","k","{}"]"#, r"\u000a".repeat(SIZE / 6)), 200),
+    ] {
+        let mut asking = Box::pin(client.post("/", body));
+        let mut peak = 0;
+        let answer = loop {
+            peak = peak.max(program.resident());
+            if let Ok(answer) = timeout(Duration::from_millis(2), &mut asking).await {
+                break answer;
+            }
+        };
+        drop(asking);
+        if peak > MOST || answer.status != status {
+            wrong.push((what, peak / MIB, answer.text));
+        }
+        is_given_back(&program, before).await;
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[tokio::test]
 async fn heads_of_requests_without_a_token_take_no_memory_while_their_bodies_do_not_come() {
     let redis = Redis::start().await;
