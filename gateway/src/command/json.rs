@@ -298,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn what_looks_like_arguments_in_a_string_is_none() {
+        let inside = r#"1,[\",\\\",\u002c"#.repeat(5000);
+        let body = format!(r#"["SET","{inside}","\\",1]"#);
+        assert_eq!(growth(body.as_bytes(), 10), 3 * (6 + 24) + 256);
+        for broken in [&body[..body.len() - 4], &body[..body.len() - 7], &body[..70_001]] {
+            assert!(growth(broken.as_bytes(), 10) <= 3 * (6 + 24) + 256);
+        }
+    }
+
+    #[test]
     fn a_command_has_as_many_arguments_as_any_redis_takes() {
         let answer = |arguments: usize| {
             let body = format!("[[\"DEL\",{}1],[\"GET\",\"k\"]]", "1,".repeat(arguments - 2));

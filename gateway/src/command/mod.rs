@@ -245,14 +245,36 @@ impl<'a> Builder<'a> {
 
 /// The most bytes that become of a JSON body while it is read, besides its own: each argument has a
 /// length in front of it in the form of Redis, and is looked at in its place; each command is
-/// remembered.
+/// remembered. What stands in strings is neither.
 pub(crate) fn growth(body: &[u8], most_commands: usize) -> usize {
     if body.len() <= FREE {
         return 0;
     }
-    let arguments = memchr::memchr_iter(b',', body).count();
-    let commands = memchr::memchr_iter(b'[', body).count().min(most_commands);
+    let (mut arguments, mut commands) = (0, 0);
+    let mut rest = body;
+    while !rest.is_empty() {
+        let string = memchr::memchr(b'"', rest).unwrap_or(rest.len());
+        let (between, begun) = rest.split_at_checked(string).unwrap_or_default();
+        arguments += memchr::memchr_iter(b',', between).count();
+        commands += memchr::memchr_iter(b'[', between).count();
+        rest = after_string(begun);
+    }
+    let commands = commands.min(most_commands);
     arguments * PER_ARGUMENT + arguments.min(MOST_ARGUMENTS) * PER_ARGUMENT_OF_ONE + commands * PER_COMMAND
+}
+
+/// What is behind a string of JSON; nothing where it does not end.
+fn after_string(text: &[u8]) -> &[u8] {
+    let mut rest = text.get(1..).unwrap_or_default();
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
+        let is_end = rest.get(at) == Some(&b'"');
+        // What is escaped may be a quotation mark.
+        rest = rest.get(at + if is_end { 1 } else { 2 }..).unwrap_or_default();
+        if is_end {
+            return rest;
+        }
+    }
+    &[]
 }
 
 /// Arguments of one command: older versions of Redis end a connection for more.

@@ -428,6 +428,22 @@ async fn one_large_command_takes_no_more_memory_than_is_allowed() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
+/// What looks like JSON inside of a string is no argument.
+#[tokio::test]
+async fn commas_in_a_string_take_no_memory() {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let program = Program::start(&["--redis", &url, "--max-memory", "64MiB"], &[]).await;
+    let mut client = Client::connect(program.address).await;
+    let value = format!(r#"["\",[{}1]"#, "1,".repeat(9 << 19));
+    let answer = client.post("/", json!(["SET", "k", value]).to_string()).await;
+    assert_eq!(answer.raw(), (200, r#"{"result":"OK"}"#));
+    let length = client.post("/", r#"["STRLEN","k"]"#).await;
+    assert_eq!(length.json["result"], value.len());
+    let answer = client.post("/", many_arguments("DEL", 9 << 20)).await;
+    assert_eq!(answer.error(), (503, "ERR too much memory is taken by requests under way"));
+}
+
 #[tokio::test]
 async fn heads_of_requests_without_a_token_take_no_memory_while_their_bodies_do_not_come() {
     let redis = Redis::start().await;
