@@ -205,8 +205,9 @@ impl<'a> Builder<'a> {
         self.resp.splice(digits, itoa::Buffer::new().format(count).bytes());
         let arguments = Arguments::of(self.resp.get(start..).unwrap_or_default());
         let info = Info::of(arguments.clone());
-        let refusal =
-            refusal::reason(arguments.clone(), info).or_else(|| self.rules.refusal(arguments.clone(), info));
+        let refusal = refusal::reason(arguments.clone(), info)
+            .or_else(|| self.rules.refusal(arguments.clone(), info))
+            .or_else(|| self.rules.excess(arguments.clone(), info));
         if let Some(reason) = refusal {
             return self.refuse(reason);
         }

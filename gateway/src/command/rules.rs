@@ -18,6 +18,8 @@ use crate::resp::Arguments;
 pub(crate) struct Rules {
     rights: Rights,
     scripts: Scripts,
+    /// The most bytes that Redis may answer, if that is bounded.
+    largest_answer: Option<u64>,
 }
 
 /// What a token may do; by default everything but what is dangerous.
@@ -77,7 +79,13 @@ impl Rules {
             key_prefixes.iter().all(|prefix| !prefix.is_empty()),
             "a key prefix is empty, expected some characters; leave `key_prefixes` out to allow every key"
         );
-        Ok(Self { rights: Rights { read_only, commands, allow, key_prefixes }, scripts: Scripts::default() })
+        let rights = Rights { read_only, commands, allow, key_prefixes };
+        Ok(Self { rights, ..Self::default() })
+    }
+
+    /// The same rules, where Redis may answer no more than this many bytes.
+    pub(crate) fn with_largest_answer(self, bytes: usize) -> Self {
+        Self { largest_answer: u64::try_from(bytes).ok(), ..self }
     }
 
     /// Whether anything may be written for the holder of the token.
@@ -88,6 +96,22 @@ impl Rules {
     /// The scripts that were changed on their way to Redis.
     pub(crate) fn scripts(&self) -> &Scripts {
         &self.scripts
+    }
+
+    /// The error that answers a command whose answer is too large, whatever is in Redis: with a
+    /// negative count members are repeated, and Redis has all of them in memory before it answers.
+    pub(super) fn excess(&self, mut arguments: Arguments<'_>, info: Option<&Info>) -> Option<String> {
+        let name = info?.name;
+        if !matches!(name, "SRANDMEMBER" | "HRANDFIELD" | "ZRANDMEMBER") {
+            return None;
+        }
+        let count: i64 = std::str::from_utf8(arguments.nth(2)?).ok()?.parse().ok()?;
+        // With values or scores.
+        let each = if arguments.next().is_some() { 2 * LEAST_STRING } else { LEAST_STRING };
+        let most = self.largest_answer?;
+        let is_excess = count < 0 && count.unsigned_abs().saturating_mul(each) > most;
+        is_excess
+            .then(|| format!("ERR max response size exceeded: '{name}' would repeat more than {most} bytes"))
     }
 
     /// The error that answers a command which this token may not use.
@@ -230,6 +254,9 @@ fn runs_code(info: &Info) -> bool {
 
 /// Bytes of a command's name that an error repeats: more than any command has.
 const LONGEST_NAME: usize = 64;
+
+/// Bytes of the shortest string that Redis answers.
+const LEAST_STRING: u64 = b"$0\r\n\r\n".len() as u64;
 
 #[cfg(test)]
 mod tests {

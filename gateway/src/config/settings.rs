@@ -146,6 +146,9 @@ pub struct Settings {
     pub(super) max_header: Option<Size<{ 4 * KIB }, { 256 * KIB }>>,
 
     /// The most that Redis may answer to one request (1KiB to 1GiB) [default: 100MiB]
+    ///
+    /// What is longer is thrown away as it comes. Redis itself has all of it in memory: see its
+    /// `client-output-buffer-limit`.
     #[arg(long, env = "TOLLGATE_MAX_RESPONSE", value_name = "SIZE", help_heading = LIMITS)]
     pub(super) max_response: Option<Size<{ KIB }, { GIB }>>,
 

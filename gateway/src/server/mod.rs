@@ -257,7 +257,7 @@ impl Shared {
         let mut sources = Vec::new();
         let tenants = tenants.into_iter().enumerate().map(|(number, tenant)| {
             let source = Source::of(number, &tenant, &mut sources);
-            Tenant::new(tenant, source)
+            Tenant::new(tenant, source, &limits)
         });
         let tenants = tenants.collect::<anyhow::Result<Vec<_>>>()?;
         let has_origins = tenants.iter().any(|tenant: &Tenant| !tenant.origins.is_empty());
@@ -319,12 +319,12 @@ impl Source {
 }
 
 impl Tenant {
-    fn new(config: config::Tenant, source: usize) -> anyhow::Result<Self> {
+    fn new(config: config::Tenant, source: usize, limits: &Limits) -> anyhow::Result<Self> {
         let config::Tenant { name, rights, origins, in_flight, streams, .. } = config;
         Ok(Self {
             name,
             source,
-            rules: Rules::new(rights)?,
+            rules: Rules::new(rights)?.with_largest_answer(limits.response),
             origins,
             in_flight: Gauge::new(in_flight.unwrap_or(usize::MAX)),
             streams: Gauge::new(streams.unwrap_or(usize::MAX)),

@@ -231,6 +231,41 @@ async fn every_answer_has_some_memory_before_redis_is_asked() {
     assert_eq!(client.get("/get/n").await.json["result"], "51");
 }
 
+/// With a negative count Redis repeats what there is.
+#[tokio::test]
+async fn more_random_members_than_an_answer_may_have_are_not_asked_for() {
+    let redis = Redis::start().await;
+    let server = Server::start_with(&redis.url(), &["--max-response", "6000B"]).await;
+    let mut client = server.client().await;
+    for command in [r#"["SADD","s","a"]"#, r#"["HSET","h","a","b"]"#, r#"["ZADD","z",1,"a"]"#] {
+        assert_eq!(client.post("/", command).await.json["result"], 1);
+    }
+    for (path, answer) in [
+        ("/srandmember/s/-1001", Err("SRANDMEMBER")),
+        ("/sRandMember/s/-1001", Err("SRANDMEMBER")),
+        ("/hrandfield/h/-2000000000", Err("HRANDFIELD")),
+        ("/hrandfield/h/-501/withvalues", Err("HRANDFIELD")),
+        ("/zrandmember/z/-9223372036854775808", Err("ZRANDMEMBER")),
+        ("/zrandmember/z/-501/withscores", Err("ZRANDMEMBER")),
+        ("/srandmember/s/-800", Ok(800)),
+        ("/hrandfield/h/-400/withvalues", Ok(800)),
+        ("/zrandmember/z/-800", Ok(800)),
+        ("/srandmember/s/100000000", Ok(1)),
+    ] {
+        let got = client.get(path).await;
+        match answer {
+            Ok(count) => assert_eq!(got.json["result"].as_array().map(Vec::len), Some(count), "{path}"),
+            Err(name) => {
+                let text =
+                    format!("ERR max response size exceeded: '{name}' would repeat more than 6000 bytes");
+                assert_eq!(got.error(), (400, &text[..]), "{path}");
+            }
+        }
+    }
+    let calls = redis.ask(&["INFO", "commandstats"]).await;
+    assert!(calls.contains("cmdstat_srandmember:calls=2,"), "{calls}");
+}
+
 /// A script chooses what its status and its error say, and how long they are.
 #[tokio::test]
 async fn lines_of_scripts_are_as_long_as_strings_may_be_and_harm_nobody_else() {
