@@ -119,4 +119,4 @@ const CORE_JS: &str = "core.js";
 
 /// The bound of the packed package, which npm gzips: what it has, and 3 %. Nine tenths are the core, whose largest part reads policies
 /// and says what is wrong with them; tokens and guards beside the limits are two fifths. What is done by name is 8 kB.
-const MOST_PACKED_BYTES: u64 = 241_000;
+const MOST_PACKED_BYTES: u64 = 249_000;
