@@ -290,8 +290,11 @@ impl StreamOptions {
 /// Redis would find a syntax error.
 fn streams(arguments: &[&[u8]]) -> Option<Range<usize>> {
     let StreamOptions::Streams(place) = StreamOptions::of(arguments.iter().copied()) else { return None };
-    // Redis itself looks for the word `STREAMS` behind a group alone.
-    if place < 4 && is_word(arguments.first()?, "XREADGROUP") {
+    // Redis's own rights are about what follows the first `STREAMS`, of `XREADGROUP` from a place on where a group is named already,
+    // and a value may have that name. Where the two differ, nobody is to rely on either.
+    let from = if is_word(arguments.first()?, "XREADGROUP") { 4 } else { 1 };
+    let is_first = |at: &usize| arguments.get(*at).is_some_and(|word| is_word(word, "STREAMS"));
+    if (from..arguments.len()).find(is_first) != Some(place) {
         return None;
     }
     let begin = place + 1;
@@ -363,8 +366,8 @@ mod tests {
             ("XREAD COUNT 2 STREAMS s t 0 0", "s t"),
             ("XREADGROUP GROUP g c STREAMS s t > >", "s t"),
             ("ZUNIONSTORE d 2 a b WEIGHTS 1 2", "d a b"),
-            ("XREADGROUP GROUP g c CLAIM STREAMS STREAMS s >", "s"),
-            ("XREADGROUP NOACK GROUP streams streams STREAMS s >", "s"),
+            ("XREADGROUP GROUP g c CLAIM 1 STREAMS s >", "s"),
+            ("XREADGROUP NOACK GROUP streams g STREAMS s >", "s"),
             ("xread count 1 streams streams STREAMS 0 0", "streams STREAMS"),
             ("GEORADIUS a 1 2 3 m STORE d", "a d"),
             ("GEORADIUS a 1 2 3 m STORE d store e Store", "a d e"),
@@ -399,6 +402,9 @@ mod tests {
             ("XREAD STREAMS", ""),
             ("XREAD BLOCK 1 STREAMS s 0", ""),
             ("XREADGROUP NOACK STREAMS s t > >", ""),
+            ("XREADGROUP GROUP g c CLAIM STREAMS STREAMS s >", ""),
+            ("XREADGROUP NOACK GROUP streams streams STREAMS s >", ""),
+            ("XREAD COUNT STREAMS STREAMS s 0", ""),
         ] {
             let words: Vec<&str> = words.split(' ').collect();
             let found = found(&words);
