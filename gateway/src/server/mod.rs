@@ -39,6 +39,7 @@ use crate::listener::{Listener, Tls};
 use crate::memory::{Gauge, Memory};
 use crate::target::Target;
 use peers::Peers;
+use place::Begun;
 use report::Asked;
 use worker::{Order, Thread};
 
@@ -220,6 +221,7 @@ pub(crate) struct Shared {
     /// What is known of each Redis.
     asked: Asked,
     clients: Gauge,
+    begun: Gauge,
     in_flight: Gauge,
     streams: Gauge,
     memory: Memory,
@@ -281,6 +283,7 @@ impl Shared {
             turned_away: AtomicU64::new(0),
             asked: Asked::new(),
             clients: Gauge::new(limits.connections),
+            begun: Gauge::new(Begun::most(&limits)),
             in_flight: Gauge::new(limits.in_flight),
             streams: Gauge::new(limits.streams),
             memory: Memory::new(limits.memory),

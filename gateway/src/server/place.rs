@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::Shared;
+use crate::config::Limits;
 use crate::memory::Gauge;
 
 /// A place among the requests or streams under way, of a token and of all.
@@ -48,6 +49,29 @@ impl Place {
     }
 }
 
+/// A request that is read and not answered yet, whoever sends it. Connections over HTTP/2 may begin
+/// so many at once that what is known of them takes more memory than there is.
+#[derive(Debug)]
+pub(crate) struct Begun(Arc<Shared>);
+
+impl Begun {
+    /// Nothing where there are too many.
+    pub(crate) fn new(shared: &Arc<Shared>) -> Option<Self> {
+        shared.begun.take(1).then(|| Self(Arc::clone(shared)))
+    }
+
+    /// How many there may be: those with a place, one for each connection, and some more.
+    pub(crate) fn most(limits: &Limits) -> usize {
+        limits.in_flight + limits.streams + limits.connections + BEGUN
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.begun.give_back(1);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some((own, all)) = self.among.gauges(&self.shared, self.tenant) {
@@ -67,3 +91,6 @@ impl Among {
         })
     }
 }
+
+/// Requests without a place, besides one for each connection.
+const BEGUN: usize = 4096;

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -14,8 +15,8 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Failure, Kind, STREAM};
 use super::incoming::{self, Body};
-use super::outgoing::Outgoing;
-use super::place::{Among, Full, Place};
+use super::outgoing::{Kept, Outgoing};
+use super::place::{Among, Begun, Full, Place};
 use super::route::Route;
 use super::worker::Worker;
 use super::{Role, details, health, scrape, wire};
@@ -35,7 +36,26 @@ impl Worker {
         let underway = Underway::new(Rc::clone(&pulse));
         let (head, body) = request.into_parts();
         let body = Body::new(body, &pulse);
-        self.take_down((head, body), role, pulse, underway)
+        let answering = if let Some(begun) = Begun::new(&self.shared) {
+            // A stream of HTTP/2 that is refused below has no room for this.
+            Ok(Box::pin(async move {
+                let answer = self.take_down((head, body), role, pulse, underway).await;
+                drop(begun);
+                answer
+            }))
+        } else {
+            self.recorder.errors(Kind::Busy, 1);
+            let mut refusal =
+                Response::new(Outgoing::bytes(Bytes::new(), Kept::new(pulse, underway, None, None)));
+            *refusal.status_mut() = Kind::Busy.status();
+            Err(refusal)
+        };
+        async {
+            match answering {
+                Ok(answer) => answer.await,
+                Err(refusal) => Ok(refusal),
+            }
+        }
     }
 
     async fn take_down(
