@@ -368,7 +368,7 @@ async fn a_key_that_is_named_twice_is_no_way_to_a_foreign_one() {
         json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "STORE", "app:x", "STORE", "victim"]),
         json!(["GEORADIUS", "app:g", 1, 1, 9, "km", "store", "app:x", "Store", "victim"]),
         json!(["GEORADIUSBYMEMBER", "app:g", "x", 9, "km", "STOREDIST", "app:x", "STOREDIST", "victim"]),
-        json!(["XREADGROUP", "NOACK", "GROUP", "streams", "streams", "streams", "other", ">"]),
+        json!(["XREADGROUP", "NOACK", "GROUP", "streams", "g", "streams", "other", ">"]),
     ] {
         let answer = ask(&server, "token-of-app", "/", &words.to_string()).await;
         let name = words[0].as_str().unwrap();
