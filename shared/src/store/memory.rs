@@ -109,3 +109,47 @@ fn fnv1a(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+    use crate::rate_limit::{Algorithm, Quota};
+    use crate::time::Span;
+
+    fn spend(algorithm: Algorithm, limit: u64, window: u64, name: &str) -> Op {
+        let quota = Quota::new(algorithm, limit, Span::from_millis(window).unwrap(), limit).unwrap();
+        let key = Key::from_stored(&format!("tg:{{{name}}}:x:limit"));
+        Op::RateLimit(Vec::from([Check { key, quota, cost: limit, enforced: true }]))
+    }
+
+    #[test]
+    fn a_counter_is_kept_for_as_long_as_it_says_anything_and_no_longer() {
+        for (algorithm, millis) in [
+            (Algorithm::FixedWindow, 60_000),
+            (Algorithm::SlidingWindowLog, 60_000),
+            (Algorithm::SlidingWindowCounter, 120_000),
+            (Algorithm::Gcra, 60_000),
+        ] {
+            let mut shard = Shard::default();
+            let (long, other) = (spend(algorithm, 10, 60_000, "a"), spend(algorithm, 1, 1, "b"));
+            perform(&long, &mut shard, 60_000);
+            for (now, is_kept) in [(60_000 + millis, true), (62_000 + millis, false)] {
+                perform(&other, &mut shard, now);
+                assert_eq!(!shard.get(long.key().unwrap()).is_empty(), is_kept, "{algorithm:?} at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_spread_over_shards() {
+        let mut memory = Memory::new(HeapShards::default(), HeapShards::COUNT);
+        for subject in 0..10_000 {
+            let op = spend(Algorithm::FixedWindow, 1, 60_000, &format!("{subject}"));
+            memory.perform(&op, Timestamp::from_millis(0)).unwrap();
+        }
+        assert!(memory.shards.0.iter().all(|shard| shard.evicted() == 0));
+        assert_eq!(memory.shards.0.len(), 1024);
+    }
+}
