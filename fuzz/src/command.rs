@@ -26,6 +26,10 @@ mod stage;
 
 /// Sends what the token of [`rights`] may send.
 pub fn run(data: &[u8]) {
+    // Fuzzers see what is compared, and who sends the secret himself may get it back.
+    if data.windows(6).any(|sent| SECRET.as_bytes().windows(6).any(|part| part == sent)) {
+        return;
+    }
     let rights = rights();
     let commands: Vec<Vec<Vec<u8>>> = data
         .split(|byte| *byte == b'\n')

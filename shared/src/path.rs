@@ -76,8 +76,8 @@ impl Kinds {
     pub const NEEDLESS: Self = Self(1 << 7);
     /// A path ends at `#`.
     pub const FRAGMENT: Self = Self(1 << 8);
-    /// There is a control character, which some parsers of URLs drop.
-    const CONTROL: Self = Self(1 << 12);
+    /// There is a control character or a space, where some parsers of URLs and requests end them, and which others drop.
+    const BLANK: Self = Self(1 << 12);
     const ALL_PARAMETERS: Self = Self(Self::PARAMETERS.0 | Self::ENCODED_PARAMETERS.0);
     const FORGIVING: Self =
         Self(Self::ALL_PARAMETERS.0 | Self::EMPTY.0 | Self::LEADING.0 | Self::TRAILING.0 | Self::NEEDLESS.0);
@@ -197,7 +197,7 @@ impl Path {
     pub(crate) fn is_unreadable(&self) -> bool {
         let beside_dots = Kinds(self.found.0 & !(Kinds::DOTS.0 | Kinds::TRAILING.0));
         (self.found.has(Kinds::DOTS) && beside_dots != Kinds::default())
-            || self.found.has(Kinds::CONTROL)
+            || self.found.has(Kinds::BLANK)
             || self.found.0.count_ones() > MAX_KINDS
     }
 
@@ -293,8 +293,8 @@ impl Reader {
                     None => reader.push(raw),
                 },
                 _ => {
-                    if raw.is_ascii_control() {
-                        reader.path.found.add(Kinds::CONTROL);
+                    if raw == b' ' || raw.is_ascii_control() {
+                        reader.path.found.add(Kinds::BLANK);
                     }
                     reader.push(raw);
                 }
@@ -555,6 +555,18 @@ mod tests {
             let path = Path::normalize(target.as_bytes(), PathRules::default());
             assert!(path.found.has(without) || target == "/a%20b", "{target}");
             assert_eq!(read(target, without), expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_blank_is_no_part_of_a_path_unless_it_is_encoded() {
+        let is_unreadable =
+            |target: &str| Path::normalize(target.as_bytes(), PathRules::default()).is_unreadable();
+        for target in ["/v1 ", "/v1  ?a", "/ v1", "/a b", "/a\tb", "/a\x7f", "/\0", " /v1"] {
+            assert!(is_unreadable(target), "{target:?}");
+        }
+        for target in ["/v1%20", "/a%20b", "/a?b c", "/a%09b"] {
+            assert!(!is_unreadable(target), "{target:?}");
         }
     }
 
