@@ -128,7 +128,7 @@ pub fn denial(policy: &Policy, denial: &Denial, now: Timestamp) -> Answer {
     let status = denial.status(policy);
     match *denial.reason() {
         Reason::AmbiguousPath => Answer { headers, ..ambiguous_path() },
-        Reason::Limits => limits(policy, denial.report(), headers),
+        Reason::Limits => limits(policy, denial.report(), status, headers),
         Reason::Token(error) => token(headers, error.description(), &error.challenge()),
         Reason::Revoked => {
             let detail = "the token has been revoked";
@@ -260,7 +260,7 @@ fn problem_body(status: u16, title: &str, detail: &str, code: &str, retry_after:
 }
 
 /// What limits tell whom they refuse.
-fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
+fn limits(policy: &Policy, report: &Report, status: u16, mut headers: Fields) -> Answer {
     let refused = || shown(policy, report).filter(|(_, verdict)| verdict.ruling == Ruling::Refused);
     let retry = refused().map(|(_, verdict)| retry_millis(verdict)).max();
     match retry {
@@ -278,13 +278,13 @@ fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
             };
             let body = format!(
                 "{{\"type\":\"https://iana.org/assignments/http-problem-types#quota-exceeded\",\
-                 \"title\":\"Too Many Requests\",\"status\":429,\
+                 \"title\":\"Too Many Requests\",\"status\":{status},\
                  \"detail\":\"The quota of this request is used up. {wait}\",\
                  \"violated-policies\":[{names}],\
                  \"error\":{{\"code\":\"RATE_LIMIT_EXCEEDED\",\
                  \"message\":\"Rate limit exceeded. {wait}\"{after}}}}}"
             );
-            Answer { status: 429, headers, body: body.into() }
+            Answer { status, headers, body: body.into() }
         }
         None => {
             headers.add("retry-after", |value| push_number(value, UNAVAILABLE_RETRY));
@@ -293,7 +293,7 @@ fn limits(policy: &Policy, report: &Report, mut headers: Fields) -> Answer {
                         \"detail\":\"Whether this request is within its quota cannot be told at the moment.\",\
                         \"error\":{\"code\":\"RATE_LIMIT_UNAVAILABLE\",\
                         \"message\":\"Rate limit unavailable. Try again in 1 s.\",\"retryAfter\":1}}";
-            Answer { status: 503, headers, body: body.into() }
+            Answer { status, headers, body: body.into() }
         }
     }
 }

@@ -155,6 +155,13 @@ mod tests {
     }
 
     #[test]
+    fn no_moment_is_later_than_lua_can_count_to() {
+        const LAST: u64 = 9_007_199_254_740_991;
+        assert_eq!(ends(&reach(u64::MAX, 0, 0), MINUTE), LAST);
+        assert_eq!(reach(1, u64::MAX, 0).least(), LAST);
+    }
+
+    #[test]
     fn a_later_one_neither_shortens_nor_moves_back() {
         let mut state = State::default();
         state.revoke(&reach(5000, 0, 0), MINUTE, 5000);

@@ -116,6 +116,7 @@ mod tests {
 
     use super::*;
     use crate::rate_limit::{Algorithm, Quota};
+    use crate::revocation::Reach;
     use crate::time::Span;
 
     fn spend(algorithm: Algorithm, limit: u64, window: u64, name: &str) -> Op {
@@ -139,6 +140,18 @@ mod tests {
                 perform(&other, &mut shard, now);
                 assert_eq!(!shard.get(long.key().unwrap()).is_empty(), is_kept, "{algorithm:?} at {now}");
             }
+        }
+    }
+
+    #[test]
+    fn a_revocation_is_kept_for_its_time_and_a_minute() {
+        let (mut shard, key) = (Shard::default(), Key::from_stored("tg:{a}:revoked"));
+        let reach = Reach { now: Timestamp::from_millis(1000), ..Reach::default() };
+        let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(60_000).unwrap(), reach };
+        perform(&revoke, &mut shard, 1000);
+        for (now, is_kept) in [(121_000, true), (123_000, false)] {
+            perform(&spend(Algorithm::FixedWindow, 1, 1, "b"), &mut shard, now);
+            assert_eq!(!shard.get(&key).is_empty(), is_kept, "at {now}");
         }
     }
 
