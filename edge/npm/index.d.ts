@@ -95,8 +95,10 @@ export interface GuardOptions {
    * `on_store_error` is `"local"`. @default 1
    */
   replicas?: number;
-  /** How many refusals this instance remembers until they lapse, so that they cost no call; 0 for none. @default 4096 */
+  /** How many refusals this instance remembers, so that they cost no call; 0 for none. @default 4096 */
   denialCache?: number;
+  /** For how long a refusal is believed at most before the store is asked again. @default "1s" */
+  denialCacheMaxAge?: Duration;
   /** Whose clock counts: `"host"`, this instance's, is for stores whose scripts may not ask for the time. @default "store" */
   clock?: "store" | "host";
 }
@@ -180,8 +182,8 @@ export interface Guard {
    * out, whoever made it. Other instances refuse it at once, or when their `cache` of the policy ends. Without `issuer` the issuer of the
    * policy is meant.
    *
-   * @returns For how many milliseconds that is kept. Of a subject also `newTokensFrom`: the first `iat`, in Unix seconds, with which a
-   *   new token is accepted; until then a login is refused. Throws as {@link Guard.lock} does, a `RangeError` also where no route has
+   * @returns For how many milliseconds that is kept, and after how many it holds on every instance with this policy. Of a subject also
+   *   `newTokensFrom`: the first `iat`, in Unix seconds, with which a new token is accepted; until then a login is refused. Throws as {@link Guard.lock} does, a `RangeError` also where no route has
    *   `revocation`, where a subject is to be revoked and `jwt` has no `max_lifetime`, and where the policy never accepts such a token.
    */
   revoke(
@@ -189,7 +191,7 @@ export interface Guard {
       | { token: string; jti?: never; subject?: never; issuer?: never }
       | { jti: string; issuer?: string; token?: never; subject?: never }
       | { subject: string; issuer?: string; token?: never; jti?: never },
-  ): Promise<{ forMs: number; newTokensFrom?: number }>;
+  ): Promise<{ forMs: number; everywhereAfterMs: number; newTokensFrom?: number }>;
 
   /** Says what a circuit breaker of the policy does; it can be set by hand. Throws as {@link Guard.lock} does. */
   breaker(name: string): Promise<Breaker>;
@@ -229,6 +231,8 @@ export interface Breaker {
   readonly forMs: number;
   /** How many probes may pass yet, while it is half-open. */
   readonly freeProbes: number;
+  /** Of what was set by hand: milliseconds after which it holds on every instance with this policy. */
+  readonly everywhereAfterMs?: number;
   /** Rejects calls for this time. @returns What it does then. */
   open(time: Duration): Promise<Breaker>;
   /** Lets calls through, and forgets what was counted. @returns What it does then. */

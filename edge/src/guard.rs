@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::exchange::{self, Call, Decision, Later, LimitError, Step, Verify};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
@@ -30,7 +31,7 @@ pub(crate) struct Guard {
     local: OnceCell<RefCell<Local<HeapShards>>>,
     store: Option<Rc<Store>>,
     replicas: u32,
-    remembered: usize,
+    remembered: Remembered,
 }
 
 /// What a decision needs next.
@@ -120,12 +121,12 @@ impl<C: AsRef<[Op]>> Asking<C> {
 
 impl Guard {
     pub(crate) fn new(mut policy: Policy, settings: Checked) -> Self {
-        let Checked { store, key_prefix, replicas, denials, .. } = settings;
+        let Checked { store, key_prefix, replicas, remembered, .. } = settings;
         if let Some(prefix) = &key_prefix {
             policy = policy.with_key_prefix(prefix);
         }
         let store = store.map(|settings| Rc::new(Store::new(settings)));
-        Self { policy: Arc::new(policy), local: OnceCell::new(), store, replicas, remembered: denials }
+        Self { policy: Arc::new(policy), local: OnceCell::new(), store, replicas, remembered }
     }
 
     pub(crate) fn policy(&self) -> &Policy {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use tollgate_shared::config::store::{self, StoreClock};
+use tollgate_shared::config::store::{self, Remembered, StoreClock};
 use tollgate_shared::config::{self, ConfigError, Name};
 use tollgate_shared::jwt::{Jwks, JwtPolicy, Lookup};
 use tollgate_shared::policy::{Policy, Surroundings};
@@ -26,6 +26,7 @@ pub(crate) struct Settings {
     key_prefix: Option<Name>,
     replicas: Option<u32>,
     denial_cache: Option<u32>,
+    denial_cache_max_age: Option<Span>,
     variables: BTreeMap<String, String>,
 }
 
@@ -55,8 +56,7 @@ pub(crate) struct Checked {
     pub(crate) key_prefix: Option<Name>,
     /// Over how many instances a quota is split while the store fails.
     pub(crate) replicas: u32,
-    /// How many denials are remembered at most.
-    pub(crate) denials: usize,
+    pub(crate) remembered: Remembered,
     /// What policies name secrets by.
     pub(crate) variables: Variables,
 }
@@ -135,8 +135,8 @@ impl Settings {
         if !errors.is_empty() {
             return Err(Refused { errors, variables });
         }
-        let denials = store::denials(self.denial_cache);
-        Ok(Checked { store, key_prefix: self.key_prefix, replicas, denials, variables })
+        let remembered = store::remembered(self.denial_cache, self.denial_cache_max_age);
+        Ok(Checked { store, key_prefix: self.key_prefix, replicas, remembered, variables })
     }
 }
 

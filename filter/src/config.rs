@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use std::time::Duration;
 
-use tollgate_shared::config::store::{self, StoreClock, in_range};
+use tollgate_shared::config::store::{self, Remembered, StoreClock, in_range};
 use tollgate_shared::config::{self, ConfigError, Name, PolicyConfig, VerifiedBy};
 use tollgate_shared::control::Control;
 use tollgate_shared::jwt::MAX_JWKS_WAIT;
@@ -81,6 +81,7 @@ struct ControlConfig {
 #[serde(deny_unknown_fields, default, remote = "Self")]
 struct DenialCacheConfig {
     keys: Option<u32>,
+    max_age: Option<Span>,
 }
 
 tollgate_shared::from_object!(PluginConfig, StoreConfig, ControlConfig, JwksConfig, DenialCacheConfig);
@@ -94,8 +95,8 @@ pub(crate) struct Plugin {
     pub(crate) jwks: Option<Jwks>,
     /// Whether requests wait for their bodies where the policy goes by them.
     pub(crate) read_bodies: bool,
-    /// Denials remembered at most, and tokens, for each worker thread.
-    pub(crate) remembered: usize,
+    /// By each worker thread.
+    pub(crate) remembered: Remembered,
 }
 
 /// How the store is called.
@@ -178,7 +179,8 @@ impl Plugin {
         let control = config.control.map(|control| control.opened(variables)).transpose();
         let control = control.map_err(|error| vec![error])?;
         let jwks = Jwks::new(config.jwks, &policy).map_err(|error| vec![error])?;
-        let remembered = store::denials(config.denial_cache.keys);
+        let DenialCacheConfig { keys, max_age } = config.denial_cache;
+        let remembered = store::remembered(keys, max_age);
         Ok(Self { policy, store, control, jwks, read_bodies: config.read_bodies, remembered })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tollgate_shared::answer::{self, Fields};
 use tollgate_shared::config::CostConfig;
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::exchange::{Decision, Denial, Reason, Ruling, Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
@@ -24,7 +25,7 @@ pub fn memory() -> Memory<HeapShards> {
 
 /// The route that `head` takes and the operations of limits that it leads to, with nothing remembered.
 pub fn plan(policy: &Arc<Policy>, head: &Head, now: Timestamp) -> (Option<usize>, Vec<Op>) {
-    let mut local = Local::with_store(memory(), 0, 1, Id::default());
+    let mut local = Local::with_store(memory(), Remembered::at_most(0), 1, Id::default());
     let mut asked = Vec::new();
     let mut step = begin(policy, &mut local, head, now);
     let decision = loop {
@@ -41,7 +42,7 @@ pub fn plan(policy: &Arc<Policy>, head: &Head, now: Timestamp) -> (Option<usize>
 
 /// Whether `head` is refused because servers read its path differently.
 pub fn is_ambiguous(policy: &Arc<Policy>, head: &Head, now: Timestamp) -> bool {
-    let mut local = Local::with_store(memory(), 0, 1, Id::default());
+    let mut local = Local::with_store(memory(), Remembered::at_most(0), 1, Id::default());
     let step = begin(policy, &mut local, head, now);
     matches!(step, Step::Decide(Decision::Deny(denial)) if *denial.reason() == Reason::AmbiguousPath)
 }

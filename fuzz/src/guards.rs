@@ -15,6 +15,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::control::{Control, DEFAULT_PREFIX, Found, MAX_BODY, Step as ControlStep};
 use tollgate_shared::exchange::{Before, Completion, Decision, Step, begin};
 use tollgate_shared::id::Id;
@@ -74,7 +75,7 @@ impl Host {
         Self {
             policy: Arc::clone(&POLICY),
             control: Control::new(None, TOKEN).expect("a token of ours"),
-            local: Local::with_store(check::memory(), 4, 2, Id::default()),
+            local: Local::with_store(check::memory(), Remembered::at_most(4), 2, Id::default()),
             store: check::memory(),
             state: StoreState::Works,
             now: Timestamp::from_millis(1_800_000_000_000),

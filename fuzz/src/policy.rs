@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::config::{self, HeaderCondition, HostPattern, MatchConfig, Name, PolicyConfig};
 use tollgate_shared::exchange::begin;
 use tollgate_shared::id::Id;
@@ -39,7 +40,7 @@ pub fn run(data: &[u8]) {
 fn ask(policy: Policy, prefix: &str, rules: PathRules) {
     let policy = Arc::new(policy);
     assert!(policy.routes().len() <= config::MAX_ROUTES + 1 && policy.limits().len() <= config::MAX_LIMITS);
-    let mut local = Local::without_store(check::memory(), 8, Id::default());
+    let mut local = Local::without_store(check::memory(), Remembered::at_most(8), Id::default());
     // A few strangers, then somebody for each of the first routes.
     let strangers = [
         Head::new("GET", "/", "example.com"),

@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tollgate_shared::circuit_breaker::{BreakerState, CircuitBreaker, Force, Trip};
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::exchange::{Call, Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::idempotency::StoredResponse;
@@ -32,7 +33,7 @@ use crate::request::RICH;
 /// Lets the store answer as `data` says.
 pub fn run(data: &[u8]) {
     let mut lines = data.splitn(3, |b| *b == b'\n');
-    let mut local = Local::with_store(check::memory(), 4, 2, Id::default());
+    let mut local = Local::with_store(check::memory(), Remembered::at_most(4), 2, Id::default());
     let members = members(lines.next().unwrap_or_default(), &mut local);
     let sizes: Vec<usize> = members.iter().map(|member| member.as_ref().len()).collect();
     let ops: Vec<Op> = members.iter().flat_map(|member| member.as_ref()).cloned().collect();

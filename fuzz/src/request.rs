@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::config::{self, KeyPart, PolicyConfig};
 use tollgate_shared::exchange::{Decision, Ruling, Source, Step, Verdict, begin};
 use tollgate_shared::id::Id;
@@ -70,9 +71,9 @@ impl Host {
         let fails = has(b"failing");
         let with_store = fails || has(b"store");
         let local = if with_store {
-            Local::with_store(check::memory(), denials, 3, Id::default())
+            Local::with_store(check::memory(), Remembered::at_most(denials), 3, Id::default())
         } else {
-            Local::without_store(check::memory(), denials, Id::default())
+            Local::without_store(check::memory(), Remembered::at_most(denials), Id::default())
         };
         Self {
             policy: Arc::clone(policy),

@@ -19,7 +19,7 @@ use crate::config::KeyPart;
 use crate::id::Holder;
 use crate::jwt::{JwtPolicy, Token, TokenError, digest_of_id, digest_of_subject};
 use crate::key::{Digest, Key};
-use crate::local::Local;
+use crate::local::{Local, breakers};
 use crate::policy::{Guard, Policy, Rule};
 use crate::rate_limit::Check;
 use crate::revocation::{Reach, time_to_live};
@@ -139,6 +139,9 @@ pub enum Step {
 pub struct Ended {
     /// What has been done, or why it is not known to have been.
     pub result: Result<Done, StoreError>,
+    /// Of what instances remember: milliseconds from now, after which it holds on all of them that have this policy and these
+    /// settings. On the one that was asked it holds at once.
+    pub everywhere_after_ms: Option<u64>,
     /// What the store is to be told then, without anybody waiting: that nobody has what was taken in vain.
     pub settle: Vec<Op>,
 }
@@ -148,6 +151,8 @@ pub struct Ended {
 pub struct Call {
     op: Op,
     about: About,
+    /// As in [`Ended`], if it succeeds.
+    everywhere_after_ms: Option<u64>,
 }
 
 /// What an operation is for.
@@ -227,6 +232,12 @@ fn plan<S: Shards>(
         of_name.ok_or(ActionError::Unknown("circuit_breaker"))
     };
     let lease = |holder, is_drawn, lease| About::Lease { holder, is_drawn, lease };
+    let everywhere_after_ms = match action {
+        Action::ResetLimit { .. } => Some(local.denials.max_age()),
+        Action::SetBreaker { .. } => Some(breakers::MAX_AGE),
+        Action::Revoke(_) => Some(longest_trust(policy)),
+        _ => None,
+    };
     let (op, about) = match *action {
         Action::InspectLimit { name, key } => {
             let (key, quota) = limit(name, key)?;
@@ -274,7 +285,16 @@ fn plan<S: Shards>(
             (Op::Revoke { key, ttl, reach }, About::Revocation { ttl, of_subject })
         }
     };
-    Ok(Call { op, about })
+    Ok(Call { op, about, everywhere_after_ms })
+}
+
+/// Milliseconds for which a token may be believed not to be revoked.
+fn longest_trust(policy: &Policy) -> u64 {
+    let cache = |guard: &Guard| match guard.rule() {
+        Rule::Revocation { cache, .. } => *cache,
+        _ => None,
+    };
+    policy.guards().iter().filter_map(cache).max().map_or(0, Span::as_millis)
 }
 
 /// Under which key a revocation is kept, and for how long.
@@ -337,7 +357,8 @@ impl Call {
         let in_vain = matches!(self.about, About::Lease { is_drawn: true, .. });
         let was_asked = result.as_ref().is_err_and(StoreError::was_asked);
         let settle = if in_vain && was_asked { self.op.release() } else { None };
-        Ended { result, settle: settle.into_iter().collect() }
+        let everywhere_after_ms = self.everywhere_after_ms.filter(|_| result.is_ok());
+        Ended { result, everywhere_after_ms, settle: settle.into_iter().collect() }
     }
 
     fn read(&self, outcome: &Outcome) -> Option<Done> {

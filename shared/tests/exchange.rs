@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tollgate_shared::circuit_breaker::BreakerState;
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::config::{ConfigError, VerifiedBy};
 use tollgate_shared::exchange::{
     Before, Call, Decision, LimitError, Reason, Source, Step, begin, begin_limit,
@@ -597,7 +598,7 @@ impl Host {
         let surroundings =
             Surroundings { variables: &|_| None, in_front: Some(VerifiedBy::Envoy), fetches: true };
         let policy = Arc::new(Policy::from_json_in(&surroundings, "", policy.as_bytes()).unwrap());
-        Self { policy, local: Local::with_store(memory(), 100, 1, Id::from_bytes([1; 16])), store: memory() }
+        Self { policy, local: Local::with_store(memory(), Remembered::at_most(100), 1, Id::from_bytes([1; 16])), store: memory() }
     }
 
     fn fetched(&mut self, document: Option<&str>, now: Timestamp) -> Result<(), ConfigError> {

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use support::{World, breaker, check, guards, id, quota};
 use tollgate_shared::answer;
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::exchange::{Decision, Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::key::Key;
@@ -131,8 +132,8 @@ proptest! {
         let policy = Arc::new(Policy::from_json(POLICY.as_bytes()).unwrap());
         let memory = Memory::new(HeapShards::default(), 4);
         let mut local = match store {
-            None => Local::without_store(memory, 10, Id::default()),
-            Some(_) => Local::with_store(memory, 10, 3, Id::default()),
+            None => Local::without_store(memory, Remembered::at_most(10), Id::default()),
+            Some(_) => Local::with_store(memory, Remembered::at_most(10), 3, Id::default()),
         };
         for (number, request) in requests.iter().enumerate() {
             let now = Timestamp::from_millis(now).plus(number as u64);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::exchange::{Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::key::Key;
@@ -76,7 +77,7 @@ fn hold(recorded: &str, part: &str, read: &dyn Fn(&str) -> Asked, shared: [&str;
 
 fn key_of(policy: &Arc<Policy>, asked: &Asked) -> Key {
     let memory = Memory::new(HeapShards::default(), 1);
-    let mut local = Local::with_store(memory, 0, 1, Id::default());
+    let mut local = Local::with_store(memory, Remembered::at_most(0), 1, Id::default());
     match begin(policy, &mut local, asked, Timestamp::from_millis(1_800_000_000_000)) {
         Step::Call(call) => call.batch()[0].checks()[0].key.clone(),
         other => panic!("{other:?}"),

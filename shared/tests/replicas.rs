@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use proptest::prelude::*;
 use sha2::Sha256;
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::exchange::{Before, Call, Completion, Decision, Later, Reason, Step, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
@@ -128,7 +129,7 @@ struct Served {
 impl Fleet {
     fn new() -> Self {
         let memory = || Memory::new(HeapShards::default(), 8);
-        let instance = |n: u8| Local::with_store(memory(), 100, 3, Id::from_bytes([n; 16]));
+        let instance = |n: u8| Local::with_store(memory(), Remembered::at_most(100), 3, Id::from_bytes([n; 16]));
         Self {
             instances: (1..=3).map(instance).collect(),
             store: memory(),

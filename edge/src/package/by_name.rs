@@ -108,7 +108,11 @@ impl Acting {
         let Self { desk, began, behind } = self;
         let host: Rc<dyn Host> = desk;
         after::tell(&host, ended.settle, began, &behind);
-        told(&ended.result).to_string().into()
+        let mut told = told(&ended.result);
+        if let (Some(millis), Some(fields)) = (ended.everywhere_after_ms, told.as_object_mut()) {
+            fields.insert("everywhereAfterMs".to_owned(), millis.into());
+        }
+        told.to_string().into()
     }
 }
 

@@ -155,7 +155,7 @@ const NO_STORE: &str = "no store is configured (UPSTASH_REDIS_REST_URL, UPSTASH_
                         limits hold for this isolate alone, in its memory";
 
 /// Settings, and the variables they come from.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
     ("redis.url", "UPSTASH_REDIS_REST_URL"),
     ("redis.token", "UPSTASH_REDIS_REST_TOKEN"),
     ("timeout", "TOLLGATE_STORE_TIMEOUT"),
@@ -163,6 +163,7 @@ const SETTINGS: [(&str, &str); 7] = [
     ("keyPrefix", "TOLLGATE_KEY_PREFIX"),
     ("replicas", "TOLLGATE_REPLICAS"),
     ("denialCache", "TOLLGATE_DENIAL_CACHE"),
+    ("denialCacheMaxAge", "TOLLGATE_DENIAL_CACHE_MAX_AGE"),
 ];
 
 /// Those that are numbers; variables are texts.

@@ -73,9 +73,29 @@ pub fn in_range(
     }
 }
 
-/// How many denials a host remembers: as many as it is told, 4,096 where nothing is said, and at most 2²⁰.
-pub fn denials(found: Option<u32>) -> usize {
-    usize::try_from(found.unwrap_or(4096)).unwrap_or(usize::MAX).min(1 << 20)
+/// What a host remembers between requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// How many denials at most, and how many tokens; zero for none.
+    pub at_most: usize,
+    /// For how long a denial is believed at most before the store is asked again.
+    pub denials_for: Span,
 }
+
+impl Remembered {
+    /// So many denials at most, and so many tokens; zero for none.
+    pub const fn at_most(at_most: usize) -> Self {
+        Self { at_most, denials_for: DENIALS_FOR }
+    }
+}
+
+/// What a host remembers: as many denials as it is told, 4,096 where nothing is said, and at most 2²⁰; each for as long as it is
+/// told, 1 s where nothing is said.
+pub fn remembered(keys: Option<u32>, max_age: Option<Span>) -> Remembered {
+    let at_most = usize::try_from(keys.unwrap_or(4096)).unwrap_or(usize::MAX).min(1 << 20);
+    Remembered { at_most, denials_for: max_age.unwrap_or(DENIALS_FOR) }
+}
+
+const DENIALS_FOR: Span = Span::from_millis(1000).unwrap();
 
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);

@@ -238,7 +238,7 @@ impl Asked {
             Ok(Err(error)) => Step::Answer(reply::unfit(&error)),
             Ok(Ok(by_name::Step::Call(call))) => Step::Call(Call(Waiting::Action(call, verb))),
             // Only what was asked in vain has something to settle.
-            Ok(Ok(by_name::Step::Done(ended))) => Step::Answer(reply::ended(verb, &ended.result)),
+            Ok(Ok(by_name::Step::Done(ended))) => Step::Answer(reply::ended(verb, &ended)),
         }
     }
 }
@@ -268,7 +268,7 @@ impl Call {
         match self.0 {
             Waiting::Action(call, verb) => {
                 let ended = call.resume(local, outcomes, now);
-                (reply::ended(verb, &ended.result), ended.settle)
+                (reply::ended(verb, &ended), ended.settle)
             }
             Waiting::Ping { began, .. } => {
                 let failure = match outcomes.into_iter().next() {

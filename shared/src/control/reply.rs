@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Verb;
 use crate::answer::{self, Answer, Fields, UNAVAILABLE_RETRY, later};
-use crate::by_name::{ActionError, Done};
+use crate::by_name::{ActionError, Done, Ended};
 use crate::circuit_breaker::BreakerState;
 use crate::config::ConfigError;
 use crate::local::Local;
@@ -48,17 +48,22 @@ pub(super) fn details<S: Shards>(local: &Local<S>, pinged: Option<&(u64, Option<
 }
 
 /// What came of an action.
-pub(super) fn ended(verb: Verb, result: &Result<Done, StoreError>) -> Answer {
-    let done = match result {
+pub(super) fn ended(verb: Verb, ended: &Ended) -> Answer {
+    let done = match &ended.result {
         Ok(done) => *done,
         Err(error) => return failed(error),
     };
-    let ok = |body: Value| answer::json(200, &body);
+    let ok = |mut body: Value| {
+        if let (Some(millis), Some(fields)) = (ended.everywhere_after_ms, body.as_object_mut()) {
+            fields.insert("everywhereAfterMs".to_string(), millis.into());
+        }
+        answer::json(200, &body)
+    };
     match (verb, done) {
         (_, Done::Counter { limit, remaining, reset_ms }) => {
             ok(json!({ "limit": limit, "remaining": remaining, "resetAfterMs": reset_ms }))
         }
-        (_, Done::Reset | Done::Released) => healthy(),
+        (_, Done::Reset | Done::Released) => ok(json!({ "status": "ok" })),
         (_, Done::Revoked { for_ms, new_from: None }) => ok(json!({ "status": "ok", "forMs": for_ms })),
         (_, Done::Revoked { for_ms, new_from }) => {
             ok(json!({ "status": "ok", "forMs": for_ms, "newTokensFrom": new_from }))

@@ -62,7 +62,7 @@ impl Breakers {
                 seen.open = Validity::default();
             }
             BreakerState::Open { for_ms } => {
-                (seen.open, seen.half_open_at) = (Validity::new(now, for_ms.min(OPEN)), now.plus(for_ms));
+                (seen.open, seen.half_open_at) = (Validity::new(asked, for_ms.min(OPEN)), now.plus(for_ms));
                 seen.closed = Validity::default();
             }
             BreakerState::HalfOpen { .. } => seen.closed = Validity::default(),
@@ -85,6 +85,8 @@ impl Breakers {
 const FRESH: u64 = 100;
 /// Most milliseconds for which a breaker that is open is taken for open: somebody may close it by hand.
 const OPEN: u64 = 1000;
+/// Most milliseconds for which a breaker is taken for what it was when it was asked.
+pub(crate) const MAX_AGE: u64 = if OPEN > 2 * FRESH { OPEN } else { 2 * FRESH };
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
+use crate::config::store::Remembered;
 use crate::key::Key;
 use crate::rate_limit::{Retry, Standing};
 use crate::time::{Timestamp, Validity};
@@ -10,12 +11,14 @@ use crate::time::{Timestamp, Validity};
 /// the one that ends first makes room for another.
 ///
 /// A wrong hit would refuse a request that the store admits. It cannot happen by time: a denial counts from
-/// before its call left, and a clock that is set back to before that moment ends it. It can when a counter is reset by hand or its quota raised, for at most the rest of the
-/// denial; and when what filled a counter is given back, which is why those that may be refunded are asked again after
-/// [`REFUNDABLE`] milliseconds.
+/// before its call left, and a clock that is set back to before that moment ends it. It can when another instance resets a
+/// counter, when its quota is raised, or when what filled it is given back. So a denial is believed for no longer than the
+/// constructor says, and one that may be given back for no longer than [`REFUNDABLE`] milliseconds.
 #[derive(Debug)]
 pub(crate) struct Denials {
     at_most: usize,
+    /// Milliseconds for which a denial is believed at most.
+    max_age: u64,
     by_key: BTreeMap<Key, Entry>,
     by_end: BTreeSet<(Timestamp, Key)>,
 }
@@ -33,8 +36,14 @@ struct Entry {
 }
 
 impl Denials {
-    pub(super) fn new(at_most: usize) -> Self {
-        Self { at_most, by_key: BTreeMap::new(), by_end: BTreeSet::new() }
+    pub(super) fn new(remembered: Remembered) -> Self {
+        let Remembered { at_most, denials_for } = remembered;
+        Self { at_most, max_age: denials_for.as_millis(), by_key: BTreeMap::new(), by_end: BTreeSet::new() }
+    }
+
+    /// Milliseconds for which another instance with the same settings may go on refusing after a counter was reset.
+    pub(crate) const fn max_age(&self) -> u64 {
+        if self.at_most == 0 { 0 } else { self.max_age }
     }
 
     /// How the counter stands if it is known to refuse `cost` now.
@@ -72,8 +81,9 @@ impl Denials {
         if self.at_most == 0 {
             return;
         }
+        let max_age = if refundable { self.max_age.min(REFUNDABLE) } else { self.max_age };
         let entry = Entry {
-            valid: Validity::new(asked, if refundable { millis.min(REFUNDABLE) } else { millis }),
+            valid: Validity::new(asked, millis.min(max_age)),
             admitted: asked.plus(millis),
             cost,
             remaining: standing.remaining,
@@ -98,6 +108,7 @@ mod tests {
     use std::format;
 
     use super::*;
+    use crate::time::Span;
 
     const fn at(millis: u64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -113,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_denial_holds_until_its_time_for_the_same_cost() {
-        let mut denials = Denials::new(10);
+        let mut denials = Denials::new(Remembered::at_most(10));
         denials.remember(key(1), 2, &refused(100), false, at(1000));
         assert_eq!(denials.find(&key(1), 2, at(1099)).map(|s| s.retry), Some(Retry::After(1)));
         assert_eq!(denials.find(&key(1), 3, at(1000)), None, "it would be told too early a time");
@@ -124,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_ends_a_denial() {
-        let mut denials = Denials::new(10);
+        let mut denials = Denials::new(Remembered::at_most(10));
         denials.remember(key(1), 1, &refused(1000), false, at(60_000));
         assert!(denials.find(&key(1), 1, at(60_000)).is_some());
         assert_eq!(denials.find(&key(1), 1, at(50_000)), None);
@@ -132,8 +143,21 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_is_believed_for_a_second_unless_told_otherwise() {
+        for (told, refundable, millis) in [(None, false, 1000), (Some(5000), false, 5000), (Some(5000), true, 1000), (Some(30), true, 30)] {
+            let usual = Remembered::at_most(10);
+            let remembered = Remembered { denials_for: told.map_or(usual.denials_for, |told| Span::from_millis(told).unwrap()), ..usual };
+            let mut denials = Denials::new(remembered);
+            denials.remember(key(1), 1, &refused(86_400_000), refundable, at(0));
+            let known = denials.find(&key(1), 1, at(millis - 1)).unwrap();
+            assert_eq!(known.retry, Retry::After(86_400_000 - (millis - 1)), "the client is told the whole time");
+            assert_eq!(denials.find(&key(1), 1, at(millis)), None, "{told:?}");
+        }
+    }
+
+    #[test]
     fn a_full_cache_forgets_what_ends_first() {
-        let mut denials = Denials::new(2);
+        let mut denials = Denials::new(Remembered::at_most(2));
         for (n, retry) in [(1, 300), (2, 100), (3, 200), (3, 250)] {
             denials.remember(key(n), 1, &refused(retry), false, at(0));
         }

@@ -1,11 +1,12 @@
 //! What a host remembers between requests. Everything here has a bound that its constructor states.
 
-mod breakers;
+pub(crate) mod breakers;
 mod denials;
 mod health;
 mod tokens;
 
 use crate::config::ConfigError;
+use crate::config::store::Remembered;
 use crate::id::{Holder, Id, Reporter};
 use crate::policy::Policy;
 use crate::store::memory::Shards;
@@ -42,8 +43,8 @@ pub struct Local<S> {
 impl<S: Shards> Local<S> {
     /// Without a store: the memory decides, for this instance alone.
     ///
-    /// `id` is drawn at random, its first half once for all threads of an instance; and `remembered` is how many denials are remembered at most, and how many tokens; zero for none.
-    pub fn without_store(memory: Memory<S>, remembered: usize, id: Id) -> Self {
+    /// `id` is drawn at random, its first half once for all threads of an instance.
+    pub fn without_store(memory: Memory<S>, remembered: Remembered, id: Id) -> Self {
         Self {
             denials: Denials::new(remembered),
             store: None,
@@ -52,16 +53,16 @@ impl<S: Shards> Local<S> {
             id,
             holders: 0,
             breakers: Breakers::default(),
-            bearers: Bearers::new(remembered),
+            bearers: Bearers::new(remembered.at_most),
             keys: FetchedKeys::default(),
-            unrevoked: Recent::new(remembered),
+            unrevoked: Recent::new(remembered.at_most),
         }
     }
 
     /// With a store: the memory stands in while it fails, with a share of each quota that is one of `instances`.
     ///
-    /// No two that share the store may have one `id`: it is drawn at random. For `remembered` see [`Local::without_store`].
-    pub fn with_store(memory: Memory<S>, remembered: usize, instances: u32, id: Id) -> Self {
+    /// No two that share the store may have one `id`: it is drawn at random.
+    pub fn with_store(memory: Memory<S>, remembered: Remembered, instances: u32, id: Id) -> Self {
         Self { store: Some(StoreHealth::default()), instances, ..Self::without_store(memory, remembered, id) }
     }
 

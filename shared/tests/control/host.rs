@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use tollgate_shared::answer::{self, Answer};
+use tollgate_shared::config::store::Remembered;
 use tollgate_shared::control::{Control, Found, Step};
 use tollgate_shared::exchange::{self, Decision};
 use tollgate_shared::id::Id;
@@ -40,11 +41,11 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(policy: &Value) -> Self {
         let store = Memory::new(HeapShards::default(), HeapShards::COUNT);
-        Self::of(policy, Some(store), |memory| Local::with_store(memory, 100, 1, Id::from_bytes([1; 16])))
+        Self::of(policy, Some(store), |memory| Local::with_store(memory, Remembered::at_most(100), 1, Id::from_bytes([1; 16])))
     }
 
     pub(crate) fn without_store(policy: &Value) -> Self {
-        Self::of(policy, None, |memory| Local::without_store(memory, 100, Id::from_bytes([1; 16])))
+        Self::of(policy, None, |memory| Local::without_store(memory, Remembered::at_most(100), Id::from_bytes([1; 16])))
     }
 
     fn of(
