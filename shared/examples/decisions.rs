@@ -67,7 +67,11 @@ pub(crate) fn sample(routes: usize, client: u32) -> Sample {
 pub(crate) fn local(store: bool) -> Local<HeapShards> {
     let memory = Memory::new(HeapShards::default(), HeapShards::COUNT);
     let id = Id::from_bytes([1; 16]);
-    if store { Local::with_store(memory, Remembered::at_most(4096), 1, id) } else { Local::without_store(memory, Remembered::at_most(4096), id) }
+    if store {
+        Local::with_store(memory, Remembered::at_most(4096), 1, id)
+    } else {
+        Local::without_store(memory, Remembered::at_most(4096), id)
+    }
 }
 
 /// One decision from memory, answer fields included.

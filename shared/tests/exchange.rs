@@ -598,7 +598,11 @@ impl Host {
         let surroundings =
             Surroundings { variables: &|_| None, in_front: Some(VerifiedBy::Envoy), fetches: true };
         let policy = Arc::new(Policy::from_json_in(&surroundings, "", policy.as_bytes()).unwrap());
-        Self { policy, local: Local::with_store(memory(), Remembered::at_most(100), 1, Id::from_bytes([1; 16])), store: memory() }
+        Self {
+            policy,
+            local: Local::with_store(memory(), Remembered::at_most(100), 1, Id::from_bytes([1; 16])),
+            store: memory(),
+        }
     }
 
     fn fetched(&mut self, document: Option<&str>, now: Timestamp) -> Result<(), ConfigError> {

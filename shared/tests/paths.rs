@@ -92,7 +92,8 @@ fn guards_of(name: &str) -> Value {
 
 /// The name of the route that `target` takes.
 fn route<'a>(policy: &'a Arc<Policy>, target: &str) -> Result<Option<&'a str>, Reason> {
-    let mut local = Local::without_store(Memory::new(HeapShards::default(), 1), Remembered::at_most(0), Id::default());
+    let mut local =
+        Local::without_store(Memory::new(HeapShards::default(), 1), Remembered::at_most(0), Id::default());
     let step = begin(policy, &mut local, &Get(target), Timestamp::from_millis(1_800_057_600_000));
     let Step::Decide(decision) = step else { panic!("the memory decides at once: {step:?}") };
     if let Decision::Deny(denial) = &decision {

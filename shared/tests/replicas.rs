@@ -129,7 +129,8 @@ struct Served {
 impl Fleet {
     fn new() -> Self {
         let memory = || Memory::new(HeapShards::default(), 8);
-        let instance = |n: u8| Local::with_store(memory(), Remembered::at_most(100), 3, Id::from_bytes([n; 16]));
+        let instance =
+            |n: u8| Local::with_store(memory(), Remembered::at_most(100), 3, Id::from_bytes([n; 16]));
         Self {
             instances: (1..=3).map(instance).collect(),
             store: memory(),

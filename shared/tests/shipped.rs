@@ -36,7 +36,11 @@ fn shipped_policies_have_no_warnings() {
 fn a_client_with_a_thousand_keys_has_one_quota() {
     for (file, policy) in shipped() {
         let policy = Arc::new(policy);
-        let mut local = Local::without_store(Memory::new(HeapShards::default(), 16), Remembered::at_most(100), Id::default());
+        let mut local = Local::without_store(
+            Memory::new(HeapShards::default(), 16),
+            Remembered::at_most(100),
+            Id::default(),
+        );
         let now = Timestamp::from_millis(1_800_057_600_000);
         let passed = (0..1000)
             .map(|number| Get(format!("key-{number}")))

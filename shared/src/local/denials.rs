@@ -144,13 +144,22 @@ mod tests {
 
     #[test]
     fn a_denial_is_believed_for_a_second_unless_told_otherwise() {
-        for (told, refundable, millis) in [(None, false, 1000), (Some(5000), false, 5000), (Some(5000), true, 1000), (Some(30), true, 30)] {
+        for (told, refundable, millis) in
+            [(None, false, 1000), (Some(5000), false, 5000), (Some(5000), true, 1000), (Some(30), true, 30)]
+        {
             let usual = Remembered::at_most(10);
-            let remembered = Remembered { denials_for: told.map_or(usual.denials_for, |told| Span::from_millis(told).unwrap()), ..usual };
+            let remembered = Remembered {
+                denials_for: told.map_or(usual.denials_for, |told| Span::from_millis(told).unwrap()),
+                ..usual
+            };
             let mut denials = Denials::new(remembered);
             denials.remember(key(1), 1, &refused(86_400_000), refundable, at(0));
             let known = denials.find(&key(1), 1, at(millis - 1)).unwrap();
-            assert_eq!(known.retry, Retry::After(86_400_000 - (millis - 1)), "the client is told the whole time");
+            assert_eq!(
+                known.retry,
+                Retry::After(86_400_000 - (millis - 1)),
+                "the client is told the whole time"
+            );
             assert_eq!(denials.find(&key(1), 1, at(millis)), None, "{told:?}");
         }
     }

@@ -23,7 +23,7 @@ fn a_limit_is_inspected_without_a_charge_and_reset_with_what_was_remembered() {
             let rest = counter["resetAfterMs"].as_u64().unwrap();
             assert!((3_500_000..=3_600_000).contains(&rest), "{rest}");
         }
-        assert_eq!(host.act("limits/reset", &ada), json!({ "status": "ok" }));
+        assert_eq!(host.act("limits/reset", &ada), json!({ "status": "ok", "everywhereAfterMs": 1000 }));
         assert_eq!(host.act("limits/inspect", &ada), fresh);
         assert_eq!([(); 3].map(|()| host.visit(&search)), [200, 200, 429]);
         assert_eq!([(); 2].map(|()| host.visit(&other)), [200, 429], "nobody else's");
@@ -177,13 +177,14 @@ fn a_policy_that_revokes_nothing_says_so() {
 fn a_breaker_is_opened_for_a_time_and_closed() {
     for mut host in hosts() {
         let (shop, breaker) = (visitor("/shop", "ada"), json!({ "name": "shop" }));
-        let closed = json!({ "state": "closed", "generation": 0, "forMs": 0, "freeProbes": 0 });
+        let mut closed = json!({ "state": "closed", "generation": 0, "forMs": 0, "freeProbes": 0 });
         assert_eq!(host.act("breakers/inspect", &breaker), closed);
         assert_eq!(host.visit(&shop), 200, "and it is remembered that it was closed");
         let opened = host.act("breakers/open", &json!({ "name": "shop", "for": "1m" }));
         assert_eq!((&opened["state"], &opened["forMs"]), (&json!("open"), &json!(60_000)));
         assert!(opened["generation"].as_u64().unwrap() > 0);
         assert_eq!(host.visit(&shop), 503);
+        closed["everywhereAfterMs"] = json!(1000);
         assert_eq!(host.act("breakers/close", &breaker), closed);
         assert_eq!(host.visit(&shop), 200, "although it is remembered that it was open");
         host.act("breakers/open", &json!({ "name": "shop", "for": "1m" }));

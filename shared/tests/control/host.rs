@@ -41,11 +41,15 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new(policy: &Value) -> Self {
         let store = Memory::new(HeapShards::default(), HeapShards::COUNT);
-        Self::of(policy, Some(store), |memory| Local::with_store(memory, Remembered::at_most(100), 1, Id::from_bytes([1; 16])))
+        Self::of(policy, Some(store), |memory| {
+            Local::with_store(memory, Remembered::at_most(100), 1, Id::from_bytes([1; 16]))
+        })
     }
 
     pub(crate) fn without_store(policy: &Value) -> Self {
-        Self::of(policy, None, |memory| Local::without_store(memory, Remembered::at_most(100), Id::from_bytes([1; 16])))
+        Self::of(policy, None, |memory| {
+            Local::without_store(memory, Remembered::at_most(100), Id::from_bytes([1; 16]))
+        })
     }
 
     fn of(

@@ -90,6 +90,9 @@ fn plugin_config(number: usize, vector: &Vector) -> Value {
         "read_bodies": goes_by_bodies(&vector.policy),
         "denial_cache": { "keys": vector.denial_cache },
     });
+    if let Some(max_age) = vector.denial_cache_max_age {
+        config["denial_cache"]["max_age"] = max_age.to_string().into();
+    }
     if !vector.without_store {
         config["store"] = json!({
             "cluster": CLUSTER,

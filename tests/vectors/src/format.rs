@@ -19,8 +19,8 @@
 //!   "fixed_window"`, `quota = 1`, `window = "60s"`, `key = ["const:all"]`;
 //! - `routes`: routes. One that nothing guards gets a limit of its own name, 100 in 60s.
 //!
-//! It may have `denial_cache = 0` (how many denials the host remembers; 4096), `replicas = 1` (over how many instances a
-//! quota is split while the store fails), `without_store = true` (the host is configured without a store), `variables = {
+//! It may have `denial_cache = 0` (how many denials the host remembers; 4096), `denial_cache_max_age = "1s"` (for how long it
+//! believes one), `replicas = 1` (over how many instances a quota is split while the store fails), `without_store = true` (the host is configured without a store), `variables = {
 //! NAME = "value" }` (what the host finds in its environment), and
 //! `skip = { filter = "the reason" }` (or another [`Target`]) where it cannot run.
 //!
@@ -81,6 +81,8 @@ pub struct Vector {
     pub policy: Value,
     /// How many denials the host remembers.
     pub denial_cache: u32,
+    /// For how long it believes one; as long as hosts do where it is not said.
+    pub denial_cache_max_age: Option<Span>,
     /// Over how many instances a quota is split while the store fails.
     pub replicas: u32,
     /// Whether the host is configured without a store.
@@ -186,6 +188,8 @@ struct WrittenVector {
     routes: Option<Vec<Value>>,
     #[serde(default = "remembered_denials")]
     denial_cache: u32,
+    #[serde(default)]
+    denial_cache_max_age: Option<Span>,
     #[serde(default = "one")]
     replicas: u32,
     #[serde(default)]
@@ -279,6 +283,7 @@ impl WrittenVector {
             name: self.name,
             policy,
             denial_cache: self.denial_cache,
+            denial_cache_max_age: self.denial_cache_max_age,
             replicas: self.replicas,
             without_store: self.without_store,
             variables: self.variables,

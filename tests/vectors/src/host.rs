@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use tollgate_shared::answer;
-use tollgate_shared::config::Name;
+use tollgate_shared::config::{self, Name};
 use tollgate_shared::exchange::{Admission, Before, Completion, Decision, Step as Next, begin};
 use tollgate_shared::id::Id;
 use tollgate_shared::local::Local;
@@ -187,13 +187,13 @@ fn host(number: usize, vector: &Vector) -> Result<Host> {
     let prefix = Name::parse(&key_prefix(number)).context("a key prefix is a name")?;
     let policy = policy.with_key_prefix(&prefix);
     let memory = Memory::new(HeapShards::default(), HeapShards::COUNT);
-    let denials = usize::try_from(vector.denial_cache)?;
+    let remembered = config::store::remembered(Some(vector.denial_cache), vector.denial_cache_max_age);
     // Vectors share a store, but no keys.
     let id = Id::from_bytes([1; 16]);
     let local = if vector.without_store {
-        Local::without_store(memory, denials, id)
+        Local::without_store(memory, remembered, id)
     } else {
-        Local::with_store(memory, denials, vector.replicas, id)
+        Local::with_store(memory, remembered, vector.replicas, id)
     };
     let (policy, without_store) = (Arc::new(policy), vector.without_store);
     Ok(Host { policy, local, without_store, hanging: Vec::new() })
