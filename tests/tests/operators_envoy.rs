@@ -71,10 +71,15 @@ async fn a_limit_is_looked_at_and_reset() {
     }
     assert_eq!(site.act(here, "limits/inspect", ann.clone()).await["remaining"], 0);
     // Whoever has refused somebody remembers it, so he is asked.
-    site.act(there, "limits/reset", ann).await;
+    site.act(there, "limits/reset", ann.clone()).await;
     for (address, status) in [(there, 200), (here, 200), (here, 429)] {
         assert_eq!(visit(address, "/search").await.status, status);
     }
+    // Another one may be asked too, and says how long it takes.
+    let reset = site.act(there, "limits/reset", ann).await;
+    assert_eq!(reset, json!({ "status": "ok", "everywhereAfterMs": 1000 }));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(visit(here, "/search").await.status, 200);
     assert_unharmed(&site.stack);
 }
 

@@ -75,6 +75,11 @@ const ALL = {
     equal(sources, ["store", "store", "denials"]);
     const forgetful = await guard(one({ quota: 1, window: "1d" }), { denialCache: 0 });
     for (let i = 0; i < 2; i += 1) equal((await forgetful.check(request("/"))).limits[0].source, "store");
+    const hasty = await guard(one({ quota: 1, window: "1d" }), { denialCacheMaxAge: "1ms" });
+    for (let i = 0; i < 3; i += 1) {
+      equal((await hasty.check(request("/"))).limits[0].source, "store");
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
   },
 
   async "a request without a route passes, and so does one without limits"({ guard }) {
@@ -319,6 +324,7 @@ const ALL = {
     const guarded = await guard(policy, { variables: { SECRET: "a secret of thirty-two bytes, yes" } });
     equal((await guarded.revoke({ jti: "7", issuer: "here" })).forMs >= 86_400_000, true);
     equal((await guarded.revoke({ subject: "ada" })).forMs >= 86_400_000, true);
+    equal((await guarded.revoke({ subject: "ada" })).everywhereAfterMs, 0);
     await rejects(guarded.revoke({ token: "none" }), /^token: /);
     await rejects(guarded.revoke({ token: "a", jti: "b" }), /^revoke: .*one of token, jti, subject/);
     await rejects(guarded.revoke({ token: "a", issuer: "b" }), /^issuer: /);

@@ -106,6 +106,7 @@ async fn what_is_wrong_is_named_and_nobody_passes() {
         (other("TOLLGATE_REPLICAS", "0"), &["TOLLGATE_REPLICAS"]),
         (other("TOLLGATE_REPLICAS", "many"), &["TOLLGATE_REPLICAS"]),
         (other("TOLLGATE_DENIAL_CACHE", "-1"), &["TOLLGATE_DENIAL_CACHE"]),
+        (other("TOLLGATE_DENIAL_CACHE_MAX_AGE", "1"), &["TOLLGATE_DENIAL_CACHE_MAX_AGE"]),
         (everything, &["ORIGIN_URL", POLICY, URL, "TOLLGATE_CONTROL_TOKEN"]),
         (several, &all_of_them),
     ];

@@ -1,6 +1,7 @@
 //! What operators do by name on the control path of one Worker holds for requests at the other.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -57,6 +58,11 @@ async fn a_limit_is_looked_at_and_reset() {
     for (address, expected) in [(there, 200), (here, 200), (here, 429)] {
         assert_eq!(few(address).await, expected);
     }
+    // Another one may be asked too, and says how long it takes.
+    let reset = post(there, "limits/reset", key.clone()).await.json().unwrap();
+    assert_eq!(reset, json!({ "status": "ok", "everywhereAfterMs": 1000 }));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(few(here).await, 200);
     assert_unharmed(&site.stack);
 }
 
