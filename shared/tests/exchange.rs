@@ -434,7 +434,7 @@ fn keys_are_fetched_when_they_are_wanted() {
     assert_eq!(refused(&mut host, now.plus(9999)), Reason::Unavailable(0));
     now = now.plus(10_000);
     assert!(waits(&mut host, now));
-    assert_eq!(host.fetched(Some("{"), now).unwrap_err().expected, "valid JSON");
+    assert_eq!(host.fetched(Some("{"), now).unwrap_err().found, "what cannot be read");
     now = now.plus(10_000);
     assert!(waits(&mut host, now));
     host.fetched(Some(r#"{ "keys": [] }"#), now).unwrap();
@@ -454,6 +454,14 @@ fn keys_are_fetched_when_they_are_wanted() {
     // A key that is gone is not believed any longer, although the token's signature was known to hold.
     host.fetched(Some(r#"{ "keys": [] }"#), now).unwrap();
     assert_eq!(refused(&mut host, now), Reason::Token(TokenError::UnknownKey));
+    // And one that may be gone is not believed for ever, where nobody can tell.
+    now = now.plus(10_000);
+    let long_ago = Timestamp::from_millis(now.as_millis() - (300_000 + 86_400_000 - 1));
+    host.fetched(Some(&known), long_ago).unwrap();
+    assert!(waits(&mut host, now) && passes(&mut host, now));
+    host.fetched(None, now).unwrap();
+    assert!(passes(&mut host, now));
+    assert_eq!(refused(&mut host, now.plus(1)), Reason::Unavailable(0));
 }
 
 /// What this instance has revoked itself it refuses, even where the store cannot be asked and the policy goes by that; and what it could

@@ -581,15 +581,40 @@ fn key_sets_are_bounded() {
     assert_eq!(told(&keys(65)), "keys: found 65 keys, expected at most 64");
     let long = format!("{}{}", keys(1), " ".repeat(64 * 1024));
     assert_eq!(told(&long), format!("found {} bytes, expected at most 64 KiB of JSON", long.len()));
-    assert_eq!(told("{}"), "found no `keys`, expected one, it is required");
-    assert_eq!(
-        told("<html>"),
-        "found what cannot be read (expected value at line 1 column 1), expected valid JSON"
-    );
-    assert_eq!(
-        told(r#"{"keys": [{"kty": "RSA", "kty": "oct"}]}"#),
-        "keys[0].kty: found duplicate field `kty`, expected it only once"
-    );
+    for none in ["{}", "[]", "7 ", r#"{"keys": null}"#, r#"{"keys": {}}"#, r#"{"keys": [], "keys": []}"#] {
+        assert_eq!(told(none), "found no list called `keys`, or two, expected one");
+    }
+    for broken in
+        ["<html>", "", r#"{"keys": ["#, r#"{"keys": [{]}"#, r#"{"keys": []} {}"#, r#"{"keys": [],}"#]
+    {
+        assert_eq!(told(broken), "found what cannot be read, expected a JWK Set: `{\"keys\": […]}`");
+    }
+}
+
+/// RFC 7517 §5: what a reader does not know is no reason to lose the keys beside it.
+#[test]
+fn an_entry_that_is_no_key_costs_no_other() {
+    let good = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    for bad in [
+        "null",
+        "7",
+        "1e999",
+        "[]",
+        r#""key""#,
+        r#"{"kty":"OKP","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,
+        r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","kid":"\ud800"}"#,
+        r#"{"kty":"RSA","n":1e400,"e":NaN}"#,
+        r#"{"kty":"RSA","x5c":["\udfff", 1]}"#,
+        &deep,
+    ] {
+        for set in
+            [format!(r#"{{"keys":[{bad},{good}]}}"#), format!(r#"{{"a":{bad},"keys":[{good},{bad}]}}"#)]
+        {
+            let keys = KeySet::from_jwks(set.as_bytes(), &ASYMMETRIC).unwrap();
+            assert_eq!(keys.keys().len(), 1, "{bad}");
+        }
+    }
 }
 
 // Requests.

@@ -127,6 +127,9 @@ fn verify<S: Shards>(
     check: &dyn Fn(&Claims) -> Result<(), TokenError>,
     now: Timestamp,
 ) -> Result<Verified, TokenError> {
+    if let Some(jwks) = jwt.jwks() {
+        local.forget_old_keys(jwks.refresh_millis(), now);
+    }
     let known = local.bearers.find(text);
     let token = if known.is_some() { None } else { Some(Token::parse(text)?) };
     check(match (&known, &token) {

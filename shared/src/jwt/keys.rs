@@ -8,14 +8,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use serde::Deserialize;
-
 use super::error::TokenError;
 use super::object::Object;
 use super::public_key::PublicKey;
 use super::token::Token;
 use super::verify::{Mac, Verification, Verifier};
 use crate::config::{ConfigError, JwtAlgorithm, MAX_JWT_KEYS};
+use crate::json::{Reader, Stop, Value};
 
 /// A key that verifies. It prints as its algorithm and name.
 #[derive(Clone)]
@@ -95,29 +94,27 @@ pub enum Signature<'a> {
 }
 
 impl KeySet {
-    /// Reads a JWK Set (RFC 7517 §5). Keys that are of no use here are skipped: of other types and algorithms, for encryption,
-    /// too short, not on their curve, and secrets.
+    /// Reads a JWK Set (RFC 7517 §5). Entries that are of no use here are skipped: of other types and algorithms, for encryption,
+    /// too short, not on their curve, secrets, with a member twice, and what is no key at all.
     ///
     /// # Errors
     /// More than 64 KiB or 64 keys, and what is no JSON of this form.
     pub fn from_jwks(json: &[u8], algorithms: &[JwtAlgorithm]) -> Result<Self, ConfigError> {
-        #[derive(Deserialize)]
-        struct Jwks {
-            keys: Vec<Object>,
-        }
         if json.len() > MAX_JWKS_BYTES {
             return Err(ConfigError::new("", format!("{} bytes", json.len()), "at most 64 KiB of JSON"));
         }
-        let jwks: Jwks = crate::config::parse(json)?;
-        if jwks.keys.len() > MAX_JWT_KEYS {
-            return Err(ConfigError::new("keys", format!("{} keys", jwks.keys.len()), "at most 64"));
+        let entries = entries(json)
+            .map_err(|_| ConfigError::new("", "what cannot be read", "a JWK Set: `{\"keys\": […]}`"))?
+            .ok_or_else(|| ConfigError::new("", "no list called `keys`, or two", "one"))?;
+        if entries.len() > MAX_JWT_KEYS {
+            return Err(ConfigError::new("keys", format!("{} keys", entries.len()), "at most 64"));
         }
         let usable = |jwk: &Object| {
             let id = jwk.text("kid").ok()?.map(String::from);
             let key = PublicKey::from_jwk(jwk).ok().filter(|key| algorithms.contains(&key.algorithm()))?;
             Key::from_public(id, key)
         };
-        Ok(Self(jwks.keys.iter().filter_map(usable).collect()))
+        Ok(Self(entries.iter().flatten().filter_map(usable).collect()))
     }
 
     /// All keys.
@@ -170,6 +167,31 @@ impl KeySet {
     pub(super) fn push(&mut self, key: Key) {
         self.0.push(key);
     }
+}
+
+/// What is in the list called `keys`, each as far as it is an object; `None` if there is no such list, or more than one.
+fn entries(json: &[u8]) -> Result<Option<Vec<Option<Object>>>, Stop> {
+    let mut reader = Reader::new(json);
+    let Value::Object = reader.value()? else { return Ok(None) };
+    let (mut found, mut is_first, mut is_one) = (None, true, true);
+    while let Some(name) = reader.member(is_first)? {
+        is_first = false;
+        let value = reader.value()?;
+        if name.decode().is_none_or(|name| name != "keys") {
+            reader.skip_rest(&value)?;
+            continue;
+        }
+        is_one &= found.is_none();
+        let Value::List = value else { return Ok(None) };
+        let entries = found.insert(Vec::new());
+        while reader.element(entries.is_empty())? {
+            entries.push(Object::read(&mut reader)?);
+        }
+    }
+    if !reader.is_at_end() {
+        return Err(Stop::Broken);
+    }
+    Ok(found.filter(|_| is_one))
 }
 
 /// How many keys are tried for one token: a signature of RSA takes a fraction of a millisecond, and anybody can send one.

@@ -10,7 +10,7 @@ use core::fmt;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::json::{self, Reader};
+use crate::json::{self, Reader, Stop};
 use crate::time::Timestamp;
 
 /// The members of an object in their order, at most 128. What they hold may be personal or secret: it has no `Debug` output.
@@ -46,16 +46,28 @@ impl Object {
             return None;
         }
         let mut reader = Reader::bounded(json, MAX_DEPTH);
-        let json::Value::Object = reader.value().ok()? else { return None };
-        let mut members: Vec<(String, Value)> = Vec::new();
-        while let Some(name) = reader.member(members.is_empty()).ok()? {
-            let name = name.decode()?.into_owned();
-            if members.len() == MAX_MEMBERS || members.iter().any(|(own, _)| *own == name) {
-                return None;
-            }
-            members.push((name, Value::read(&mut reader)?));
+        let object = Self::read(&mut reader).ok()??;
+        reader.is_at_end().then_some(object)
+    }
+
+    /// Reads the next value to its end: `None` if it is no object that can be had.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, Stop> {
+        let value = reader.value()?;
+        let json::Value::Object = value else { return reader.skip_rest(&value).map(|()| None) };
+        let (mut members, mut is_first) = (Some(Vec::new()), true);
+        while let Some(name) = reader.member(is_first)? {
+            is_first = false;
+            let member = name.decode().zip(Value::read(reader)?);
+            members = members.zip(member).and_then(|(mut members, (name, value))| {
+                let is_new = members.iter().all(|(own, _): &(String, Value)| *own != *name);
+                let fits = is_new && members.len() < MAX_MEMBERS;
+                fits.then(|| {
+                    members.push((name.into_owned(), value));
+                    members
+                })
+            });
         }
-        reader.is_at_end().then_some(Self(members))
+        Ok(members.map(Self))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
@@ -90,42 +102,44 @@ impl Object {
 pub(super) struct NotOne;
 
 impl Value {
-    /// Reads the next value.
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let value = reader.value().ok()?;
-        Some(match &value {
-            json::Value::Text(text) => Self::Text(text.decode()?.into_owned()),
+    /// Reads the next value to its end: `None` if it cannot be had.
+    fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, Stop> {
+        let value = reader.value()?;
+        Ok(Some(match &value {
+            json::Value::Text(text) => return Ok(text.decode().map(|text| Self::Text(text.into_owned()))),
             json::Value::Number(number) => {
                 Self::Number(Number { text: number.text(), thousandfold: number.thousandfold() })
             }
             json::Value::Boolean(boolean) => Self::Boolean(*boolean),
             json::Value::List => {
-                let (mut texts, mut is_first) = (Some(Vec::new()), true);
-                while reader.element(is_first).ok()? {
+                let (mut texts, mut is_first, mut can_be_had) = (Some(Vec::new()), true, true);
+                while reader.element(is_first)? {
                     is_first = false;
-                    match (Self::read_in_list(reader)?, &mut texts) {
-                        (Self::Text(text), Some(texts)) => texts.push(text),
-                        _ => texts = None,
-                    }
+                    let value = reader.value()?;
+                    texts = match (&value, texts) {
+                        (json::Value::Text(text), texts) => {
+                            let text = text.decode();
+                            can_be_had &= text.is_some();
+                            texts.zip(text).map(|(mut texts, text)| {
+                                texts.push(text.into_owned());
+                                texts
+                            })
+                        }
+                        _ => None,
+                    };
+                    reader.skip_rest(&value)?;
+                }
+                if !can_be_had {
+                    return Ok(None);
                 }
                 texts.map_or(Self::Other, Self::Texts)
             }
-            json::Value::NotANumber => return None,
+            json::Value::NotANumber => return Ok(None),
             json::Value::Null | json::Value::Object => {
-                reader.skip_rest(&value).ok()?;
+                reader.skip_rest(&value)?;
                 Self::Other
             }
-        })
-    }
-
-    /// Reads the next value of a list: a text, or something else.
-    fn read_in_list(reader: &mut Reader<'_>) -> Option<Self> {
-        let value = reader.value().ok()?;
-        if let json::Value::Text(text) = &value {
-            return Some(Self::Text(text.decode()?.into_owned()));
-        }
-        reader.skip_rest(&value).ok()?;
-        Some(Self::Other)
+        }))
     }
 }
 

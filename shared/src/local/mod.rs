@@ -97,6 +97,13 @@ impl<S: Shards> Local<S> {
         Ok(())
     }
 
+    /// Forgets keys that could not be fetched again for a day, and who was known by them.
+    pub(crate) fn forget_old_keys(&mut self, refresh_millis: u64, now: Timestamp) {
+        if self.keys.forget_old(refresh_millis, now) {
+            self.bearers.clear();
+        }
+    }
+
     /// The embedded memory, for what a decision leaves to settle where there is no store.
     pub fn memory(&mut self) -> &mut Memory<S> {
         &mut self.memory

@@ -98,6 +98,15 @@ impl FetchedKeys {
         Ok(is_new)
     }
 
+    /// Forgets keys that could not be refreshed for too long: whether there were any.
+    pub(super) fn forget_old(&mut self, refresh_millis: u64, now: Timestamp) -> bool {
+        let is_old = now.since(self.fetched) >= refresh_millis.saturating_add(UNREFRESHED);
+        if is_old {
+            self.document = None;
+        }
+        is_old && self.set.take().is_some()
+    }
+
     /// Whether a request is to wait for keys; `is_known` if one is there for its token. Then only one request in a while has them
     /// refreshed, and the others go by what there is.
     pub(crate) fn are_wanted(&mut self, is_known: bool, refresh_millis: u64, now: Timestamp) -> bool {
@@ -151,6 +160,8 @@ impl Recent {
 const MAX_BEARERS: usize = 1 << 20;
 /// Milliseconds before keys are fetched once more because one is missing: anybody can make a token that names a key which is not there.
 const ASK_AGAIN: u64 = 10_000;
+/// Milliseconds for which keys are believed that should have been refreshed and could not be: a day.
+const UNREFRESHED: u64 = 24 * 60 * 60 * 1000;
 
 #[cfg(test)]
 mod tests {
