@@ -92,6 +92,44 @@ fn versions_are_those_of_the_repository() {
     }
 }
 
+/// Where nothing is but what the container file copies, cargo finds all that it needs for the gateway.
+#[test]
+fn the_image_has_all_that_it_is_built_from() {
+    let container = read("deploy/Containerfile");
+    let source = run_dir::create().unwrap().join("source");
+    let lines = container.lines().take_while(|line| !line.starts_with("FROM scratch"));
+    for copied in lines.filter_map(|line| line.strip_prefix("COPY ")) {
+        let (to, from) = copied.rsplit_once(' ').unwrap();
+        for name in from.split_whitespace() {
+            let to = if to.ends_with('/') { source.join(to).join(name) } else { source.join(to) };
+            copy(&tools::workspace().join(name), &to);
+        }
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["check", "--locked", "--offline", "--package", "tollgate-gateway"]).current_dir(&source);
+    // What the gateway depends on has been compiled there for other tests.
+    cargo.env("CARGO_TARGET_DIR", tools::workspace().join("target"));
+    let output = cargo.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_dir_all(source).unwrap();
+}
+
+/// Copies a file, or a folder with everything in it that is not made by a tool.
+fn copy(from: &Path, to: &Path) {
+    if from.is_file() {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+        return;
+    }
+    let made = |name: &str| ["target", "node_modules"].contains(&name);
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let name = entry.file_name();
+        if !made(&name.to_string_lossy()) {
+            copy(&entry.path(), &to.join(name));
+        }
+    }
+}
+
 /// Words such as `TOLLGATE_REDIS`.
 fn variables(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_' && !c.is_ascii_digit());
