@@ -410,6 +410,97 @@ fn what_was_charged_is_given_back_and_nothing_else() {
     assert_eq!(names, ["paid"]);
 }
 
+/// A request that is refused for what nobody can tell has had no answer that counts, and pays nothing.
+#[test]
+fn what_was_charged_before_nobody_could_tell_is_given_back() {
+    let mut host = Host::new(&format!(
+        r#"{{ "jwt": {{ "verified_by": "envoy" }}, "default": {{ "revocation": {{}}, "rate_limits": [{}, {}] }} }}"#,
+        once("user", "claim:sub"),
+        once("ip", "client_ip"),
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let call = host.call(&ask, now);
+    let mut outcomes = host.perform(&call, now);
+    *outcomes.last_mut().unwrap() = Err(StoreError::Unreachable);
+    let Step::Decide(mut refused) = call.resume(&mut host.local, outcomes, now) else { panic!("one call") };
+    assert!(matches!(&refused, Decision::Deny(denial) if matches!(denial.reason(), Reason::Unavailable(_))));
+    host.settle(&mut refused, now);
+    let call = host.call(&ask, now);
+    assert!(matches!(host.finish(call, now), Decision::Allow(_)));
+    // Somebody whose token holds and whose quota is used up is known.
+    let call = host.call(&ask, now);
+    assert!(matches!(host.finish(call, now), Decision::Deny(_)));
+    let Step::Decide(remembered) = host.begin(&ask, now) else { panic!("remembered") };
+    assert_eq!(remembered.report().verdicts[0].source, Source::Denials);
+}
+
+/// Who asks again and again while nobody can tell whether his token holds is counted by what needs no token.
+#[test]
+fn an_attempt_with_a_token_that_nobody_can_judge_counts() {
+    let mut host = Host::new(&format!(
+        r#"{{ "jwt": {{ "algorithms": ["ES256"], "jwks": {{ "url": "https://id.example/jwks.json" }}, "from": "header:x-token" }},
+              "default": {{ "token": "required", "rate_limits": [{}, {}] }} }}"#,
+        once("user", "claim:sub"),
+        once("ip", "client_ip"),
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    assert!(matches!(host.begin(&ask, now), Step::FetchKeys));
+    host.fetched(None, now).unwrap();
+    for reason in [Reason::Unavailable(0), Reason::Limits] {
+        let call = host.call(&ask, now);
+        let Decision::Deny(denial) = host.finish(call, now) else { panic!("there are no keys") };
+        assert_eq!(*denial.reason(), reason);
+    }
+}
+
+/// What is given back is given back once, and nothing is that was not charged.
+#[test]
+fn a_status_that_does_not_count_is_given_back_once() {
+    let counted = |name: &str, key: &str, more: &str| {
+        once(name, key).replace('}', &format!(r#", "count": {{ "statuses": ["5xx"] }}{more} }}"#))
+    };
+    let mut host = Host::new(&format!(
+        r#"{{ "jwt": {{ "verified_by": "envoy" }}, "default": {{ "revocation": {{}}, "rate_limits": [{}, {}] }} }}"#,
+        counted("user", "claim:sub", "").replace("\"quota\": 1", "\"quota\": 9"),
+        counted("shadow", "client_ip", r#", "shadow": true"#),
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = |user, last| Head { user, ip: IpAddr::from([192, 0, 2, last]) };
+    let names = |ops: &[Op]| -> Vec<String> {
+        let checks = ops.iter().flat_map(|op| op.checks().iter());
+        checks.map(|check| check.key.as_str().rsplit(':').next().unwrap().to_owned()).collect()
+    };
+    // The thief's token is revoked: our answer is a 401.
+    let call = host.call(&ask(THIEF, 1), now);
+    let [.., Op::IsRevoked { key }] = call.batch() else { panic!("{:?}", call.batch()) };
+    let reach = Reach { now, ..Reach::default() };
+    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(60_000).unwrap(), reach };
+    host.store.perform(&revoke, now).unwrap();
+    let outcomes = host.perform(&call, now);
+    let Step::Decide(mut decision) = call.resume(&mut host.local, outcomes, now) else { panic!("one call") };
+    let refunds = decision.settle();
+    assert_eq!(names(&refunds), ["user", "shadow"]);
+    for op in refunds {
+        host.store.perform(&op, now).unwrap();
+    }
+    // A failure fills both counters; what a shadow lets pass beyond that it has not charged.
+    let answered = |host: &mut Host, user, last, status| {
+        let call = host.call(&ask(user, last), now);
+        let Decision::Allow(mut admission) = host.finish(call, now) else { panic!("there is room") };
+        let ops = admission.completion().unwrap().responded(&mut host.local, status, now);
+        let names = names(&ops);
+        for op in ops {
+            host.store.perform(&op, now).unwrap();
+        }
+        names
+    };
+    assert_eq!(answered(&mut host, "x", 1, 200), ["user", "shadow"]);
+    assert_eq!(answered(&mut host, "x", 1, 500), Vec::<String>::new());
+    assert_eq!(answered(&mut host, "x", 1, 200), ["user"]);
+}
+
 /// Keys are fetched when a token names one that is not there, refreshed from time to time by one request, and kept when a fetch fails.
 #[test]
 fn keys_are_fetched_when_they_are_wanted() {
@@ -589,6 +680,13 @@ fn what_a_client_breaks_off_is_given_back_unless_success_counts() {
         }
         now = now.plus(200);
     }
+}
+
+/// A limit of one in a day.
+fn once(name: &str, key: &str) -> String {
+    format!(
+        r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["{key}"] }}"#
+    )
 }
 
 /// A host with a memory in the place of its store.
