@@ -428,10 +428,11 @@ fn what_was_charged_before_nobody_could_tell_is_given_back() {
     host.settle(&mut refused, now);
     let call = host.call(&ask, now);
     assert!(matches!(host.finish(call, now), Decision::Allow(_)));
-    // Somebody whose token holds and whose quota is used up is known.
-    let call = host.call(&ask, now);
+    // Somebody whose token holds and whose quota is used up is known, wherever he comes from.
+    let elsewhere = Head { user: "x", ip: IpAddr::from([192, 0, 2, 2]) };
+    let call = host.call(&elsewhere, now);
     assert!(matches!(host.finish(call, now), Decision::Deny(_)));
-    let Step::Decide(remembered) = host.begin(&ask, now) else { panic!("remembered") };
+    let Step::Decide(remembered) = host.begin(&elsewhere, now) else { panic!("remembered") };
     assert_eq!(remembered.report().verdicts[0].source, Source::Denials);
 }
 
@@ -440,9 +441,10 @@ fn what_was_charged_before_nobody_could_tell_is_given_back() {
 fn an_attempt_with_a_token_that_nobody_can_judge_counts() {
     let mut host = Host::new(&format!(
         r#"{{ "jwt": {{ "algorithms": ["ES256"], "jwks": {{ "url": "https://id.example/jwks.json" }}, "from": "header:x-token" }},
-              "default": {{ "token": "required", "rate_limits": [{}, {}] }} }}"#,
+              "default": {{ "token": "required", "rate_limits": [{}, {}, {}] }} }}"#,
         once("user", "claim:sub"),
         once("ip", "client_ip"),
+        once("all", "const:all"),
     ));
     let now = Timestamp::from_millis(1_800_057_600_000);
     let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
