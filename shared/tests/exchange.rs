@@ -410,6 +410,40 @@ fn what_was_charged_is_given_back_and_nothing_else() {
     assert_eq!(names, ["paid"]);
 }
 
+/// What the store has given is given back to the store, and what the memory has given in its place to the memory. Where the memory was too
+/// busy, there is nothing that could stand in for it.
+#[test]
+fn a_lock_is_given_back_to_whom_it_was_taken_from() {
+    let policy =
+        r#"{ "default": { "lock": { "key": ["const:a"], "lease": "30s", "on_store_error": "local" } } }"#;
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    for (failure, told) in [(None, 1), (Some(StoreError::Open), 0)] {
+        let mut host = Host::new(policy);
+        for round in 0..2 {
+            let call = host.call(&ask, now);
+            let outcomes = match &failure {
+                None => host.perform(&call, now),
+                Some(error) => Outcomes::from([Err(error.clone())]),
+            };
+            let step = call.resume(&mut host.local, outcomes, now);
+            let Step::Decide(Decision::Allow(mut admission)) = step else {
+                panic!("round {round}: {step:?}")
+            };
+            let ops = admission.completion().unwrap().ended(&mut host.local, now);
+            assert_eq!(ops.len(), told, "{failure:?}: {ops:?}");
+            for op in ops {
+                host.store.perform(&op, now).unwrap();
+            }
+        }
+    }
+    let mut host = Host::new(policy);
+    let call = host.call(&ask, now);
+    let step = call.resume(&mut host.local, [Err(StoreError::Contention)], now);
+    let Step::Decide(Decision::Deny(denial)) = step else { panic!("{step:?}") };
+    assert_eq!(*denial.reason(), Reason::Unavailable(0));
+}
+
 /// A request that is refused for what nobody can tell has had no answer that counts, and pays nothing.
 #[test]
 fn what_was_charged_before_nobody_could_tell_is_given_back() {
