@@ -77,6 +77,15 @@ class Guard {
     return limited(JSON.parse(await asked(() => this.#core.limit(name, values, cost, finish))));
   }
 
+  async inspect(name, key) {
+    return this.#act("standing", name, subject(name, key));
+  }
+
+  async reset(name, key) {
+    const { everywhereAfterMs } = await this.#act("reset", name, subject(name, key));
+    return { everywhereAfterMs };
+  }
+
   async lock(name, key, options = {}) {
     const values = subject(name, key);
     const { holder, lease, waitUntil } = checked(options, ["holder", "lease", "waitUntil"]);
@@ -97,6 +106,10 @@ class Guard {
     const { waitUntil } = checked(options, ["waitUntil"]);
     const { acquired, forMs } = await this.#act("mark", name, values, undefined, undefined, behind(waitUntil));
     return { first: acquired, forMs };
+  }
+
+  async forget(name, key) {
+    await this.#act("forget", name, subject(name, key));
   }
 
   async revoke(which) {

@@ -149,6 +149,17 @@ export interface Guard {
    */
   limit(name: string, key: string | readonly string[], options?: LimitOptions): Promise<LimitDecision>;
 
+  /** Says how the counter of a limit stands, and charges nothing. Throws as {@link Guard.lock} does. */
+  inspect(name: string, key: string | readonly string[]): Promise<{ limit: number; remaining: number; resetAfterMs: number }>;
+
+  /**
+   * Has the counter of a limit start afresh.
+   *
+   * @returns After how many milliseconds that holds on every instance with this policy: until then others may go on refusing whom they
+   *   have refused. Throws as {@link Guard.lock} does.
+   */
+  reset(name: string, key: string | readonly string[]): Promise<{ everywhereAfterMs: number }>;
+
   /**
    * Takes a lock of the policy, the same that requests with these values take. It ends by its lease if nobody releases it.
    *
@@ -176,6 +187,9 @@ export interface Guard {
     key: string | readonly string[],
     options?: { waitUntil?: CheckOptions["waitUntil"] },
   ): Promise<{ first: boolean; forMs: number }>;
+
+  /** Has the next of what a `dedup` of the policy takes for the same be the first. Throws as {@link Guard.lock} does. */
+  forget(name: string, key: string | readonly string[]): Promise<void>;
 
   /**
    * Revokes a token, the one of this `jti`, or all that a subject was issued until now. The signature of `token` is not verified: it is to be kept
@@ -524,6 +538,8 @@ export interface Guards {
     key: readonly KeyPart[];
     /** After how long it is free again in any case: longer than any answer takes. */
     lease: Duration;
+    /** How long a request waits for it at most, from its beginning: `"30s"` or less. Left out, it does not wait. */
+    wait?: Duration;
     /** The status of the refusal. @default 409 */
     status?: 409 | 423;
     /** @default "deny" */

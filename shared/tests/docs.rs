@@ -1,4 +1,4 @@
-//! The policies in the documentation are policies.
+//! The policies in the documentation are policies, and the package's types have all that a policy may have.
 
 #![allow(
     clippy::unwrap_used,
@@ -39,4 +39,20 @@ fn examples_compile_without_warnings() {
         }
     }
     assert!(examples >= 5, "{examples}");
+}
+
+#[test]
+fn the_types_of_the_package_have_every_field_of_a_policy() {
+    let read =
+        |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap();
+    let schema: Value = serde_json::from_str(&read("policy.schema.json")).unwrap();
+    let objects = schema["$defs"].as_object().unwrap().values().chain([&schema]);
+    let fields = objects.flat_map(|object| object["properties"].as_object().into_iter().flatten());
+    let types = read("edge/npm/index.d.ts");
+    // Both are for a filter behind Envoy's own `jwt_authn`.
+    let missing = fields.map(|(name, _)| name).filter(|name| {
+        let is_there = types.contains(&format!(" {name}: ")) || types.contains(&format!(" {name}?: "));
+        !is_there && !["verified_by", "payload_in_metadata"].contains(&name.as_str())
+    });
+    assert_eq!(missing.collect::<Vec<_>>(), Vec::<&String>::new());
 }

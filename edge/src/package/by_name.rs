@@ -1,4 +1,4 @@
-//! What programs do with a lock, a mark, a breaker or a revocation, by its name in the policy: as [`tollgate_shared::by_name`] has it.
+//! What programs do with a limit, a lock, a mark, a breaker or a revocation, by its name in the policy: as [`tollgate_shared::by_name`] has it.
 
 use std::rc::Rc;
 
@@ -71,6 +71,9 @@ impl<'a> Wanted<'a> {
             ("extend", Some(holder), lease) => Action::Extend { name, key, holder, lease },
             ("release", Some(holder), _) => Action::Release { name, key, holder },
             ("mark", holder, _) => Action::Mark { name, key, holder },
+            ("standing", ..) => Action::InspectLimit { name, key },
+            ("reset", ..) => Action::ResetLimit { name, key },
+            ("forget", ..) => Action::Forget { name, key },
             ("inspect", ..) => Action::InspectBreaker { name },
             ("open", _, Some(time)) => Action::SetBreaker { name, to: Force::Open(time) },
             ("close", ..) => Action::SetBreaker { name, to: Force::Closed },

@@ -299,8 +299,24 @@ const ALL = {
     const guarded = await guard(all({ dedup: { name: "event", key: ["header:x-id"], ttl: "1h" } }));
     equal(await guarded.dedup("event", "a"), { first: true, forMs: 3_600_000 });
     equal((await guarded.dedup("event", "a")).first, false);
+    equal(await guarded.forget("event", "a"), undefined);
+    equal((await guarded.dedup("event", "a")).first, true);
     equal((await guarded.check(request("/", { headers: { "x-id": "a" } }))).allowed, false);
     equal((await guarded.check(request("/", { headers: { "x-id": "b" } }))).allowed, true);
+  },
+
+  async "a limit is looked at and reset"({ guard }) {
+    const guarded = await guard(one({ quota: 2, window: "1d", key: ["header:x-id"] }));
+    const fresh = { limit: 2, remaining: 2, resetAfterMs: 0 };
+    equal(await guarded.inspect("one", "a"), fresh);
+    for (let i = 0; i < 3; i += 1) equal((await guarded.limit("one", "a")).allowed, i < 2);
+    equal((await guarded.inspect("one", "a")).remaining, 0);
+    equal(await guarded.reset("one", "a"), { everywhereAfterMs: 1000 });
+    equal(await guarded.inspect("one", "a"), fresh);
+    equal((await guarded.limit("one", "a")).allowed, true);
+    await rejects(guarded.inspect("two", "a"), /^name: the policy has no `rate_limits` of this name/);
+    await rejects(guarded.reset("one", ["a", "b"]), /^key: /);
+    await rejects(guarded.forget("one", "a"), /^name: the policy has no `dedup` of this name/);
   },
 
   async "a breaker is set by hand"({ guard }) {
@@ -423,7 +439,7 @@ const ALL = {
     const elsewhere = new Document(`${document.url}/elsewhere`);
     await elsewhere.put(good);
     const wrong = [
-      ["{", {}, "expected valid JSON"],
+      ["{", {}, "expected a JWK Set"],
       [good, { status: 500 }, "status 500"],
       [good.padEnd(65_537), {}, "65537 bytes"],
       [good, { status: 302, location: new URL(elsewhere.url).pathname }, ""],

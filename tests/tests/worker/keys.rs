@@ -75,7 +75,7 @@ async fn nobody_passes_until_keys_can_be_fetched() {
     let token = &valid_tokens("RS256")[0];
     let mut now = NOW;
     for (why, reply) in [
-        ("expected valid JSON", body("{".into())),
+        ("expected a JWK Set", body("{".into())),
         ("no `keys`", body("{}".into())),
         ("status 500", status(StatusCode::INTERNAL_SERVER_ERROR)),
         ("status 404", status(StatusCode::NOT_FOUND)),

@@ -42,7 +42,7 @@ const guards: Policy = {
     { name: "logout", match: { path: "/logout" }, revokes: { what: "token", when: "at_once" } },
     { name: "orders", revocation: { cache: "5s" }, idempotency: { key: ["claim:sub"], statuses: ["2xx", "404"] } },
     { name: "track", dedup: { key: ["body:/id"], ttl: "5m", on_duplicate: "mark" } },
-    { name: "refresh", lock: { key: ["claim:sub"], lease: "30s", status: 423 } },
+    { name: "refresh", lock: { key: ["claim:sub"], lease: "30s", wait: "5s", status: 423 } },
   ],
 };
 await createGuard({ policy: guards, variables: { JWT_SECRET: "…" } });
@@ -59,6 +59,7 @@ await createGuard({
   redis: null,
   keyPrefix: "app",
   denialCache: 0,
+  denialCacheMaxAge: "10s",
   clock: "host",
 });
 
