@@ -10,7 +10,7 @@ use tollgate_shared::circuit_breaker::BreakerState;
 use tollgate_shared::config::store::Remembered;
 use tollgate_shared::config::{ConfigError, VerifiedBy};
 use tollgate_shared::exchange::{
-    Before, Call, Decision, LimitError, Reason, Source, Step, begin, begin_limit,
+    Before, Call, Decision, LimitError, Reason, Ruling, Source, Step, begin, begin_limit,
 };
 use tollgate_shared::id::Id;
 use tollgate_shared::jwt::TokenError;
@@ -442,6 +442,65 @@ fn a_lock_is_given_back_to_whom_it_was_taken_from() {
     let step = call.resume(&mut host.local, [Err(StoreError::Contention)], now);
     let Step::Decide(Decision::Deny(denial)) = step else { panic!("{step:?}") };
     assert_eq!(*denial.reason(), Reason::Unavailable(0));
+}
+
+/// The store may keep a revocation for longer than it lasts.
+#[test]
+fn a_revocation_that_is_over_refuses_nobody() {
+    let mut host = Host::new(r#"{ "jwt": { "verified_by": "envoy" }, "default": { "revocation": {} } }"#);
+    let mut now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let call = host.call(&ask, now);
+    let [Op::IsRevoked { key }] = call.batch() else { panic!("{:?}", call.batch()) };
+    let reach = Reach { now, ..Reach::default() };
+    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(1000).unwrap(), reach };
+    host.store.perform(&revoke, now).unwrap();
+    for (passed, is_revoked) in [(0, true), (60_999, true), (1, false)] {
+        now = now.plus(passed);
+        let call = host.call(&ask, now);
+        assert_eq!(matches!(host.finish(call, now), Decision::Deny(_)), is_revoked, "{passed}");
+    }
+}
+
+/// A store that refuses a probe and says that one is free would be asked for ever.
+#[test]
+fn a_probe_is_asked_for_once() {
+    let mut host = Host::new(
+        r#"{ "default": { "circuit_breaker": { "failures": 1, "within": "60s", "open_for": "30s" } } }"#,
+    );
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    let free = || Outcome::Breaker { state: BreakerState::HalfOpen { free: 1, for_ms: 1000 }, generation: 1 };
+    let view = host.call(&ask, now);
+    let Step::Call(probe) = view.resume(&mut host.local, [Ok(free())], now) else {
+        panic!("a probe is free")
+    };
+    assert!(matches!(probe.batch(), [Op::Probe { .. }]));
+    let Step::Decide(Decision::Deny(denial)) = probe.resume(&mut host.local, [Ok(free())], now) else {
+        panic!("it did not get it")
+    };
+    assert_eq!(*denial.reason(), Reason::Open { for_ms: 0 });
+}
+
+/// In shadow mode, what would be marked is counted, and the upstream is told of nothing.
+#[test]
+fn a_duplicate_is_marked_unless_that_is_a_shadow() {
+    for (shadow, ruling, told) in [(false, Ruling::Admitted, true), (true, Ruling::ShadowRefused, false)] {
+        let mut host = Host::new(&format!(
+            r#"{{ "default": {{ "dedup": {{ "key": ["const:a"], "ttl": "30s", "on_duplicate": "mark", "shadow": {shadow} }} }} }}"#
+        ));
+        let now = Timestamp::from_millis(1_800_057_600_000);
+        let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+        for is_first in [true, false] {
+            let call = host.call(&ask, now);
+            let Decision::Allow(admission) = host.finish(call, now) else { panic!("it is marked at most") };
+            let is_told = admission.onward().any(|(_, value)| value == Some("true"));
+            assert_eq!(is_told, told && !is_first, "{shadow}");
+            if !is_first {
+                assert_eq!(admission.report().guards[0].ruling, ruling);
+            }
+        }
+    }
 }
 
 /// A request that is refused for what nobody can tell has had no answer that counts, and pays nothing.
