@@ -44,7 +44,7 @@ impl EdgeAdapter {
                 ("TOLLGATE_STORE_TIMEOUT", "5s".to_owned()),
             ])?;
             if let Some(max_age) = vector.denial_cache_max_age {
-                worker.variables.insert("TOLLGATE_DENIAL_CACHE_MAX_AGE".to_owned(), max_age.to_string());
+                worker.variables.push(("TOLLGATE_DENIAL_CACHE_MAX_AGE".to_owned(), max_age.to_string()));
             }
             if !vector.without_store {
                 let store = [("UPSTASH_REDIS_REST_URL", &*store_url), ("UPSTASH_REDIS_REST_TOKEN", TOKEN)];
