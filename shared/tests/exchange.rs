@@ -482,6 +482,28 @@ fn a_probe_is_asked_for_once() {
     assert_eq!(*denial.reason(), Reason::Open { for_ms: 0 });
 }
 
+/// Successes cost no call of their own: the breaker is told of them with the next question.
+#[test]
+fn a_breaker_is_told_of_successes_when_it_is_asked_again() {
+    let mut host = Host::new(
+        r#"{ "default": { "circuit_breaker": { "ratio": 50, "min_volume": 20, "within": "60s", "open_for": "30s" } } }"#,
+    );
+    let mut now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    for told in [0, 1, 1] {
+        let call = host.call(&ask, now);
+        match call.batch() {
+            [Op::View { .. }] => assert_eq!(told, 0),
+            [Op::Report { successes, failures: 0, .. }] => assert_eq!(*successes, told),
+            batch => panic!("{batch:?}"),
+        }
+        let Decision::Allow(mut admission) = host.finish(call, now) else { panic!("it is closed") };
+        let ops = admission.completion().unwrap().responded(&mut host.local, 200, now);
+        assert!(ops.is_empty(), "{ops:?}");
+        now = now.plus(200);
+    }
+}
+
 /// In shadow mode, what would be marked is counted, and the upstream is told of nothing.
 #[test]
 fn a_duplicate_is_marked_unless_that_is_a_shadow() {
