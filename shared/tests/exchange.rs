@@ -131,6 +131,7 @@ fn a_request_without_a_token_that_holds_is_charged_and_then_known() {
         };
         assert_eq!(*denial.reason(), Reason::Limits);
         assert_eq!(denial.report().verdicts[0].source, Source::Denials);
+        assert!(denial.report().guards.is_empty(), "nobody has looked at the token");
     }
     // Elsewhere, the same token has its quota.
     let call = host.call(&ask("x", 2), now);
@@ -437,11 +438,38 @@ fn a_lock_is_given_back_to_whom_it_was_taken_from() {
             }
         }
     }
-    let mut host = Host::new(policy);
-    let call = host.call(&ask, now);
-    let step = call.resume(&mut host.local, [Err(StoreError::Contention)], now);
-    let Step::Decide(Decision::Deny(denial)) = step else { panic!("{step:?}") };
-    assert_eq!(*denial.reason(), Reason::Unavailable(0));
+    let limited = format!(r#"{{ "default": {{ "rate_limits": [{}] }} }}"#, once("all", "const:all"));
+    for (policy, reason) in [(policy, Reason::Unavailable(0)), (&limited, Reason::Limits)] {
+        let mut host = Host::new(policy);
+        let call = host.call(&ask, now);
+        let step = call.resume(&mut host.local, [Err(StoreError::Contention)], now);
+        let Step::Decide(Decision::Deny(denial)) = step else { panic!("{step:?}") };
+        assert_eq!(*denial.reason(), reason);
+    }
+}
+
+/// Who waits asks again in a while, and a host that was asleep for too long does not.
+#[test]
+fn a_lock_is_waited_for_until_patience_ends() {
+    let policy = r#"{ "default": { "lock": { "key": ["const:a"], "lease": "30s", "wait": "5s" } } }"#;
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
+    for (millis, asks) in [(0, true), (5500, true), (5501, false)] {
+        let mut host = Host::new(policy);
+        let call = host.call(&ask, now);
+        assert!(matches!(host.finish(call, now), Decision::Allow(_)));
+        let call = host.call(&ask, now);
+        let outcomes = host.perform(&call, now);
+        let Step::Later(later) = call.resume(&mut host.local, outcomes, now) else { panic!("it is held") };
+        assert!((10..=30).contains(&later.after()), "{}", later.after());
+        match later.resume(&mut host.local, now.plus(millis)) {
+            Step::Call(_) => assert!(asks, "{millis}"),
+            Step::Decide(Decision::Deny(denial)) => {
+                assert!(!asks && matches!(denial.reason(), Reason::Locked { .. }), "{millis}");
+            }
+            step => panic!("{step:?}"),
+        }
+    }
 }
 
 /// The store may keep a revocation for longer than it lasts.

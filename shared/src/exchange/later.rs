@@ -76,3 +76,29 @@ fn apart(pause: u64, op: &Op) -> u64 {
 const SHORTEST_PAUSE: u64 = 20;
 /// Milliseconds: who waits alone lets a free lock stand unused for half of this, on average.
 const LONGEST_PAUSE: u64 = 500;
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::id::Holder;
+    use crate::key::Key;
+    use crate::time::Span;
+
+    #[test]
+    fn those_who_wait_ask_apart() {
+        let pauses: Vec<u64> = (1..=100)
+            .map(|number| {
+                let (key, lease) = (Key::from_stored("tg:{a}:lock"), Span::MAX);
+                apart(400, &Op::Acquire { key, holder: Holder::from_words([7, number]), lease, fenced: true })
+            })
+            .collect();
+        assert!(pauses.iter().all(|pause| (200..600).contains(pause)), "{pauses:?}");
+        for tenth in 0..10 {
+            let part = 200 + tenth * 40..240 + tenth * 40;
+            let asking = pauses.iter().filter(|pause| part.contains(*pause)).count();
+            assert!((8..=12).contains(&asking), "{asking} of 100 in {part:?}: {pauses:?}");
+        }
+    }
+}

@@ -117,3 +117,28 @@ pub enum Source {
     /// The store could not be asked; this is what the policy says then.
     Degraded(FailureMode),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_answers_of_a_guard_the_graver_one_counts() {
+        let rulings = [Ruling::Admitted, Ruling::ShadowRefused, Ruling::Unavailable, Ruling::Refused];
+        for (place, graver) in rulings.into_iter().enumerate() {
+            for other in rulings.into_iter().take(place) {
+                for order in [[graver, other], [other, graver]] {
+                    let mut report = Report::of_route(None);
+                    order.into_iter().for_each(|ruling| report.add(3, ruling, Source::Store));
+                    let expected = GuardVerdict { guard: 3, ruling: graver, source: Source::Store };
+                    assert_eq!(report.guards, [expected], "{order:?}");
+                }
+            }
+        }
+        let mut report = Report::of_route(None);
+        [Source::Store, Source::Denials]
+            .into_iter()
+            .for_each(|source| report.add(3, Ruling::Refused, source));
+        assert_eq!(report.guards[0].source, Source::Store, "of two alike, the first");
+    }
+}
