@@ -212,6 +212,21 @@ mod tests {
     }
 
     #[test]
+    fn a_term_ends_when_it_was_to_end_unless_clocks_differ_by_more_than_a_minute() {
+        let mut term = Term::default();
+        term.set(100_000, 90_000);
+        for (now, end) in [(90_000, 100_000), (30_000, 100_000), (29_999, 39_999), (90_000, 100_000)] {
+            assert_eq!(term.end(now), end, "at {now}");
+        }
+        // From when that is noticed, it counts.
+        let behind = Term::load(term.words(), 29_999);
+        assert!(behind.has_changed());
+        assert_eq!([behind.end(29_999), behind.end(30_000)], [39_999, 100_000]);
+        assert!(!Term::load(term.words(), 30_000).has_changed());
+        assert_eq!(behind.latest(29_999), 100_000);
+    }
+
+    #[test]
     fn spans_read_and_print() {
         for (text, millis) in [("250ms", 250), ("60s", 60_000), ("15m", 900_000), ("1h", 3_600_000)] {
             assert_eq!(Span::parse(text).map(Span::as_millis), Some(millis));
