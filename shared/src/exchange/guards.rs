@@ -343,7 +343,10 @@ impl Call {
                 _ => Some(Reason::Duplicate(number)),
             },
             (About::Lock, Outcome::Acquired { fence }) => {
-                self.tell_upstream(FENCE, itoa::Buffer::new().format(*fence));
+                // One of this instance alone could be larger than the next of the store.
+                if !to_memory {
+                    self.tell_upstream(FENCE, itoa::Buffer::new().format(*fence));
+                }
                 if let Some(op) = op.release() {
                     self.refunds.push(Owed { op: op.clone(), to_memory });
                     self.guarded().due.hold(Owed { op, to_memory });
