@@ -8,12 +8,33 @@ use tollgate_shared::policy::Policy;
 
 #[test]
 fn a_file_that_is_no_policy() {
-    told("", "found what cannot be read (EOF while parsing a value at line 1 column 0), expected valid JSON");
+    told("{} {}", "found what cannot be read (trailing characters at line 1 column 4), expected valid JSON");
+    assert!(parse::<PolicyConfig>("\u{feff} {}".as_bytes()).is_ok());
+    for (text, expected) in [
+        ("", "an object of JSON instead of nothing"),
+        ("\u{feff}\n", "an object of JSON instead of nothing"),
+        ("routes:\n  - name: a", "valid JSON, which YAML is not"),
+        ("{\"shadow\": // not yet\n true}", "valid JSON, which has no comments"),
+        ("{\n  # not yet\n}", "valid JSON, which has no comments"),
+        ("// a policy\n{}", "valid JSON, which has no comments"),
+        ("{\"shadow\" true}", "valid JSON"),
+        // A `Struct`: a map with an entry of a key and a value.
+        (
+            "\n\u{e}\n\u{6}policy\u{12}\u{4}*\u{2}\n\u{0}",
+            "JSON as text; Envoy hands over a `google.protobuf.StringValue` as that, and a `Struct` in binary",
+        ),
+    ] {
+        let error = parse::<PolicyConfig>(text.as_bytes()).unwrap_err();
+        assert_eq!(
+            (error.found.contains("what cannot be read"), error.expected.as_str()),
+            (true, expected),
+            "{text:?}"
+        );
+    }
     told(
         "{",
         "found what cannot be read (EOF while parsing an object at line 1 column 1), expected valid JSON",
     );
-    told("{} {}", "found what cannot be read (trailing characters at line 1 column 4), expected valid JSON");
     told(
         "{\n  \"routes\": [],\n}",
         "found what cannot be read (trailing comma at line 3 column 1), expected valid JSON",

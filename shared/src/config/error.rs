@@ -38,9 +38,6 @@ impl ConfigError {
 
     fn from_serde(path: &str, error: &serde_json::Error) -> Self {
         let text = error.to_string();
-        if error.classify() != serde_json::error::Category::Data {
-            return Self::new(path, format!("what cannot be read ({text})"), "valid JSON");
-        }
         let message = text.rfind(" at line ").and_then(|at| text.get(..at)).unwrap_or(&text);
         // serde words its messages alike: `invalid type: FOUND, expected EXPECTED` and the like.
         if let Some(field) = message.strip_prefix("missing field ") {
@@ -128,7 +125,7 @@ impl fmt::Display for ConfigError {
 
 impl core::error::Error for ConfigError {}
 
-/// Reads a configuration from JSON.
+/// Reads a configuration from JSON. A byte order mark in front is passed over, as RFC 8259 §8.1 allows.
 ///
 /// # Errors
 /// The first field that is unknown, missing, or not what its type asks for.
@@ -137,13 +134,31 @@ pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
         let found = format!("{} bytes", json.len());
         return Err(ConfigError::new("", found, "at most 1 MiB of JSON"));
     }
+    let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
     serde_json::from_slice(json).map_err(|error| {
         let lines = json.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1));
         // Of JSON that is none, the reader names the byte that it cannot go on with, which it has not read.
         let column = error.column().saturating_sub(usize::from(error.is_syntax()));
         let read = lines.map(<[u8]>::len).sum::<usize>().saturating_add(column);
-        ConfigError::from_serde(&path(json, read), &error)
+        if error.is_data() {
+            return ConfigError::from_serde(&path(json, read), &error);
+        }
+        ConfigError::new(path(json, read), format!("what cannot be read ({error})"), readable(json, read))
     })
+}
+
+/// What has to stand in the place of something that is no JSON from its byte number `read` on: what people write instead.
+fn readable(json: &[u8], read: usize) -> &'static str {
+    let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    match (json.trim_ascii_start().first(), json.get(read)) {
+        (None, _) => "an object of JSON instead of nothing",
+        _ if json.iter().any(is_control) => {
+            "JSON as text; Envoy hands over a `google.protobuf.StringValue` as that, and a `Struct` in binary"
+        }
+        (_, Some(b'/' | b'#')) => "valid JSON, which has no comments",
+        (Some(b'{' | b'[' | b'"'), _) => "valid JSON",
+        _ => "valid JSON, which YAML is not",
+    }
 }
 
 /// The path of what a reader of JSON was at when it gave up after `read` bytes. Following the reader along the way would
