@@ -251,8 +251,10 @@ fn token(
     match (written, variable) {
         (Some(token), None) => Ok(token),
         (None, Some(name)) => variables(&name).ok_or_else(|| {
-            let expected = "a variable that vm_config.environment_variables passes to the filter";
-            ConfigError::new(format!("{path}.token_env"), format!("`{name}`, which is not set"), expected)
+            let expected =
+                "a variable that is set and that `vm_config.environment_variables.host_env_keys` names";
+            let found = format!("`{name}`, which the filter is not given");
+            ConfigError::new(format!("{path}.token_env"), found, expected)
         }),
         (found, _) => {
             let found = if found.is_some() { "both `token` and `token_env`" } else { "no token" };

@@ -221,8 +221,7 @@ fn secrets_are_for_hosts() {
         compiled.map(|_| ()).map_err(|errors| errors[0].to_string())
     };
     assert_eq!(of(Some("x".repeat(32))), Ok(()));
-    let missing =
-        "policy.json.jwt.keys[0].secret: found no variable `JWT_SECRET`, expected it to be set for this host";
+    let missing = "policy.json.jwt.keys[0].secret: found no variable `JWT_SECRET`, expected it to be set and given to this host; Envoy gives a filter what `host_env_keys` names";
     assert_eq!(of(None), Err(missing.to_owned()));
 }
 

@@ -506,7 +506,9 @@ fn secrets_are_looked_up_and_long_enough() {
     let at = "policy.json.jwt.keys[0].secret: found";
     assert_eq!(
         told("HS256", "MISSING"),
-        format!("{at} no variable `MISSING`, expected it to be set for this host")
+        format!(
+            "{at} no variable `MISSING`, expected it to be set and given to this host; Envoy gives a filter what `host_env_keys` names"
+        )
     );
     for (alg, least) in [("HS256", 32), ("HS384", 48), ("HS512", 64)] {
         assert_eq!(told(alg, &format!("BYTES_{least}")), "");

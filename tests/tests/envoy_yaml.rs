@@ -159,7 +159,7 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
         ),
         (
             control(json!({ "token_env": "NOBODY_SETS_THIS" }), true),
-            "control.token_env: found `NOBODY_SETS_THIS`, which is not set, expected a variable",
+            "control.token_env: found `NOBODY_SETS_THIS`, which the filter is not given, expected a variable",
         ),
         (control(json!({}), true), "control: found no token, expected either `token` or `token_env`"),
         (body, "read_bodies: found `false`, and a key with `body:` on the route `all`, expected `true`"),
@@ -174,7 +174,10 @@ async fn a_wrong_configuration_is_refused_with_the_field_at_fault() {
         (store("tokn", json!("x")), "store.tokn: found unknown field `tokn`, expected one of `cluster`"),
         (no_token, "store: found no token, expected either `token` or `token_env`"),
         (store("timeout", json!("50")), "store.timeout: found \"50\", expected a duration"),
-        (unset, "store.token_env: found `NOBODY_SETS_THIS`, which is not set, expected a variable"),
+        (
+            unset,
+            "store.token_env: found `NOBODY_SETS_THIS`, which the filter is not given, expected a variable",
+        ),
         (store("batch", json!(0)), "store.batch: found `0`, expected 1 to 1000"),
         (
             algorithm,

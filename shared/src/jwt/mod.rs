@@ -437,7 +437,7 @@ impl Compiler<'_> {
                         self.error(
                             &path,
                             format!("no variable `{}`", secret.env),
-                            "it to be set for this host",
+                            "it to be set and given to this host; Envoy gives a filter what `host_env_keys` names",
                         );
                         return None;
                     }

@@ -93,6 +93,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn while_one_asks_others_go_by_what_was_seen_last() {
+        let (at, mut breakers) = (Timestamp::from_millis, Breakers::default());
+        breakers.seen(0, BreakerState::Closed, at(1000), at(1020));
+        for (now, view) in [
+            (1099, View::Closed),
+            (1100, View::Unknown { successes: 0 }),
+            (1150, View::Closed),
+            (1200, View::Unknown { successes: 0 }),
+            (1250, View::Unknown { successes: 0 }),
+        ] {
+            assert_eq!(breakers.view(0, at(now)), view, "at {now}");
+        }
+        breakers.seen(0, BreakerState::Open { for_ms: 60_000 }, at(2000), at(2020));
+        assert_eq!(breakers.view(0, at(2999)), View::Open { for_ms: 60_000 - 979 });
+        assert_eq!(breakers.view(0, at(3000)), View::Unknown { successes: 0 });
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_has_a_breaker_asked_again() {
         let at = Timestamp::from_millis;
         for state in [BreakerState::Open { for_ms: 60_000 }, BreakerState::Closed] {

@@ -165,7 +165,54 @@ const UNREFRESHED: u64 = 24 * 60 * 60 * 1000;
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
+
+    /// A token whose signature ends in this byte, which is as long as the text of its payload makes it.
+    fn token(byte: u8, payload: usize) -> Vec<u8> {
+        let payload = "A".repeat(payload.next_multiple_of(4));
+        // `{"alg":"HS256"}`, `{"a":"…"}` and a signature.
+        [b"eyJhbGciOiJIUzI1NiJ9.eyJhIjoi", payload.as_bytes(), b"In0g.AAAAAAA", &[byte]].concat()
+    }
+
+    #[test]
+    fn no_more_bearers_are_known_than_may_be() {
+        for (at_most, payload, known) in [(0, 0, 0), (1, 0, 1), (3, 0, 3), (100, 100 * 1024, 10)] {
+            let mut bearers = Bearers::new(at_most);
+            let tokens: Vec<Vec<u8>> = (b'A'..=b'Z').map(|byte| token(byte, payload)).collect();
+            for text in &tokens {
+                bearers.insert(text, Token::parse(text).unwrap());
+                assert_eq!(bearers.find(text).is_some(), at_most > 0);
+            }
+            let found: Vec<_> = tokens.iter().filter(|text| bearers.find(text).is_some()).collect();
+            assert_eq!(found.len(), known, "{at_most}");
+            assert_eq!(bearers.bytes, found.iter().map(|text| text.len()).sum::<usize>());
+            bearers.clear();
+            assert!(tokens.iter().all(|text| bearers.find(text).is_none()) && bearers.bytes == 0);
+        }
+    }
+
+    #[test]
+    fn no_more_digests_are_remembered_than_may_be() {
+        let (at, digest) = (Timestamp::from_millis, |byte: u8| Digest::of_parts(&[&[byte]]));
+        for at_most in 0..3_u8 {
+            let mut recent = Recent::new(usize::from(at_most));
+            for byte in 0..9 {
+                recent.insert(digest(byte), Validity::new(at(1000), 1000), at(1000));
+            }
+            let known =
+                |recent: &Recent, now| (0..9).filter(|byte| recent.has(&digest(*byte), at(now))).count();
+            assert_eq!([known(&recent, 1000), known(&recent, 2000)], [usize::from(at_most), 0]);
+            // What is over makes room first.
+            for byte in 0..at_most {
+                recent.insert(digest(byte), Validity::new(at(2000), 1000), at(2000));
+            }
+            assert_eq!(known(&recent, 2000), usize::from(at_most));
+            recent.clear();
+            assert_eq!(known(&recent, 2000), 0);
+        }
+    }
 
     #[test]
     fn a_clock_that_is_set_back_ends_what_is_remembered() {
@@ -182,7 +229,7 @@ mod tests {
 
     #[test]
     fn tokens_are_equal_to_the_last_byte() {
-        let token: std::vec::Vec<u8> = (0..45).collect();
+        let token: Vec<u8> = (0..45).collect();
         for length in 0..token.len() {
             let token = &token[..length];
             assert!(is_equal(token, token) && !is_equal(token, &[token, &[0]].concat()));
