@@ -169,18 +169,21 @@ mod tests {
 
     use super::*;
 
-    /// A token whose signature ends in this byte, which is as long as the text of its payload makes it.
-    fn token(byte: u8, payload: usize) -> Vec<u8> {
-        let payload = "A".repeat(payload.next_multiple_of(4));
-        // `{"alg":"HS256"}`, `{"a":"…"}` and a signature.
-        [b"eyJhbGciOiJIUzI1NiJ9.eyJhIjoi", payload.as_bytes(), b"In0g.AAAAAAA", &[byte]].concat()
+    /// A token with a signature of its own, and with a text so many times four bytes long.
+    fn token(signature: [u8; 2], length: usize) -> Vec<u8> {
+        // `{"alg":"HS256"}` and `{"a":"…"} `.
+        [&b"eyJhbGciOiJIUzI1NiJ9.eyJhIjoi"[..], "YWFh".repeat(length).as_bytes(), b"In0g.AAAAAA", &signature]
+            .concat()
     }
 
     #[test]
     fn no_more_bearers_are_known_than_may_be() {
-        for (at_most, payload, known) in [(0, 0, 0), (1, 0, 1), (3, 0, 3), (100, 100 * 1024, 10)] {
+        let long = 1024;
+        let by_bytes = MAX_BEARERS / token(*b"AA", long).len();
+        for (at_most, length, known) in [(0, 0, 0), (1, 0, 1), (3, 0, 3), (1000, long, by_bytes)] {
             let mut bearers = Bearers::new(at_most);
-            let tokens: Vec<Vec<u8>> = (b'A'..=b'Z').map(|byte| token(byte, payload)).collect();
+            let signatures = (b'A'..=b'Z').flat_map(|first| (b'A'..=b'Z').map(move |second| [first, second]));
+            let tokens: Vec<Vec<u8>> = signatures.map(|signature| token(signature, length)).collect();
             for text in &tokens {
                 bearers.insert(text, Token::parse(text).unwrap());
                 assert_eq!(bearers.find(text).is_some(), at_most > 0);
