@@ -115,7 +115,9 @@ fn encode(
             text = after;
         } else if let Some(byte) = write(byte, choices, to) {
             let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-            if unreserved && choices.one_in(4) {
+            // Some servers read `%u0061`, and none `%%750061`, as an `a`.
+            let is_escape = to.last() == Some(&b'%');
+            if unreserved && !is_escape && choices.one_in(4) {
                 to.extend_from_slice(format!("%{byte:02x}").as_bytes());
             } else {
                 to.push(byte);
