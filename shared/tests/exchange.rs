@@ -448,6 +448,31 @@ fn a_lock_is_given_back_to_whom_it_was_taken_from() {
     }
 }
 
+/// Nobody waits for a lock whose request is refused all the same.
+#[test]
+fn a_duplicate_does_not_wait_for_the_lock_beside_it() {
+    let mut host = Host::new(&format!(
+        r#"{{ "default": {{ "rate_limits": [{}],
+                "dedup": {{ "key": ["const:a"], "ttl": "1m" }},
+                "lock": {{ "key": ["const:a"], "lease": "30s", "wait": "5s" }} }} }}"#,
+        once("all", "header:x-user")
+    ));
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    for (user, duplicate) in [("a", false), ("b", true)] {
+        let screen = host.call(&Head { user, ip: IpAddr::from([192, 0, 2, 1]) }, now);
+        assert_eq!((screen.claims(), screen.began(), screen.as_ref()), (false, now, screen.batch()));
+        let outcomes = host.perform(&screen, now);
+        let Step::Call(claim) = screen.resume(&mut host.local, outcomes, now) else {
+            panic!("it is admitted")
+        };
+        assert_eq!((claim.claims(), claim.began(), claim.as_ref().len()), (true, now, 2));
+        match host.finish(claim, now) {
+            Decision::Allow(_) => assert!(!duplicate),
+            Decision::Deny(denial) => assert!(duplicate && matches!(denial.reason(), Reason::Duplicate(_))),
+        }
+    }
+}
+
 /// Who waits asks again in a while, and a host that was asleep for too long does not.
 #[test]
 fn a_lock_is_waited_for_until_patience_ends() {

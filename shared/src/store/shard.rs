@@ -108,7 +108,7 @@ impl Shard {
         if let Some(field) = self.bytes.get_mut(start..start + 4) {
             field.copy_from_slice(&length.to_le_bytes());
         }
-        self.make_room(start, now);
+        self.make_room(now);
     }
 
     fn get_bytes(&self, key: &Key) -> &[u8] {
@@ -123,12 +123,12 @@ impl Shard {
         self.records().find(|record| record.key == key.as_str().as_bytes())
     }
 
-    /// Drops what has lapsed, then what lapses first, until the bounds hold; never the record at `keep`.
-    fn make_room(&mut self, keep: usize, now: u64) {
-        let mut keep = keep;
+    /// Drops what has lapsed, then what lapses first, until the bounds hold; never the last record, which has just been written.
+    fn make_room(&mut self, now: u64) {
         loop {
-            let full = self.bytes.len() > MAX_BYTES || self.records().count() > MAX_KEYS;
-            let others = self.records().filter(|record| record.range.start != keep);
+            let count = self.records().count();
+            let full = self.bytes.len() > MAX_BYTES || count > MAX_KEYS;
+            let others = self.records().take(count.saturating_sub(1));
             let first =
                 others.min_by_key(|record| record.expires).map(|record| (record.expires, record.range));
             let Some((expires, range)) =
@@ -139,7 +139,6 @@ impl Shard {
             if expires > now {
                 self.evicted = self.evicted.saturating_add(1);
             }
-            keep -= if range.start < keep { range.len() } else { 0 };
             self.bytes.drain(range);
         }
     }
@@ -231,6 +230,31 @@ mod tests {
         assert_eq!(shard.evicted(), 1);
         let left: Vec<usize> = (0..4).map(|n| shard.get_with_bytes(&key(n), 8).1.len()).collect();
         assert_eq!(left, [0, response.len(), response.len(), response.len()]);
+    }
+
+    #[test]
+    fn what_is_written_stays_though_it_lapses_first() {
+        let (mut shard, third) = (Shard::default(), std::vec![7; MAX_BYTES / 3 - 100]);
+        for n in 0..3 {
+            shard.put_with_bytes(&key(n), &[n as u64], &third, 1000 + n as u64, 0);
+        }
+        shard.put_with_bytes(&key(3), &[3], &std::vec![7; MAX_BYTES / 2], 10, 0);
+        let left: Vec<usize> = (0..4).map(|n| shard.get_with_bytes(&key(n), 8).1.len()).collect();
+        assert_eq!((left, shard.evicted()), (Vec::from([0, 0, third.len(), MAX_BYTES / 2]), 2));
+    }
+
+    #[test]
+    fn a_shard_knows_whether_it_has_changed() {
+        let mut shard = Shard::default();
+        assert!(!shard.changed());
+        put(&mut shard, 1, 11, 100, 0);
+        assert!(shard.changed());
+        let mut shard = Shard::from_bytes(shard.as_bytes().to_vec());
+        assert_eq!((shard.get(&key(1)), shard.changed()), (Vec::from([11]), false));
+        shard.remove(&key(2));
+        assert!(!shard.changed(), "it was not there");
+        shard.remove(&key(1));
+        assert!(shard.changed());
     }
 
     #[test]
