@@ -76,7 +76,7 @@ async fn nobody_passes_until_keys_can_be_fetched() {
     let mut now = NOW;
     for (why, reply) in [
         ("expected a JWK Set", body("{".into())),
-        ("no `keys`", body("{}".into())),
+        ("no list called `keys`", body("{}".into())),
         ("status 500", status(StatusCode::INTERNAL_SERVER_ERROR)),
         ("status 404", status(StatusCode::NOT_FOUND)),
         ("65537 bytes", padded(65_537)),
