@@ -557,6 +557,28 @@ fn a_breaker_is_told_of_successes_when_it_is_asked_again() {
     }
 }
 
+/// A breaker counts instances, and threads of one are one.
+#[test]
+fn threads_of_an_instance_report_as_one() {
+    let now = Timestamp::from_millis(1_800_057_600_000);
+    let reporter = |id: [[u8; 8]; 2]| {
+        let mut host = Host::new(
+            r#"{ "default": { "circuit_breaker": { "failures": 1, "reporters": 2, "within": "60s", "open_for": "30s" } } }"#,
+        );
+        let memory = Memory::new(HeapShards::default(), 1);
+        let id = Id::from_bytes(id.concat().try_into().unwrap());
+        host.local = Local::with_store(memory, Remembered::at_most(1), 1, id);
+        let call = host.call(&Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) }, now);
+        let Decision::Allow(mut admission) = host.finish(call, now) else { panic!("it is closed") };
+        let ops = admission.completion().unwrap().responded(&mut host.local, 503, now);
+        let [Op::Report { reporter, failures: 1, .. }] = ops[..] else { panic!("{ops:?}") };
+        reporter
+    };
+    let one = reporter([[1; 8], [1; 8]]);
+    assert_eq!(one, reporter([[1; 8], [2; 8]]));
+    assert_ne!(one, reporter([[2; 8], [1; 8]]));
+}
+
 /// In shadow mode, what would be marked is counted, and the upstream is told of nothing.
 #[test]
 fn a_duplicate_is_marked_unless_that_is_a_shadow() {
