@@ -95,7 +95,7 @@ pub(crate) struct Plugin {
     pub(crate) jwks: Option<Jwks>,
     /// Whether requests wait for their bodies where the policy goes by them.
     pub(crate) read_bodies: bool,
-    /// By each worker thread.
+    /// What each worker thread remembers.
     pub(crate) remembered: Remembered,
 }
 

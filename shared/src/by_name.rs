@@ -14,6 +14,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use serde_json::Value;
+
 use crate::circuit_breaker::{BreakerState, Force};
 use crate::config::KeyPart;
 use crate::id::Holder;
@@ -139,11 +141,21 @@ pub enum Step {
 pub struct Ended {
     /// What has been done, or why it is not known to have been.
     pub result: Result<Done, StoreError>,
-    /// Of what instances remember: milliseconds from now, after which it holds on all of them that have this policy and these
-    /// settings. On the one that was asked it holds at once.
+    /// Where instances may remember what was before: milliseconds from now after which it holds on
+    /// all of them that have this policy and these settings. On the one that was asked it holds at
+    /// once.
     pub everywhere_after_ms: Option<u64>,
     /// What the store is to be told then, without anybody waiting: that nobody has what was taken in vain.
     pub settle: Vec<Op>,
+}
+
+impl Ended {
+    /// Adds to an object that tells what has been done when that holds everywhere.
+    pub fn tell_when_everywhere(&self, told: &mut Value) {
+        if let (Some(millis), Some(fields)) = (self.everywhere_after_ms, told.as_object_mut()) {
+            fields.insert("everywhereAfterMs".into(), millis.into());
+        }
+    }
 }
 
 /// An action that waits for the store.

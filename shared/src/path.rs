@@ -76,7 +76,8 @@ impl Kinds {
     pub const NEEDLESS: Self = Self(1 << 7);
     /// A path ends at `#`.
     pub const FRAGMENT: Self = Self(1 << 8);
-    /// There is a control character or a space, where some parsers of URLs and requests end them, and which others drop.
+    /// There is a control character or a space: some parsers of URLs and requests end there, others
+    /// drop it.
     const BLANK: Self = Self(1 << 12);
     const ALL_PARAMETERS: Self = Self(Self::PARAMETERS.0 | Self::ENCODED_PARAMETERS.0);
     const FORGIVING: Self =

@@ -104,17 +104,12 @@ fn a_route_with_revocation_two_limits_and_a_breaker_asks_once() {
 /// Guessing at tokens costs a call with the limits that need no claims, until these refuse; from then on it costs nothing.
 #[test]
 fn a_request_without_a_token_that_holds_is_charged_and_then_known() {
-    let limit = |name: &str, key: &str| {
-        format!(
-            r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["{key}"] }}"#
-        )
-    };
     let mut host = Host::new(&format!(
         r#"{{ "jwt": {{ "verified_by": "envoy" }},
               "default": {{ "token": "required", "revocation": {{}}, "rate_limits": [{}, {}],
                 "lock": {{ "key": ["const:all"], "lease": "30s" }} }} }}"#,
-        limit("user", "claim:sub"),
-        limit("ip", "client_ip"),
+        once("user", "claim:sub"),
+        once("ip", "client_ip"),
     ));
     let now = Timestamp::from_millis(1_800_057_600_000);
     let ask = |user, last| Head { user, ip: IpAddr::from([192, 0, 2, last]) };
@@ -150,10 +145,8 @@ fn what_passed_without_the_store_is_asked_about_again() {
     let now = Timestamp::from_millis(1_800_057_600_000);
     let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
     let call = host.call(&ask, now);
-    let [Op::IsRevoked { key }] = call.batch() else { panic!("{:?}", call.batch()) };
-    let reach = Reach { now, ..Reach::default() };
-    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(60_000).unwrap(), reach };
-    host.store.perform(&revoke, now).unwrap();
+    assert_eq!(call.batch().len(), 1, "{:?}", call.batch());
+    host.revoke(&call, 60_000, now);
     let step = call.resume(&mut host.local, [Err(StoreError::Unreachable)], now);
     assert!(matches!(step, Step::Decide(Decision::Allow(_))));
     let call = host.call(&ask, now);
@@ -165,23 +158,15 @@ fn what_passed_without_the_store_is_asked_about_again() {
 /// keep the owner out for longer.
 #[test]
 fn a_revoked_token_does_not_keep_its_owner_out() {
-    let limit = |name: &str, key: &str| {
-        format!(
-            r#"{{ "name": "{name}", "algorithm": "fixed_window", "quota": 1, "window": "1d", "key": ["{key}"] }}"#
-        )
-    };
     let mut host = Host::new(&format!(
         r#"{{ "jwt": {{ "verified_by": "envoy" }}, "default": {{ "revocation": {{}}, "rate_limits": [{}, {}] }} }}"#,
-        limit("user", "claim:sub"),
-        limit("ip", "client_ip"),
+        once("user", "claim:sub"),
+        once("ip", "client_ip"),
     ));
     let now = Timestamp::from_millis(1_800_057_600_000);
     let ask = |user, last| Head { user, ip: IpAddr::from([192, 0, 2, last]) };
     let first = host.call(&ask(THIEF, 1), now);
-    let [.., Op::IsRevoked { key }] = first.batch() else { panic!("{:?}", first.batch()) };
-    let reach = Reach { now, ..Reach::default() };
-    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(60_000).unwrap(), reach };
-    host.store.perform(&revoke, now).unwrap();
+    host.revoke(&first, 60_000, now);
     let outcomes = host.perform(&first, now);
     for (last, reason) in [(1, Reason::Limits), (3, Reason::Revoked)] {
         let call = host.call(&ask(THIEF, last), now);
@@ -411,8 +396,8 @@ fn what_was_charged_is_given_back_and_nothing_else() {
     assert_eq!(names, ["paid"]);
 }
 
-/// What the store has given is given back to the store, and what the memory has given in its place to the memory. Where the memory was too
-/// busy, there is nothing that could stand in for it.
+/// What the store has given is given back to the store, and what the memory has given in its place
+/// to the memory. Where the memory was too busy, there is nothing that could stand in for it.
 #[test]
 fn a_lock_is_given_back_to_whom_it_was_taken_from() {
     let policy =
@@ -504,10 +489,8 @@ fn a_revocation_that_is_over_refuses_nobody() {
     let mut now = Timestamp::from_millis(1_800_057_600_000);
     let ask = Head { user: "x", ip: IpAddr::from([192, 0, 2, 1]) };
     let call = host.call(&ask, now);
-    let [Op::IsRevoked { key }] = call.batch() else { panic!("{:?}", call.batch()) };
-    let reach = Reach { now, ..Reach::default() };
-    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(1000).unwrap(), reach };
-    host.store.perform(&revoke, now).unwrap();
+    assert_eq!(call.batch().len(), 1, "{:?}", call.batch());
+    host.revoke(&call, 1000, now);
     for (passed, is_revoked) in [(0, true), (60_999, true), (1, false)] {
         now = now.plus(passed);
         let call = host.call(&ask, now);
@@ -666,10 +649,7 @@ fn a_status_that_does_not_count_is_given_back_once() {
     };
     // The thief's token is revoked: our answer is a 401.
     let call = host.call(&ask(THIEF, 1), now);
-    let [.., Op::IsRevoked { key }] = call.batch() else { panic!("{:?}", call.batch()) };
-    let reach = Reach { now, ..Reach::default() };
-    let revoke = Op::Revoke { key: key.clone(), ttl: Span::from_millis(60_000).unwrap(), reach };
-    host.store.perform(&revoke, now).unwrap();
+    host.revoke(&call, 60_000, now);
     let outcomes = host.perform(&call, now);
     let Step::Decide(mut decision) = call.resume(&mut host.local, outcomes, now) else { panic!("one call") };
     let refunds = decision.settle();
@@ -929,6 +909,13 @@ impl Host {
         };
         self.settle(&mut decision, now);
         decision
+    }
+
+    /// Has the store revoke the token that `call` asks about last, for so many milliseconds.
+    fn revoke(&mut self, call: &Call, millis: u64, now: Timestamp) {
+        let [.., Op::IsRevoked { key }] = call.batch() else { panic!("{:?}", call.batch()) };
+        let (ttl, reach) = (Span::from_millis(millis).unwrap(), Reach { now, ..Reach::default() });
+        self.store.perform(&Op::Revoke { key: key.clone(), ttl, reach }, now).unwrap();
     }
 
     fn settle(&mut self, decision: &mut Decision, now: Timestamp) {

@@ -24,6 +24,22 @@ pub fn create() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Copies a file, or a folder with everything in it that no tool has made.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    if from.is_file() {
+        fs::create_dir_all(to.parent().unwrap_or(to))?;
+        fs::copy(from, to).with_context(|| format!("cannot copy `{}`", from.display()))?;
+        return Ok(());
+    }
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read `{}`", from.display()))? {
+        let entry = entry?;
+        if !MADE.iter().any(|made| entry.file_name() == *made) {
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
 fn clear_old(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -35,4 +51,5 @@ fn clear_old(root: &Path) {
     }
 }
 
+const MADE: [&str; 2] = ["target", "node_modules"];
 const KEPT: Duration = Duration::from_hours(1);

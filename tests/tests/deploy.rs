@@ -102,32 +102,16 @@ fn the_image_has_all_that_it_is_built_from() {
         let (to, from) = copied.rsplit_once(' ').unwrap();
         for name in from.split_whitespace() {
             let to = if to.ends_with('/') { source.join(to).join(name) } else { source.join(to) };
-            copy(&tools::workspace().join(name), &to);
+            run_dir::copy(&tools::workspace().join(name), &to).unwrap();
         }
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["check", "--locked", "--offline", "--package", "tollgate-gateway"]).current_dir(&source);
     // What the gateway depends on has been compiled there for other tests.
-    cargo.env("CARGO_TARGET_DIR", tools::workspace().join("target"));
+    cargo.env("CARGO_TARGET_DIR", tools::target_dir());
     let output = cargo.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fs::remove_dir_all(source).unwrap();
-}
-
-/// Copies a file, or a folder with everything in it that is not made by a tool.
-fn copy(from: &Path, to: &Path) {
-    if from.is_file() {
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
-        return;
-    }
-    let made = |name: &str| ["target", "node_modules"].contains(&name);
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let name = entry.file_name();
-        if !made(&name.to_string_lossy()) {
-            copy(&entry.path(), &to.join(name));
-        }
-    }
 }
 
 /// Words such as `TOLLGATE_REDIS`.

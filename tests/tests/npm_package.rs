@@ -14,7 +14,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -273,7 +273,7 @@ impl App {
     async fn install() -> App {
         let dir = run_dir::create().unwrap();
         let clients = tools::workspace().join("tests/clients");
-        copy(&clients.join("npm"), &dir);
+        run_dir::copy(&clients.join("npm"), &dir).unwrap();
         fs::copy(clients.join("js/checks.mjs"), dir.join("checks.mjs")).unwrap();
         fs::copy(tools::workspace().join("policy.json"), dir.join("types/policy.json")).unwrap();
         fs::write(dir.join("package.json"), r#"{ "private": true, "type": "module" }"#).unwrap();
@@ -355,18 +355,6 @@ async fn get(address: SocketAddr, path: &str, ip: &str) -> client::Answer {
         .header("cf-connecting-ip", ip);
     let request = request.body(Full::<Bytes>::default()).unwrap();
     client::send_within(address, request, LIMIT).await.unwrap()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &to);
-        } else {
-            fs::copy(path, to).unwrap();
-        }
-    }
 }
 
 /// The last line of a report is its sum: nothing may have failed, and not less may have run than there is.

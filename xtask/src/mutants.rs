@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let output = tools::workspace().join("target").join(package);
     fs::create_dir_all(&output)?;
     for (pass, targets) in [("the quick tests", quick), ("all tests, on what is left", thorough)] {
-        // Not by cargo-mutants, which looks for all of these targets in the one package whose code it changes.
+        // cargo-mutants would look for all of these targets in the one package whose code it changes.
         let of_packages = tested.iter().flat_map(|package| ["--package", package]);
         let mut unchanged =
             step::cargo(["test"].into_iter().chain(of_packages).chain(targets.iter().copied()));

@@ -1,4 +1,5 @@
-//! What programs do with a limit, a lock, a mark, a breaker or a revocation, by its name in the policy: as [`tollgate_shared::by_name`] has it.
+//! What programs do with a limit, a lock, a mark, a breaker or a revocation, by its name in the
+//! policy, as [`tollgate_shared::by_name`] describes it.
 
 use std::rc::Rc;
 
@@ -109,12 +110,10 @@ impl Acting {
 
     fn ended(self, ended: Ended) -> JsValue {
         let Self { desk, began, behind } = self;
+        let mut told = told(&ended.result);
+        ended.tell_when_everywhere(&mut told);
         let host: Rc<dyn Host> = desk;
         after::tell(&host, ended.settle, began, &behind);
-        let mut told = told(&ended.result);
-        if let (Some(millis), Some(fields)) = (ended.everywhere_after_ms, told.as_object_mut()) {
-            fields.insert("everywhereAfterMs".to_owned(), millis.into());
-        }
         told.to_string().into()
     }
 }

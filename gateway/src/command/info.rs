@@ -290,8 +290,9 @@ impl StreamOptions {
 /// Redis would find a syntax error.
 fn streams(arguments: &[&[u8]]) -> Option<Range<usize>> {
     let StreamOptions::Streams(place) = StreamOptions::of(arguments.iter().copied()) else { return None };
-    // Redis's own rights are about what follows the first `STREAMS`, of `XREADGROUP` from a place on where a group is named already,
-    // and a value may have that name. Where the two differ, nobody is to rely on either.
+    // Redis's own rights are about what follows the first `STREAMS`, in `XREADGROUP` the first one
+    // behind the group's name. A value may have that name too. Where the two differ, nobody is to
+    // rely on either.
     let from = if is_word(arguments.first()?, "XREADGROUP") { 4 } else { 1 };
     let is_first = |at: &usize| arguments.get(*at).is_some_and(|word| is_word(word, "STREAMS"));
     if (from..arguments.len()).find(is_first) != Some(place) {

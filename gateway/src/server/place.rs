@@ -49,8 +49,8 @@ impl Place {
     }
 }
 
-/// A request that is read and not answered yet, whoever sends it. Connections over HTTP/2 may begin
-/// so many at once that what is known of them takes more memory than there is.
+/// A request that is read and not answered yet, with or without a token. Connections over HTTP/2 may
+/// begin so many at once that what is known of them takes more memory than there is.
 #[derive(Debug)]
 pub(crate) struct Begun(Arc<Shared>);
 

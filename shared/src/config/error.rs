@@ -147,7 +147,8 @@ pub fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ConfigError> {
     })
 }
 
-/// What has to stand in the place of something that is no JSON from its byte number `read` on: what people write instead.
+/// What was expected of a text that is no JSON from its byte number `read` on, in words that help with
+/// what people write instead.
 fn readable(json: &[u8], read: usize) -> &'static str {
     let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
     match (json.trim_ascii_start().first(), json.get(read)) {

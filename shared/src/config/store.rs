@@ -89,8 +89,8 @@ impl Remembered {
     }
 }
 
-/// What a host remembers: as many denials as it is told, 4,096 where nothing is said, and at most 2²⁰; each for as long as it is
-/// told, 1 s where nothing is said.
+/// What a host remembers: `keys` denials, 4,096 if left out and at most 2²⁰, each for `max_age`, 1 s
+/// if left out.
 pub fn remembered(keys: Option<u32>, max_age: Option<Span>) -> Remembered {
     let at_most = usize::try_from(keys.unwrap_or(4096)).unwrap_or(usize::MAX).min(1 << 20);
     Remembered { at_most, denials_for: max_age.unwrap_or(DENIALS_FOR) }

@@ -54,9 +54,7 @@ pub(super) fn ended(verb: Verb, ended: &Ended) -> Answer {
         Err(error) => return failed(error),
     };
     let ok = |mut body: Value| {
-        if let (Some(millis), Some(fields)) = (ended.everywhere_after_ms, body.as_object_mut()) {
-            fields.insert("everywhereAfterMs".to_string(), millis.into());
-        }
+        ended.tell_when_everywhere(&mut body);
         answer::json(200, &body)
     };
     match (verb, done) {

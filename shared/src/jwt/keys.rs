@@ -94,8 +94,9 @@ pub enum Signature<'a> {
 }
 
 impl KeySet {
-    /// Reads a JWK Set (RFC 7517 §5). Entries that are of no use here are skipped: of other types and algorithms, for encryption,
-    /// too short, not on their curve, secrets, with a member twice, and what is no key at all.
+    /// Reads a JWK Set (RFC 7517 §5). Entries that are of no use here are skipped: of other types and
+    /// algorithms, for encryption, too short, not on their curve, secrets, with a member twice, and
+    /// what is no key at all.
     ///
     /// # Errors
     /// More than 64 KiB or 64 keys, and what is no JSON of this form.
@@ -169,7 +170,8 @@ impl KeySet {
     }
 }
 
-/// What is in the list called `keys`, each as far as it is an object; `None` if there is no such list, or more than one.
+/// The entries of the list called `keys`, `None` for each that is no object that can be read; and
+/// `None` if there is no such list, or more than one.
 fn entries(json: &[u8]) -> Result<Option<Vec<Option<Object>>>, Stop> {
     let mut reader = Reader::new(json);
     let Value::Object = reader.value()? else { return Ok(None) };

@@ -50,24 +50,23 @@ impl Object {
         reader.is_at_end().then_some(object)
     }
 
-    /// Reads the next value to its end: `None` if it is no object that can be had.
+    /// Reads the next value to its end: `None` if it is no object, or cannot be read as one.
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, Stop> {
         let value = reader.value()?;
         let json::Value::Object = value else { return reader.skip_rest(&value).map(|()| None) };
-        let (mut members, mut is_first) = (Some(Vec::new()), true);
+        let (mut members, mut is_first, mut is_sound) = (Vec::<(String, Value)>::new(), true, true);
         while let Some(name) = reader.member(is_first)? {
             is_first = false;
-            let member = name.decode().zip(Value::read(reader)?);
-            members = members.zip(member).and_then(|(mut members, (name, value))| {
-                let is_new = members.iter().all(|(own, _): &(String, Value)| *own != *name);
-                let fits = is_new && members.len() < MAX_MEMBERS;
-                fits.then(|| {
+            match (name.decode(), Value::read(reader)?) {
+                (Some(name), Some(value))
+                    if members.len() < MAX_MEMBERS && members.iter().all(|(own, _)| *own != *name) =>
+                {
                     members.push((name.into_owned(), value));
-                    members
-                })
-            });
+                }
+                _ => is_sound = false,
+            }
         }
-        Ok(members.map(Self))
+        Ok(is_sound.then_some(Self(members)))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
@@ -102,7 +101,7 @@ impl Object {
 pub(super) struct NotOne;
 
 impl Value {
-    /// Reads the next value to its end: `None` if it cannot be had.
+    /// Reads the next value to its end: `None` if it holds no value that can be read.
     fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, Stop> {
         let value = reader.value()?;
         Ok(Some(match &value {
@@ -112,27 +111,22 @@ impl Value {
             }
             json::Value::Boolean(boolean) => Self::Boolean(*boolean),
             json::Value::List => {
-                let (mut texts, mut is_first, mut can_be_had) = (Some(Vec::new()), true, true);
+                let (mut texts, mut is_first, mut is_sound, mut are_all) = (Vec::new(), true, true, true);
                 while reader.element(is_first)? {
                     is_first = false;
-                    let value = reader.value()?;
-                    texts = match (&value, texts) {
-                        (json::Value::Text(text), texts) => {
-                            let text = text.decode();
-                            can_be_had &= text.is_some();
-                            texts.zip(text).map(|(mut texts, text)| {
-                                texts.push(text.into_owned());
-                                texts
-                            })
+                    match reader.value()? {
+                        json::Value::Text(text) => match text.decode() {
+                            Some(text) => texts.push(text.into_owned()),
+                            None => is_sound = false,
+                        },
+                        other => {
+                            reader.skip_rest(&other)?;
+                            are_all = false;
                         }
-                        _ => None,
-                    };
-                    reader.skip_rest(&value)?;
+                    }
                 }
-                if !can_be_had {
-                    return Ok(None);
-                }
-                texts.map_or(Self::Other, Self::Texts)
+                let list = if are_all { Self::Texts(texts) } else { Self::Other };
+                return Ok(is_sound.then_some(list));
             }
             json::Value::NotANumber => return Ok(None),
             json::Value::Null | json::Value::Object => {

@@ -10,10 +10,11 @@ use crate::time::{Timestamp, Validity};
 /// Denials that the store has spoken and that hold until a time it named. At most as many as the constructor says;
 /// the one that ends first makes room for another.
 ///
-/// A wrong hit would refuse a request that the store admits. It cannot happen by time: a denial counts from
-/// before its call left, and a clock that is set back to before that moment ends it. It can when another instance resets a
-/// counter, when its quota is raised, or when what filled it is given back. So a denial is believed for no longer than the
-/// constructor says, and one that may be given back for no longer than [`REFUNDABLE`] milliseconds.
+/// A wrong hit would refuse a request that the store admits. It cannot happen by time: a denial counts
+/// from before its call left, and a clock that is set back to before that moment ends it. It can when
+/// another instance resets a counter, when its quota is raised, or when what filled it is given back.
+/// So a denial is believed for no longer than the constructor says, and one whose counter may be given
+/// something back for no longer than [`REFUNDABLE`] milliseconds.
 #[derive(Debug)]
 pub(crate) struct Denials {
     at_most: usize,
@@ -41,7 +42,8 @@ impl Denials {
         Self { at_most, max_age: denials_for.as_millis(), by_key: BTreeMap::new(), by_end: BTreeSet::new() }
     }
 
-    /// Milliseconds for which another instance with the same settings may go on refusing after a counter was reset.
+    /// Milliseconds for which another instance with the same settings may go on refusing after a
+    /// counter was reset.
     pub(crate) const fn max_age(&self) -> u64 {
         if self.at_most == 0 { 0 } else { self.max_age }
     }
@@ -108,6 +110,7 @@ mod tests {
     use std::format;
 
     use super::*;
+    use crate::config::store::remembered;
     use crate::time::Span;
 
     const fn at(millis: u64) -> Timestamp {
@@ -147,12 +150,7 @@ mod tests {
         for (told, refundable, millis) in
             [(None, false, 1000), (Some(5000), false, 5000), (Some(5000), true, 1000), (Some(30), true, 30)]
         {
-            let usual = Remembered::at_most(10);
-            let remembered = Remembered {
-                denials_for: told.map_or(usual.denials_for, |told| Span::from_millis(told).unwrap()),
-                ..usual
-            };
-            let mut denials = Denials::new(remembered);
+            let mut denials = Denials::new(remembered(Some(10), told.and_then(Span::from_millis)));
             denials.remember(key(1), 1, &refused(86_400_000), refundable, at(0));
             let known = denials.find(&key(1), 1, at(millis - 1)).unwrap();
             assert_eq!(

@@ -123,7 +123,8 @@ impl Shard {
         self.records().find(|record| record.key == key.as_str().as_bytes())
     }
 
-    /// Drops what has lapsed, then what lapses first, until the bounds hold; never the last record, which has just been written.
+    /// Drops records that have expired, then those that expire first, until the bounds hold; never the
+    /// last one, which has just been written.
     fn make_room(&mut self, now: u64) {
         loop {
             let count = self.records().count();

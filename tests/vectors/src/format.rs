@@ -19,9 +19,10 @@
 //!   "fixed_window"`, `quota = 1`, `window = "60s"`, `key = ["const:all"]`;
 //! - `routes`: routes. One that nothing guards gets a limit of its own name, 100 in 60s.
 //!
-//! It may have `denial_cache = 0` (how many denials the host remembers; 4096), `denial_cache_max_age = "1s"` (for how long it
-//! believes one), `replicas = 1` (over how many instances a quota is split while the store fails), `without_store = true` (the host is configured without a store), `variables = {
-//! NAME = "value" }` (what the host finds in its environment), and
+//! It may have `denial_cache = 0` (how many denials the host remembers; 4096), `denial_cache_max_age
+//! = "1s"` (for how long it believes one), `replicas = 1` (over how many instances a quota is split
+//! while the store fails), `without_store = true` (the host is configured without a store),
+//! `variables = { NAME = "value" }` (what the host finds in its environment), and
 //! `skip = { filter = "the reason" }` (or another [`Target`]) where it cannot run.
 //!
 //! **A step** is a request, sent `allow` times and let through, then `deny` times and refused; once and let
